@@ -1,0 +1,70 @@
+# The one menu. `make demo` and `make test` need nothing but Python 3.11, make and (the first time) a package index.
+PYTHON ?= python3.11
+PYTHON := $(shell command -v $(PYTHON) || command -v python3)
+VENV   := .venv
+PY     := $(VENV)/bin/python
+STAMP  := $(VENV)/stamp
+
+.PHONY: help demo test check fix bench sim accept lock peers clean
+
+help:
+	@echo "make demo    run one site with 25 devices; prints the address        (DEMO_ARGS='--json')"
+	@echo "make test    every test, with real peers where they can be installed"
+	@echo "make check   lint, types, import rules and the fast tests (under 30 s)"
+	@echo "make fix     format and mend what a tool can mend"
+	@echo "make bench NAME=syslog_udp | ping_sweep | journal_append | pages | footprint"
+	@echo "make sim     the 25 simulated devices alone                           (SIM_ARGS='--help')"
+	@echo "make lock    renew the locks of packages, versions and hashes"
+
+demo: $(STAMP)/runtime
+	@$(PY) skerry.py demo $(DEMO_ARGS)
+
+sim: $(STAMP)/runtime
+	@$(PY) skerry.py sim devices $(SIM_ARGS)
+
+test: $(STAMP)/dev peers
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+	$(PY) -m mypy
+	$(VENV)/bin/lint-imports
+	$(PY) -m pytest -n 2 --dist loadgroup $(TEST_ARGS)
+
+check: $(STAMP)/dev
+	@$(PY) -m ruff check .
+	@$(PY) -m mypy
+	@$(VENV)/bin/lint-imports > /dev/null || $(VENV)/bin/lint-imports
+	@$(PY) -m pytest -n 2 -m "not trial and not browser"
+
+fix: $(STAMP)/dev
+	$(PY) -m ruff check --fix .
+	$(PY) -m ruff format .
+
+bench: $(STAMP)/dev
+	@$(PY) -m bench $(NAME)
+
+peers:
+	@sh tests/peers.sh
+
+lock:
+	uv pip compile -q pyproject.toml --python-version 3.11 --generate-hashes --no-header --no-emit-index-url --no-annotate -o requirements.lock
+	uv pip compile -q pyproject.toml --group dev --python-version 3.11 --generate-hashes --no-header --no-emit-index-url --no-annotate -o requirements-dev.lock
+
+clean:
+	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache
+
+# A stamp per lock: a second run with the same lock needs no network.
+$(VENV)/bin/python:
+	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' \
+		|| { echo "Skerry needs Python 3.11; found $$($(PYTHON) --version 2>&1). Install python3.11 or set PYTHON=/path/to/python3.11"; exit 1; }
+	@"$(PYTHON)" -m venv $(VENV) \
+		|| { rm -rf $(VENV); echo "python3-venv is missing; trying apt-get"; apt-get install -y -q python3-venv && "$(PYTHON)" -m venv $(VENV); }
+
+$(STAMP)/runtime: requirements.lock | $(VENV)/bin/python
+	@echo "installing the packages of requirements.lock (once)"
+	@$(PY) -m pip install -q --disable-pip-version-check --require-hashes -r requirements.lock
+	@mkdir -p $(STAMP) && touch $@
+
+$(STAMP)/dev: requirements-dev.lock | $(VENV)/bin/python
+	@echo "installing the packages of requirements-dev.lock (once)"
+	@$(PY) -m pip install -q --disable-pip-version-check --require-hashes -r requirements-dev.lock
+	@mkdir -p $(STAMP) && touch $(STAMP)/runtime $@

@@ -1,0 +1,423 @@
+"""Events: facts in the past tense, each with a kind and a version, encoded once and never again.
+
+An event's canonical bytes are a MessagePack array `[seq, hlc, wall_ns, clock, kind, version, subject, body]`, the
+body itself an array in the order of its fields. So fields are only ever added at the end, with a default; a reader
+that is older skips what it does not know, and passes the bytes on as they came. A kind nobody here knows is `Unknown`.
+
+`subject` is the id of the node, source, account or store that the fact is about.
+History of a version stands at its class; there is only version 1 so far.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from enum import IntEnum
+from typing import Any, ClassVar, NamedTuple, TypeVar
+
+import msgspec
+
+from fleet import limits
+
+
+class Clock(IntEnum):
+    """How far the wall clock was to be believed when the event was written."""
+
+    NOT_TRUSTED = 0  # behind its own floor, or before this program was made
+    FREE_RUNNING = 1  # plausible, disciplined by nobody
+    SYNCED = 2  # the kernel says that NTP or a receiver disciplines it
+
+
+class Body(msgspec.Struct, frozen=True, array_like=True):
+    KIND: ClassVar[str] = ""
+    VERSION: ClassVar[int] = 1
+
+
+class Unknown(NamedTuple):
+    """A kind from a newer version: kept, shown as bytes, passed on."""
+
+    raw: bytes
+
+
+KINDS: dict[str, type[Body]] = {}
+_DECODERS: dict[str, msgspec.msgpack.Decoder[Any]] = {}
+_B = TypeVar("_B", bound=Body)
+
+
+def _fact(kind: str, version: int = 1) -> Callable[[type[_B]], type[_B]]:
+    def register(cls: type[_B]) -> type[_B]:
+        assert kind not in KINDS
+        cls.KIND, cls.VERSION = kind, version
+        KINDS[kind] = cls
+        _DECODERS[kind] = msgspec.msgpack.Decoder(cls)
+        return cls
+
+    return register
+
+
+# -- the log itself ----------------------------------------------------------------------------------------
+
+
+@_fact("log.started")
+class LogStarted(Body, frozen=True):
+    """The first event of every epoch. `reason` is first, restored or rekeyed; the rest names the log it follows."""
+
+    reason: str
+    public_key: bytes
+    previous_writer: str = ""
+    previous_epoch: int = 0
+    previous_seq: int = 0
+    previous_hash: bytes = b""
+
+
+@_fact("appliance.started")
+class ApplianceStarted(Body, frozen=True):
+    version: str
+    clean: bool  # the last stop was orderly
+
+
+@_fact("appliance.stopped")
+class ApplianceStopped(Body, frozen=True):
+    reason: str
+
+
+@_fact("clock.stepped")
+class ClockStepped(Body, frozen=True):
+    """The wall clock jumped by `step_ns` against the monotonic clock."""
+
+    step_ns: int
+    confidence: int
+
+
+@_fact("storage.failed")
+class StorageFailed(Body, frozen=True):
+    store: str
+    reason: str
+    detail: str
+
+
+@_fact("storage.recovered")
+class StorageRecovered(Body, frozen=True):
+    store: str
+    down_ns: int
+
+
+@_fact("backup.made")
+class BackupMade(Body, frozen=True):
+    name: str
+    bytes_written: int
+
+
+# -- nodes: who is there ------------------------------------------------------------------------------------
+
+
+@_fact("node.adopted")
+class NodeAdopted(Body, frozen=True):
+    """A person took a source on as a node."""
+
+    name: str
+    node_kind: str
+    source: str
+    actor: str
+    tags: tuple[str, ...] = ()
+
+
+@_fact("node.changed")
+class NodeChanged(Body, frozen=True):
+    """What a person changed: field, former value, new value."""
+
+    field: str
+    former: str
+    value: str
+    actor: str
+
+
+@_fact("source.claimed")
+class SourceClaimed(Body, frozen=True):
+    source: str
+    node: str
+    actor: str
+
+
+@_fact("source.released")
+class SourceReleased(Body, frozen=True):
+    source: str
+    node: str
+    actor: str
+
+
+@_fact("lifecycle.moved")
+class LifecycleMoved(Body, frozen=True):
+    """A step along one edge of the lifecycle table (`fleet.lifecycle`); places are written PHASE or PHASE/STATE."""
+
+    origin: str
+    target: str
+    reason: str
+    actor: str = ""
+
+
+# -- nodes: turns of state, each with its evidence ---------------------------------------------------------
+
+
+@_fact("node.heard")
+class NodeHeard(Body, frozen=True):
+    """Heard for the first time, or again after a silence of `silent_ns`. `record` is the record that says so."""
+
+    mode: str
+    former: str
+    via: str
+    record: int = 0
+    silent_ns: int = 0
+
+
+@_fact("node.quiet")
+class NodeQuiet(Body, frozen=True):
+    """Nothing heard for longer than `silence_ns_max`, neither a record nor an echo."""
+
+    mode: str
+    former: str
+    heard_ns: int
+    silence_ns_max: int
+
+
+@_fact("node.degraded")
+class NodeDegraded(Body, frozen=True):
+    mode: str
+    former: str
+    reason: str
+    rtt_ms: float | None = None
+    loss_pct: float | None = None
+
+
+@_fact("node.recovered")
+class NodeRecovered(Body, frozen=True):
+    mode: str
+    former: str
+    reason: str
+    rtt_ms: float | None = None
+    loss_pct: float | None = None
+
+
+@_fact("node.heartbeat_missed")
+class HeartbeatMissed(Body, frozen=True):
+    """NO_HEARTBEAT: the node is heard, its autopilot or agent is not."""
+
+    heartbeat_ns: int
+    interval_ns: int
+
+
+@_fact("node.heartbeat_resumed")
+class HeartbeatResumed(Body, frozen=True):
+    missing_ns: int
+    record: int = 0
+
+
+@_fact("node.health_changed")
+class HealthChanged(Body, frozen=True):
+    former: str
+    health: str
+    reason: str
+    record: int = 0
+
+
+@_fact("node.version_changed")
+class VersionChanged(Body, frozen=True):
+    former: str
+    version: str
+    record: int = 0
+
+
+# -- telemetry: what was kept, what was let go --------------------------------------------------------------
+
+
+@_fact("segment.sealed")
+class SegmentSealed(Body, frozen=True):
+    """Records `first_id`..`last_id` now stand in one immutable file, named by the SHA-256 of its bytes."""
+
+    sha256: bytes
+    first_id: int
+    last_id: int
+    records: int
+    from_ns: int
+    to_ns: int
+    bytes_stored: int
+
+
+@_fact("telemetry.dropped")
+class TelemetryDropped(Body, frozen=True):
+    """An intentional, bounded loss: the range that was let go, and why. `data_class` is raw, series or quarantine."""
+
+    data_class: str
+    reason: str
+    first_id: int
+    last_id: int
+    records: int
+    bytes_freed: int
+    from_ns: int
+    to_ns: int
+    sha256: bytes = b""
+
+
+@_fact("telemetry.damaged")
+class TelemetryDamaged(Body, frozen=True):
+    """Records that a disk gave back wrong. The file is kept beside the others under `kept_as`."""
+
+    file: str
+    reason: str
+    first_id: int
+    last_id: int
+    kept_as: str
+
+
+@_fact("intake.refused")
+class IntakeRefused(Body, frozen=True):
+    """Messages that never became records, counted: refused at the gate or dropped by the kernel."""
+
+    intake: str
+    reason: str
+    messages: int
+    from_ns: int
+    to_ns: int
+
+
+# -- people -----------------------------------------------------------------------------------------------
+
+
+@_fact("account.created")
+class AccountCreated(Body, frozen=True):
+    name: str
+    role: str
+    actor: str
+
+
+@_fact("account.changed")
+class AccountChanged(Body, frozen=True):
+    name: str
+    field: str  # role, password or disabled
+    value: str  # never a secret: empty for a password
+    actor: str
+
+
+@_fact("account.signed_in")
+class AccountSignedIn(Body, frozen=True):
+    name: str
+    address: str
+
+
+@_fact("account.refused")
+class AccountRefused(Body, frozen=True):
+    """A sign-in that failed, or a lock-out. The name is what was typed, cut to a safe length."""
+
+    name: str
+    address: str
+    reason: str
+
+
+@_fact("account.signed_out")
+class AccountSignedOut(Body, frozen=True):
+    name: str
+    address: str
+
+
+@_fact("token.created")
+class TokenCreated(Body, frozen=True):
+    name: str
+    role: str
+    actor: str
+
+
+@_fact("token.revoked")
+class TokenRevoked(Body, frozen=True):
+    name: str
+    actor: str
+
+
+@_fact("quarantine.settled")
+class QuarantineSettled(Body, frozen=True):
+    """A person's word on quarantined input: retried, or dropped."""
+
+    item: int
+    decision: str
+    reason: str
+    actor: str
+
+
+# -- the event itself ---------------------------------------------------------------------------------------
+
+
+class Event(msgspec.Struct, frozen=True, array_like=True):
+    seq: int
+    hlc: int
+    wall_ns: int
+    clock: Clock
+    kind: str
+    version: int
+    subject: str
+    body: msgspec.Raw
+
+
+class Recorded(NamedTuple):
+    """An event as readers see it: where it stands, and what it says."""
+
+    position: int  # in this box's journal; 0 when it is not stored here
+    writer: str
+    epoch: int
+    seq: int
+    hlc: int
+    wall_ns: int
+    clock: Clock
+    kind: str
+    version: int
+    subject: str
+    body: Body | Unknown
+
+    @property
+    def stamp(self) -> Stamp:
+        """Orders facts about one subject from any writers: later stamps win, in every order of arrival."""
+        return (self.hlc, self.writer, self.epoch, self.seq)
+
+
+Stamp = tuple[int, str, int, int]
+
+_encode = msgspec.msgpack.Encoder().encode
+_decode = msgspec.msgpack.Decoder(Event).decode
+
+
+def encode(seq: int, hlc: int, wall_ns: int, clock: Clock, subject: str, body: Body) -> bytes:
+    """Canonical bytes of a new event, made once. ValueError when it is larger than an event may be."""
+    raw = _encode((seq, hlc, wall_ns, clock, body.KIND, body.VERSION, subject, body))
+    if len(raw) > limits.event_bytes_max:
+        raise ValueError(f"a {body.KIND} event of {len(raw)} bytes is over the limit of {limits.event_bytes_max}")
+    return raw
+
+
+def decode(raw: bytes, *, writer: str, epoch: int, position: int = 0) -> Recorded:
+    """Read canonical bytes. ValueError (msgspec's included) when they are no event; an unknown kind is not an error."""
+    if len(raw) > limits.event_bytes_max:
+        raise ValueError(f"{len(raw)} bytes are over the limit of {limits.event_bytes_max}")
+    try:
+        event = _decode(raw)
+        decoder = _DECODERS.get(event.kind)
+        body = decoder.decode(event.body) if decoder else Unknown(bytes(event.body))
+    except (msgspec.MsgspecError, RecursionError) as error:
+        raise ValueError(f"not an event: {error}") from error
+    return Recorded(
+        position,
+        writer,
+        epoch,
+        event.seq,
+        event.hlc,
+        event.wall_ns,
+        event.clock,
+        event.kind,
+        event.version,
+        event.subject,
+        body,
+    )
+
+
+def fields(body: Body | Unknown) -> Mapping[str, Any]:
+    """A body as names and plain values, for pages and JSON; bytes become hexadecimal."""
+    if isinstance(body, Unknown):
+        return {"raw": body.raw.hex()}
+    plain = {name: getattr(body, name) for name in body.__struct_fields__}
+    return {name: value.hex() if isinstance(value, bytes) else value for name, value in plain.items()}

@@ -1,0 +1,59 @@
+"""Lifecycle: where each node is in its life, since when and why; and the moves that no edge allows.
+
+A move says from where and to where, so whether an edge allows it can be told from the event alone, in any order.
+Later stamps win; refused moves are kept by their place in the log and change nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import NamedTuple
+
+from fleet import lifecycle
+from fleet.events import LifecycleMoved, Recorded, Stamp
+
+NAME = "lifecycle"
+VERSION = 1
+
+
+class Standing(NamedTuple):
+    stamp: Stamp
+    place: lifecycle.Place
+    former: lifecycle.Place
+    since_ns: int
+    reason: str
+    actor: str
+
+
+class Refused(NamedTuple):
+    stamp: Stamp
+    subject: str
+    reason: str
+
+
+class State(NamedTuple):
+    standing: Mapping[str, Standing]
+    refused: Mapping[tuple[str, int, int], Refused]
+
+
+EMPTY = State({}, {})
+
+
+def advance(state: State, events: Iterable[Recorded]) -> State:
+    """Fold a batch into a new state; the old state stays as it was."""
+    standing, refused = dict(state.standing), dict(state.refused)
+    for event in events:
+        if not isinstance(event.body, LifecycleMoved):
+            continue
+        move = event.body
+        try:
+            origin, target = lifecycle.place(move.origin), lifecycle.place(move.target)
+            reason = lifecycle.refusal(origin, target)
+        except ValueError as error:
+            reason = str(error)
+        if reason:
+            refused[event.writer, event.epoch, event.seq] = Refused(event.stamp, event.subject, reason)
+            continue
+        turn = Standing(event.stamp, target, origin, event.wall_ns, move.reason, move.actor)
+        standing[event.subject] = max(turn, standing.get(event.subject, turn))
+    return State(standing, refused)
