@@ -378,16 +378,22 @@ class Recorded(NamedTuple):
 
 Stamp = tuple[int, str, int, int]
 
+_HEAD_BYTES = 4096  # room for everything but the body
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(Event).decode
 
 
-def encode(seq: int, hlc: int, wall_ns: int, clock: Clock, subject: str, body: Body) -> bytes:
-    """Canonical bytes of a new event, made once. ValueError when it is larger than an event may be."""
-    raw = _encode((seq, hlc, wall_ns, clock, body.KIND, body.VERSION, subject, body))
-    if len(raw) > limits.event_bytes_max:
+def encode_body(body: Body) -> msgspec.Raw:
+    """The body's canonical bytes. ValueError when it is larger than an event may be."""
+    raw = _encode(body)
+    if len(raw) > limits.event_bytes_max - _HEAD_BYTES:
         raise ValueError(f"a {body.KIND} event of {len(raw)} bytes is over the limit of {limits.event_bytes_max}")
-    return raw
+    return msgspec.Raw(raw)
+
+
+def encode(seq: int, hlc: int, wall_ns: int, clock: Clock, subject: str, body: Body, raw: msgspec.Raw) -> bytes:
+    """Canonical bytes of a new event, made once. `raw` is `encode_body(body)`."""
+    return _encode((seq, hlc, wall_ns, clock, body.KIND, body.VERSION, subject, raw))
 
 
 def decode(raw: bytes, *, writer: str, epoch: int, position: int = 0) -> Recorded:

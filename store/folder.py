@@ -1,0 +1,123 @@
+"""The data folder of a box: where everything is, who holds it, and how it comes to be.
+
+site.db          the journal, nodes, accounts, cursors
+telemetry/       open partitions of raw records (SQLite), one being written
+segments/        sealed records, <sha256>.jsonl.zst
+series.db        downsampled metrics
+keys/            the writer's key
+reserve          bytes set aside so that login, pages and audit work on a full disk
+damaged/         files that a disk gave back wrong, kept as they are
+control.sock     the command line's way in, for whoever may read this folder
+lock             held by the one process that runs on this folder
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import sqlite3
+from pathlib import Path
+from typing import IO
+
+from store.database import connect
+from store.faults import Fault, StoreFault, fault_of
+
+REVISION = "0001"
+
+
+class FolderTaken(Exception):
+    """Another process runs on this data folder; str() says which and what to do."""
+
+
+class Folder:
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.site_db = root / "site.db"
+        self.series_db = root / "series.db"
+        self.telemetry = root / "telemetry"
+        self.segments = root / "segments"
+        self.damaged = root / "damaged"
+        self.writer_key = root / "keys" / "writer.pem"
+        self.reserve = root / "reserve"
+        self.control = root / "control.sock"
+        self._lock: IO[str] | None = None
+
+    def prepare(self) -> None:
+        """Make the folders. StoreFault when the disk does not allow it."""
+        try:
+            for folder in (self.root, self.telemetry, self.segments, self.damaged, self.writer_key.parent):
+                folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        except OSError as error:
+            raise StoreFault(fault_of(error) or Fault.IO, str(self.root), str(error)) from error
+
+    def hold(self) -> None:
+        """Take the folder for this process until it ends. FolderTaken when another has it."""
+        try:
+            lock = (self.root / "lock").open("a+")
+        except OSError as error:
+            raise StoreFault(fault_of(error) or Fault.IO, str(self.root), str(error)) from error
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            lock.seek(0)
+            owner = lock.read().strip() or "unknown"
+            lock.close()
+            raise FolderTaken(
+                f"an appliance already runs on {self.root} (process {owner});"
+                " stop it first, or give this one another --data folder"
+            ) from error
+        lock.seek(0)
+        lock.truncate()
+        lock.write(str(os.getpid()))
+        lock.flush()
+        self._lock = lock
+
+    def release(self) -> None:
+        if self._lock is not None:
+            self._lock.close()
+            self._lock = None
+
+    def bytes_used(self) -> int:
+        """What the folder takes on the disk, in bytes."""
+        total = 0
+        for path in self.root.rglob("*"):
+            try:
+                total += path.stat().st_blocks * 512
+            except FileNotFoundError:  # rotated away while we looked
+                continue
+        return total
+
+
+def bring_up(path: Path) -> None:
+    """site.db at this program's revision: made from schema.sql when new, migrated by Alembic when older."""
+    db = connect(path)
+    try:
+        found = _revision(db)
+        if found == REVISION:
+            return
+        if found is None:
+            schema = (Path(__file__).parent / "schema.sql").read_text()
+            db.executescript(
+                f"BEGIN IMMEDIATE;\n{schema}\n{_STAMP}\nINSERT INTO alembic_version VALUES ('{REVISION}');\nCOMMIT;"
+            )
+            return
+    except sqlite3.DatabaseError as error:
+        raise StoreFault(fault_of(error) or Fault.IO, path.name, str(error)) from error
+    finally:
+        db.close()
+    from store.migrations import upgrade
+
+    upgrade(path)
+
+
+_STAMP = (
+    "CREATE TABLE alembic_version (version_num VARCHAR(32) NOT NULL,"
+    " CONSTRAINT alembic_version_pkc PRIMARY KEY (version_num));"
+)
+
+
+def _revision(db: sqlite3.Connection) -> str | None:
+    if not db.execute("SELECT 1 FROM sqlite_master WHERE name='alembic_version'").fetchone():
+        return None
+    row = db.execute("SELECT version_num FROM alembic_version").fetchone()
+    return str(row[0]) if row else ""

@@ -1,0 +1,96 @@
+"""Frames: consecutive raw records as JSON Lines under zstd. The one form of raw telemetry, wherever it stands.
+
+A line is `{"id":…,"at":…,"source":"…","raw":"…"}`: `at` in Unix ns at receipt, `raw` the message as text, or, where it
+is no UTF-8, `raw_b64` in base 64; `marks` when there is something to know about it. Frames one after the other are
+again a zstd file, so a segment is readable with `zstdcat FILE | jq`.
+"""
+
+from __future__ import annotations
+
+import zlib
+from array import array
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+import msgspec
+from backports import zstd
+
+from fleet import limits
+from store.faults import Fault, StoreFault
+
+
+class Offer(NamedTuple):
+    """A raw record before it has an id: when it came (Unix ns), from which source, its bytes, and marks."""
+
+    at_ns: int
+    source: str
+    raw: bytes
+    marks: tuple[str, ...] = ()
+
+
+class Record(msgspec.Struct, frozen=True, omit_defaults=True):
+    id: int
+    at: int
+    source: str
+    raw: str | None = None
+    raw_b64: bytes | None = None
+    marks: tuple[str, ...] = ()
+
+    @property
+    def content(self) -> bytes:
+        """The message as received."""
+        return self.raw.encode() if self.raw is not None else self.raw_b64 or b""
+
+
+class Frame(NamedTuple):
+    """One row of a partition. `sources` are the CRC-32s of the source keys within, sorted, 4 bytes each."""
+
+    first_id: int
+    last_id: int
+    records: int
+    from_ns: int
+    to_ns: int
+    sources: bytes
+    data: bytes
+
+
+_LIVE: dict[int, int] = {zstd.CompressionParameter.compression_level: 1, zstd.CompressionParameter.checksum_flag: 1}
+_SEALED: dict[int, int] = {zstd.CompressionParameter.compression_level: 7, zstd.CompressionParameter.checksum_flag: 1}
+_encode_lines = msgspec.json.Encoder().encode_lines
+_decode_lines = msgspec.json.Decoder(Record).decode_lines
+
+
+def source_code(source: str) -> int:
+    return zlib.crc32(source.encode())
+
+
+def records_of(first_id: int, offers: Iterable[Offer]) -> list[Record]:
+    records = []
+    for number, (at_ns, source, raw, marks) in enumerate(offers, first_id):
+        try:
+            records.append(Record(number, at_ns, source, raw.decode(), None, marks))
+        except UnicodeDecodeError:
+            records.append(Record(number, at_ns, source, None, raw, marks))
+    return records
+
+
+def encode(records: Sequence[Record], *, sealed: bool = False) -> Frame:
+    """`records` must not be empty; their ids ascend."""
+    times = [record.at for record in records]
+    codes = array("I", sorted({source_code(source) for source in {record.source for record in records}}))
+    data = zstd.compress(_encode_lines(records), options=_SEALED if sealed else _LIVE)
+    return Frame(records[0].id, records[-1].id, len(records), min(times), max(times), codes.tobytes(), data)
+
+
+def decode(data: bytes) -> list[Record]:
+    """The records of one frame. StoreFault (damaged) when its checksum or its content does not hold."""
+    try:
+        inflated = zstd.ZstdDecompressor().decompress(data, max_length=limits.frame_inflated_bytes_max)
+        return _decode_lines(inflated)
+    except (zstd.ZstdError, msgspec.MsgspecError, EOFError) as error:
+        raise StoreFault(Fault.DAMAGED, "telemetry", f"a frame cannot be read: {error}") from error
+
+
+def holds(sources: bytes, codes: frozenset[int]) -> bool:
+    """Whether a frame may hold records of one of these sources (never a false no)."""
+    return not codes.isdisjoint(array("I", sources))

@@ -1,0 +1,261 @@
+"""The journal: append-only logs of signed blocks, and the queue that everything else reads from.
+
+Rules of the file
+  1  Events get their numbers, their hash and their signature as the last step before COMMIT, one block a commit.
+  2  What is in a block is what was encoded at that moment; nothing encodes it again.
+  3  An event is never changed and never deleted.
+  4  A reader is a position: `after` it means everything it has not seen. There is no second queue.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import NamedTuple
+
+import msgspec
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from fleet import envelope, events, hlc, limits
+from fleet.envelope import Block, Fault, Head, Log
+from store.clock import WallClock
+
+
+class Identity(NamedTuple):
+    """Who writes here. A restore or a re-key starts the next epoch."""
+
+    log: Log
+    site: str
+
+
+Listener = Callable[[Sequence[events.Recorded]], None]
+
+
+class Journal:
+    """A participant of site.db's writer. `stage` may only be called from a job on that writer's thread."""
+
+    def __init__(self, log: Log, key: Ed25519PrivateKey, clock: WallClock) -> None:
+        self.log = log
+        self.position = 0
+        self.head = envelope.EMPTY
+        self.committed_events = 0
+        self._key = key
+        self._clock = clock
+        self._hlc = 0
+        self._staged: list[tuple[str, events.Body, msgspec.Raw]] = []
+        self._sealed: list[events.Recorded] = []
+        self._next = (envelope.EMPTY, 0, 0)
+        self._log_id = 0
+        self._listeners: list[Listener] = []
+        self._thread: threading.Thread | None = None
+
+    def listen(self, listener: Listener) -> None:
+        """Call `listener` with each commit's events, in order, on the writer's thread, after they are durable."""
+        self._listeners.append(listener)
+
+    def stage(self, subject: str, body: events.Body) -> None:
+        """Make `body` part of the block of this transaction. ValueError when it is too large to be an event."""
+        if len(subject) > limits.subject_chars_max:
+            raise ValueError(f"a subject of {len(subject)} characters is over the limit of {limits.subject_chars_max}")
+        self._staged.append((subject, body, events.encode_body(body)))
+
+    # -- the participant's side -------------------------------------------------------------------------
+
+    def opened(self, db: sqlite3.Connection) -> None:
+        self._log_id, self.head, self._hlc = _load(db, self.log)
+        (self.position,) = db.execute("SELECT coalesce(max(position), 0) FROM event").fetchone()
+        self._staged.clear()
+
+    def mark(self) -> int:
+        return len(self._staged)
+
+    def undo(self, mark: int) -> None:
+        del self._staged[mark:]
+
+    def seal(self, db: sqlite3.Connection) -> None:
+        head, position, stamp = self.head, self.position, self._hlc
+        self._sealed = []
+        wall_ns, confidence = self._clock.now_ns(), self._clock.confidence()
+        for start in range(0, len(self._staged), limits.block_events_max):
+            encoded: list[bytes] = []
+            rows: list[tuple[int, int, int, str, str, int, bytes]] = []
+            for offset, (subject, body, raw_body) in enumerate(
+                self._staged[start : start + limits.block_events_max], 1
+            ):
+                stamp = hlc.tick(stamp, wall_ns // limits.MS)
+                position += 1
+                seq = head.seq + offset
+                raw = events.encode(seq, stamp, wall_ns, confidence, subject, body, raw_body)
+                encoded.append(raw)
+                rows.append((position, self._log_id, seq, body.KIND, subject, wall_ns, raw))
+                if self._listeners:
+                    self._sealed.append(
+                        events.Recorded(
+                            position,
+                            self.log.writer,
+                            self.log.epoch,
+                            seq,
+                            stamp,
+                            wall_ns,
+                            confidence,
+                            body.KIND,
+                            body.VERSION,
+                            subject,
+                            body,
+                        )
+                    )
+            block = envelope.seal(self.log, head, encoded, self._key)
+            db.executemany("INSERT INTO event VALUES (?,?,?,?,?,?,?)", rows)
+            _insert_block(db, self._log_id, block)
+            head = block.head
+        self._next = (head, position, stamp)
+
+    def committed(self) -> None:
+        self.committed_events += len(self._staged)
+        self._staged.clear()
+        self.head, self.position, self._hlc = self._next
+        sealed, self._sealed = self._sealed, []
+        if sealed:
+            for listener in self._listeners:
+                listener(sealed)
+
+    def rolled_back(self) -> None:
+        self._staged.clear()
+        self._sealed = []
+
+
+def start_log(db: sqlite3.Connection, log: Log, public_key: bytes, now_ns: int) -> int:
+    """Enter a log into the table of logs and return its row id. A log that is there already is left as it is."""
+    db.execute(
+        "INSERT OR IGNORE INTO log (tenant, writer, epoch, public_key, started_ns) VALUES (?,?,?,?,?)",
+        (*log, public_key, now_ns),
+    )
+    (log_id,) = db.execute("SELECT id FROM log WHERE tenant=? AND writer=? AND epoch=?", log).fetchone()
+    return int(log_id)
+
+
+def _load(db: sqlite3.Connection, log: Log) -> tuple[int, Head, int]:
+    row = db.execute("SELECT id FROM log WHERE tenant=? AND writer=? AND epoch=?", log).fetchone()
+    if row is None:
+        raise ValueError(f"this folder holds no log of {log.writer} in epoch {log.epoch}")
+    last = db.execute("SELECT last_seq, hash FROM block WHERE log_id=? ORDER BY first_seq DESC LIMIT 1", row).fetchone()
+    if last is None:
+        return int(row[0]), envelope.EMPTY, 0
+    (raw,) = db.execute("SELECT raw FROM event WHERE log_id=? AND seq=?", (row[0], last[0])).fetchone()
+    stamp = events.decode(raw, writer=log.writer, epoch=log.epoch).hlc
+    return int(row[0]), Head(last[0], last[1]), stamp
+
+
+def _insert_block(db: sqlite3.Connection, log_id: int, block: Block) -> None:
+    db.execute(
+        "INSERT INTO block VALUES (?,?,?,?,?,?)",
+        (log_id, block.first_seq, block.head.seq, block.previous, block.hash, block.signature),
+    )
+
+
+# -- readers ------------------------------------------------------------------------------------------------
+
+_SELECT = (
+    "SELECT event.position, log.writer, log.epoch, event.raw FROM event JOIN log ON log.id = event.log_id WHERE {where}"
+)
+AFTER = _SELECT.format(where="position > ? ORDER BY position LIMIT ?")
+OF_SUBJECT = _SELECT.format(where="subject = ? AND position < ? ORDER BY position DESC LIMIT ?")
+BEFORE = _SELECT.format(where="position < ? ORDER BY position DESC LIMIT ?")
+
+
+def rows_to_events(rows: Iterable[tuple[int, str, int, bytes]]) -> list[events.Recorded]:
+    return [events.decode(raw, writer=writer, epoch=epoch, position=position) for position, writer, epoch, raw in rows]
+
+
+def read(db: sqlite3.Connection, after: int = 0, batch: int = 5_000) -> Iterator[list[events.Recorded]]:
+    """All events after a position, in batches."""
+    while rows := db.execute(AFTER, (after, batch)).fetchall():
+        yield rows_to_events(rows)
+        after = rows[-1][0]
+
+
+def blocks(db: sqlite3.Connection, log_id: int, after_seq: int = 0) -> Iterator[Block]:
+    """The blocks of one log, in order, with their events' bytes as stored."""
+    tenant, writer, epoch = db.execute("SELECT tenant, writer, epoch FROM log WHERE id=?", (log_id,)).fetchone()
+    cursor = db.execute(
+        "SELECT first_seq, last_seq, previous, hash, signature FROM block WHERE log_id=? AND last_seq>?"
+        " ORDER BY first_seq",
+        (log_id, after_seq),
+    )
+    for first, last, previous, digest, signature in cursor:
+        raw = db.execute(
+            "SELECT raw FROM event WHERE log_id=? AND seq BETWEEN ? AND ? ORDER BY seq", (log_id, first, last)
+        )
+        yield Block(
+            envelope.VERSION, tenant, writer, epoch, first, previous, digest, signature, tuple(row[0] for row in raw)
+        )
+
+
+class Verdict(NamedTuple):
+    """What a check of one log found: `fault` at `seq`, or all `events` of it good up to `head`."""
+
+    log: Log
+    events: int
+    blocks: int
+    head: Head
+    fault: Fault | None = None
+    seq: int = 0
+    detail: str = ""
+
+
+def verify(db: sqlite3.Connection, progress: Callable[[int], None] = lambda events: None) -> list[Verdict]:
+    """Every log from its first block: hash, signature, chain, numbers, and that the columns say what the bytes say.
+
+    `progress` is told the number of events checked so far, a block at a time.
+    """
+    verdicts: list[Verdict] = []
+    checked = 0
+    for log_id, tenant, writer, epoch, raw_key in db.execute(
+        "SELECT id, tenant, writer, epoch, public_key FROM log ORDER BY id"
+    ).fetchall():
+        log, head, count, total = Log(tenant, writer, epoch), envelope.EMPTY, 0, 0
+        try:
+            key = envelope.public_key(raw_key)
+        except ValueError as error:
+            verdicts.append(Verdict(log, 0, 0, head, Fault.SIGNATURE, 1, str(error)))
+            continue
+        problem: tuple[Fault, int, str] | None = None
+        for block in blocks(db, log_id):
+            fault = envelope.check(block, key) or envelope.follows(block, head)
+            if fault:
+                problem = (fault, block.first_seq, fault.value)
+                break
+            stray = _stray(db, log_id, block)
+            if stray:
+                problem = (Fault.HASH, block.first_seq, stray)
+                break
+            head, count, total = block.head, count + 1, total + len(block.events)
+            progress(checked + total)
+        (held,) = db.execute("SELECT count(*) FROM event WHERE log_id=?", (log_id,)).fetchone()
+        if problem is None and held != total:
+            problem = (Fault.GAP, head.seq + 1, f"{held} events are stored, {total} stand in signed blocks")
+        checked += total
+        verdicts.append(Verdict(log, total, count, head, *(problem or ())))
+    return verdicts
+
+
+def _stray(db: sqlite3.Connection, log_id: int, block: Block) -> str | None:
+    """Columns are copies for queries; they must say what the signed bytes say."""
+    rows = db.execute(
+        "SELECT seq, kind, subject, wall_ns, raw FROM event WHERE log_id=? AND seq BETWEEN ? AND ? ORDER BY seq",
+        (log_id, block.first_seq, block.head.seq),
+    )
+    for expected, (seq, kind, subject, wall_ns, raw) in enumerate(rows, block.first_seq):
+        try:
+            event = events.decode(raw, writer=block.writer, epoch=block.epoch)
+        except ValueError as error:
+            return f"event {seq}: {error}"
+        if (event.seq, event.kind, event.subject, event.wall_ns) != (
+            expected,
+            kind,
+            subject,
+            wall_ns,
+        ) or seq != expected:
+            return f"event {seq}: its columns differ from its signed bytes"
+    return None

@@ -1,0 +1,146 @@
+-- Made by `python -m store.tables`; change the classes there, not this file.
+CREATE TABLE account (
+	name VARCHAR NOT NULL, 
+	tenant VARCHAR NOT NULL, 
+	role VARCHAR NOT NULL, 
+	password_hash VARCHAR NOT NULL, 
+	created_ns INTEGER NOT NULL, 
+	disabled BOOLEAN NOT NULL, 
+	PRIMARY KEY (name)
+)
+ WITHOUT ROWID;
+CREATE TABLE log (
+	id INTEGER NOT NULL, 
+	tenant VARCHAR NOT NULL, 
+	writer VARCHAR NOT NULL, 
+	epoch INTEGER NOT NULL, 
+	public_key BLOB NOT NULL, 
+	started_ns INTEGER NOT NULL, 
+	PRIMARY KEY (id)
+);
+CREATE UNIQUE INDEX log_identity ON log (tenant, writer, epoch);
+CREATE TABLE meta (
+	"key" VARCHAR NOT NULL, 
+	value VARCHAR NOT NULL, 
+	PRIMARY KEY ("key")
+)
+ WITHOUT ROWID;
+CREATE TABLE node (
+	id VARCHAR NOT NULL, 
+	tenant VARCHAR NOT NULL, 
+	name VARCHAR NOT NULL, 
+	document BLOB NOT NULL, 
+	PRIMARY KEY (id)
+);
+CREATE INDEX ix_node_tenant ON node (tenant);
+CREATE TABLE quarantine (
+	id INTEGER NOT NULL, 
+	tenant VARCHAR NOT NULL, 
+	at_ns INTEGER NOT NULL, 
+	intake VARCHAR NOT NULL, 
+	source VARCHAR NOT NULL, 
+	reason VARCHAR NOT NULL, 
+	raw BLOB NOT NULL, 
+	times INTEGER NOT NULL, 
+	settled_ns INTEGER, 
+	decision VARCHAR, 
+	PRIMARY KEY (id)
+);
+CREATE TABLE segment (
+	first_id INTEGER NOT NULL, 
+	last_id INTEGER NOT NULL, 
+	sha256 BLOB NOT NULL, 
+	records INTEGER NOT NULL, 
+	from_ns INTEGER NOT NULL, 
+	to_ns INTEGER NOT NULL, 
+	bytes_stored INTEGER NOT NULL, 
+	sealed_ns INTEGER NOT NULL, 
+	dropped_ns INTEGER, 
+	PRIMARY KEY (first_id)
+);
+CREATE TABLE snapshot (
+	node_id VARCHAR NOT NULL, 
+	body BLOB NOT NULL, 
+	PRIMARY KEY (node_id)
+)
+ WITHOUT ROWID;
+CREATE TABLE token (
+	secret_hash BLOB NOT NULL, 
+	tenant VARCHAR NOT NULL, 
+	name VARCHAR NOT NULL, 
+	role VARCHAR NOT NULL, 
+	created_ns INTEGER NOT NULL, 
+	revoked_ns INTEGER, 
+	PRIMARY KEY (secret_hash)
+)
+ WITHOUT ROWID;
+CREATE TABLE "view" (
+	name VARCHAR NOT NULL, 
+	version INTEGER NOT NULL, 
+	position INTEGER NOT NULL, 
+	state BLOB NOT NULL, 
+	PRIMARY KEY (name)
+)
+ WITHOUT ROWID;
+CREATE TABLE block (
+	log_id INTEGER NOT NULL, 
+	first_seq INTEGER NOT NULL, 
+	last_seq INTEGER NOT NULL, 
+	previous BLOB NOT NULL, 
+	hash BLOB NOT NULL, 
+	signature BLOB NOT NULL, 
+	PRIMARY KEY (log_id, first_seq), 
+	FOREIGN KEY(log_id) REFERENCES log (id)
+)
+ WITHOUT ROWID;
+CREATE TABLE event (
+	position INTEGER NOT NULL, 
+	log_id INTEGER NOT NULL, 
+	seq INTEGER NOT NULL, 
+	kind VARCHAR NOT NULL, 
+	subject VARCHAR NOT NULL, 
+	wall_ns INTEGER NOT NULL, 
+	raw BLOB NOT NULL, 
+	PRIMARY KEY (position), 
+	FOREIGN KEY(log_id) REFERENCES log (id)
+);
+CREATE UNIQUE INDEX event_seq ON event (log_id, seq);
+CREATE INDEX event_subject ON event (subject, position);
+CREATE TABLE segment_frame (
+	first_id INTEGER NOT NULL, 
+	last_id INTEGER NOT NULL, 
+	segment_id INTEGER NOT NULL, 
+	"offset" INTEGER NOT NULL, 
+	length INTEGER NOT NULL, 
+	records INTEGER NOT NULL, 
+	from_ns INTEGER NOT NULL, 
+	to_ns INTEGER NOT NULL, 
+	sources BLOB NOT NULL, 
+	PRIMARY KEY (first_id), 
+	FOREIGN KEY(segment_id) REFERENCES segment (first_id)
+);
+CREATE INDEX ix_segment_frame_segment_id ON segment_frame (segment_id);
+CREATE TABLE session (
+	secret_hash BLOB NOT NULL, 
+	account VARCHAR NOT NULL, 
+	created_ns INTEGER NOT NULL, 
+	expires_ns INTEGER NOT NULL, 
+	address VARCHAR NOT NULL, 
+	PRIMARY KEY (secret_hash), 
+	FOREIGN KEY(account) REFERENCES account (name)
+)
+ WITHOUT ROWID;
+CREATE INDEX ix_session_account ON session (account);
+CREATE TABLE source (
+	"key" VARCHAR NOT NULL, 
+	tenant VARCHAR NOT NULL, 
+	node_id VARCHAR, 
+	first_ns INTEGER NOT NULL, 
+	last_ns INTEGER NOT NULL, 
+	records INTEGER NOT NULL, 
+	last_record INTEGER NOT NULL, 
+	sample BLOB NOT NULL, 
+	PRIMARY KEY ("key"), 
+	FOREIGN KEY(node_id) REFERENCES node (id)
+)
+ WITHOUT ROWID;

@@ -1,0 +1,192 @@
+"""The tables of site.db, as SQLModel classes: the definition from which schema.sql and the migrations follow.
+
+Importing SQLModel takes most of a second, and a second writing connection would break the rule of `store.database`.
+So these classes define and the running appliance speaks SQL: a fresh database is made from `schema.sql`, an older
+one is brought up by Alembic (`store.migrations`), and a test holds the three equal. `python -m store.tables` prints
+schema.sql. See docs/decisions/0002.
+"""
+
+from __future__ import annotations
+
+import sys
+
+from sqlalchemy import Column, ForeignKey, Index, LargeBinary
+from sqlalchemy.dialects import sqlite
+from sqlalchemy.schema import CreateIndex, CreateTable
+from sqlmodel import Field, SQLModel
+
+
+class Log(SQLModel, table=True):
+    __tablename__ = "log"
+    __table_args__ = (Index("log_identity", "tenant", "writer", "epoch", unique=True),)
+    id: int = Field(primary_key=True)
+    tenant: str
+    writer: str
+    epoch: int
+    public_key: bytes
+    started_ns: int
+
+
+class Block(SQLModel, table=True):
+    __tablename__ = "block"
+    __table_args__ = {"sqlite_with_rowid": False}
+    log_id: int = Field(sa_column=Column(ForeignKey("log.id"), primary_key=True))
+    first_seq: int = Field(primary_key=True)
+    last_seq: int
+    previous: bytes
+    hash: bytes
+    signature: bytes
+
+
+class Event(SQLModel, table=True):
+    __tablename__ = "event"
+    __table_args__ = (
+        Index("event_seq", "log_id", "seq", unique=True),
+        Index("event_subject", "subject", "position"),
+    )
+    position: int = Field(primary_key=True)
+    log_id: int = Field(foreign_key="log.id")
+    seq: int
+    kind: str
+    subject: str
+    wall_ns: int
+    raw: bytes = Field(sa_column=Column(LargeBinary, nullable=False))
+
+
+class Meta(SQLModel, table=True):
+    __tablename__ = "meta"
+    __table_args__ = {"sqlite_with_rowid": False}
+    key: str = Field(primary_key=True)
+    value: str
+
+
+class Node(SQLModel, table=True):
+    """What people said of a node, as JSON of `fleet.node.Node`; what the node says of itself is in `snapshot`."""
+
+    __tablename__ = "node"
+    id: str = Field(primary_key=True)
+    tenant: str = Field(index=True)
+    name: str
+    document: bytes
+
+
+class Source(SQLModel, table=True):
+    __tablename__ = "source"
+    __table_args__ = {"sqlite_with_rowid": False}
+    key: str = Field(primary_key=True)
+    tenant: str
+    node_id: str | None = Field(default=None, foreign_key="node.id")
+    first_ns: int
+    last_ns: int
+    records: int
+    last_record: int
+    sample: bytes = b""
+
+
+class Snapshot(SQLModel, table=True):
+    __tablename__ = "snapshot"
+    __table_args__ = {"sqlite_with_rowid": False}
+    node_id: str = Field(primary_key=True)
+    body: bytes
+
+
+class View(SQLModel, table=True):
+    """A projection's state up to `position`, so that a start need not fold the whole log."""
+
+    __tablename__ = "view"
+    __table_args__ = {"sqlite_with_rowid": False}
+    name: str = Field(primary_key=True)
+    version: int
+    position: int
+    state: bytes
+
+
+class Segment(SQLModel, table=True):
+    __tablename__ = "segment"
+    first_id: int = Field(primary_key=True)
+    last_id: int
+    sha256: bytes
+    records: int
+    from_ns: int
+    to_ns: int
+    bytes_stored: int
+    sealed_ns: int
+    dropped_ns: int | None = None
+
+
+class SegmentFrame(SQLModel, table=True):
+    """Where in a segment's file each frame stands, so that one frame can be read without the others."""
+
+    __tablename__ = "segment_frame"
+    first_id: int = Field(primary_key=True)
+    last_id: int
+    segment_id: int = Field(foreign_key="segment.first_id", index=True)
+    offset: int
+    length: int
+    records: int
+    from_ns: int
+    to_ns: int
+    sources: bytes
+
+
+class Quarantine(SQLModel, table=True):
+    __tablename__ = "quarantine"
+    id: int = Field(primary_key=True)
+    tenant: str
+    at_ns: int
+    intake: str
+    source: str
+    reason: str
+    raw: bytes
+    times: int
+    settled_ns: int | None = None
+    decision: str | None = None
+
+
+class Account(SQLModel, table=True):
+    __tablename__ = "account"
+    __table_args__ = {"sqlite_with_rowid": False}
+    name: str = Field(primary_key=True)
+    tenant: str
+    role: str
+    password_hash: str
+    created_ns: int
+    disabled: bool = False
+
+
+class Session(SQLModel, table=True):
+    __tablename__ = "session"
+    __table_args__ = {"sqlite_with_rowid": False}
+    secret_hash: bytes = Field(primary_key=True)
+    account: str = Field(foreign_key="account.name", index=True)
+    created_ns: int
+    expires_ns: int
+    address: str
+
+
+class Token(SQLModel, table=True):
+    __tablename__ = "token"
+    __table_args__ = {"sqlite_with_rowid": False}
+    secret_hash: bytes = Field(primary_key=True)
+    tenant: str
+    name: str
+    role: str
+    created_ns: int
+    revoked_ns: int | None = None
+
+
+def ddl() -> str:
+    """The whole of schema.sql, in a fixed order."""
+    dialect = sqlite.dialect()
+    statements: list[str] = []
+    for table in SQLModel.metadata.sorted_tables:
+        statements.append(str(CreateTable(table).compile(dialect=dialect)).strip() + ";")
+        indexes = sorted(table.indexes, key=lambda index: str(index.name))
+        statements += [str(CreateIndex(index).compile(dialect=dialect)).strip() + ";" for index in indexes]
+    return (
+        "-- Made by `python -m store.tables`; change the classes there, not this file.\n" + "\n".join(statements) + "\n"
+    )
+
+
+if __name__ == "__main__":
+    sys.stdout.write(ddl())
