@@ -45,6 +45,7 @@ partition_bytes_max = 128 * 1024 * 1024
 segment_frame_records_max = 4_096
 quarantine_items_max = 10_000
 quarantine_bytes_max = 16 * 1024 * 1024
+quarantine_samples_max = 100  # of one reason in one run of the process
 
 # Pages and API
 page_items_max = 500

@@ -11,7 +11,7 @@ Promises, for every method
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
-from enum import IntEnum, StrEnum
+from enum import StrEnum
 from typing import Protocol
 
 import msgspec
@@ -19,46 +19,17 @@ import msgspec
 from fleet.connectivity import Mode, Reach
 from fleet.events import Clock, Recorded
 from fleet.node import Difference, Kind, Node
+from fleet.people import AccountView as AccountView
+from fleet.people import Identity as Identity
+from fleet.people import Refused as Refused
+from fleet.people import Role as Role
+from fleet.people import TokenView as TokenView
+from fleet.people import Unavailable as Unavailable
 from fleet.reading import Flight, Health, Position
-
-
-class Refused(Exception):
-    """What was asked cannot be done; str() says why and what would work. Shown as a 4xx."""
-
-    def __init__(self, words: str, status: int = 409) -> None:
-        super().__init__(words)
-        self.status = status
-
-
-class Unavailable(Exception):
-    """The box cannot answer now; str() says whose fault it is and what happens next. Shown as a 503 or 507."""
-
-    def __init__(self, words: str, status: int = 503) -> None:
-        super().__init__(words)
-        self.status = status
-
-
-class Role(IntEnum):
-    """Each includes the ones before it."""
-
-    VIEWER = 1
-    OPERATOR = 2
-    ADMIN = 3
 
 
 class _View(msgspec.Struct, frozen=True, kw_only=True):
     pass
-
-
-class Identity(_View, frozen=True):
-    """Who asks: a person with a session, a bearer token, or the console (the command line on this box)."""
-
-    name: str
-    role: Role
-    tenant: str = "default"
-    via: str = "session"  # session, token, console
-    address: str = ""
-    csrf: str = ""  # of the session; empty for token and console, which no foreign page can borrow
 
 
 class Value(_View, frozen=True):
@@ -274,20 +245,6 @@ class VerifyStep(_View, frozen=True):
     done: bool = False
     good: bool = False
     words: str = ""
-
-
-class AccountView(_View, frozen=True):
-    name: str
-    role: Role
-    created_ns: int
-    disabled: bool
-
-
-class TokenView(_View, frozen=True):
-    name: str
-    role: Role
-    created_ns: int
-    revoked_ns: int | None
 
 
 class People(Protocol):

@@ -1,0 +1,380 @@
+"""The interpreter: reads what the recorder stored, and keeps the world of the site in step with it.
+
+Rules of the file
+  1  One thread owns the world; commands and echoes come in through `post`.
+  2  What is handed over in memory is a courtesy. `World.cursor` says where reading stands, and what is missing is
+     read back from the disk, after a restart and when intake is faster than reading alike.
+  3  Turns of state, and the rows of the nodes they concern, are one transaction of site.db. Values are saved now and
+     then: what is lost in a crash is read again, and every fold skips what it already holds.
+  4  A record that cannot be read changes nothing and stays where it is; the reason is counted, and one example of
+     each goes to quarantine.
+"""
+
+from __future__ import annotations
+
+import logging
+import sqlite3
+import threading
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Mapping, Sequence
+
+import msgspec
+
+from appliance import evaluator
+from appliance.evaluator import Bounds
+from appliance.intake.ping import Bounds as PingBounds
+from appliance.intake.ping import Echo, advance
+from appliance.world import (
+    SPARK_STEP_NS,
+    NodeState,
+    Parse,
+    Saved,
+    SourceState,
+    World,
+    source_key,
+)
+from fleet import lifecycle, limits, series, snapshot
+from fleet.connectivity import Reach
+from fleet.events import Body, LifecycleMoved, SourceClaimed
+from fleet.lifecycle import Phase
+from fleet.limits import SECOND
+from store.database import Writer
+from store.faults import StoreFault
+from store.frames import Record
+from store.journal import Journal
+from store.series import SeriesStore
+from store.telemetry import History
+
+log = logging.getLogger(__name__)
+
+_HANDED_RECORDS_MAX = 40_000  # beyond it batches are read back from the disk instead of waiting in memory
+_SAVE_NS = 10 * SECOND
+_SERIES_NS = 120 * SECOND
+_TICK_NS = SECOND // 4
+_READ_RECORDS = 4_096
+_SAMPLE_BYTES = 512
+
+Quarantine = Callable[[str, str, str, bytes], None]
+
+
+class Interpreter:
+    def __init__(
+        self,
+        world: World,
+        journal: Journal,
+        site: Writer,
+        store: SeriesStore,
+        history: History,
+        parsers: Mapping[str, Parse],
+        *,
+        bounds: Bounds,
+        ping_bounds: PingBounds,
+        steady_ns: Callable[[], int],
+        tenant: str,
+        quarantine: Quarantine,
+        stale: Callable[[str], None] = lambda topic: None,
+        busy: Callable[[], bool] = lambda: False,
+    ) -> None:
+        self.world = world
+        self.unread: Counter[str] = Counter()  # records that gave no reading, by mark
+        self.interpreted = 0
+        self.newest = world.cursor  # the last record that is stored
+        self._journal, self._site, self._store, self._history = journal, site, store, history
+        self._parsers, self._bounds, self._ping_bounds = parsers, bounds, ping_bounds
+        self._steady_ns, self._tenant, self._quarantine = steady_ns, tenant, quarantine
+        self._stale, self._busy = stale, busy
+        self._handed: deque[Sequence[Record]] = deque()
+        self._handed_records = 0
+        self._posts: deque[Callable[[], None]] = deque()
+        self._wake = threading.Event()
+        self._stopping = False
+        self._turns: list[tuple[str, Body]] = []
+        self._saved_ns = self._series_ns = self._ticked_ns = steady_ns()
+        self._thread = threading.Thread(target=self._run, name="interpreter", daemon=True)
+
+    # -- from other threads -----------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        self._thread.start()
+
+    @property
+    def alive(self) -> bool:
+        return self._thread.is_alive()
+
+    @property
+    def waiting(self) -> int:
+        """Stored records that are not interpreted yet."""
+        return max(self.newest - self.world.cursor, 0)
+
+    def stored(self, records: Sequence[Record]) -> None:
+        """The recorder committed these."""
+        if self._handed_records < _HANDED_RECORDS_MAX:
+            self._handed.append(records)
+            self._handed_records += len(records)
+        self.newest = records[-1].id
+        self._wake.set()
+
+    def post(self, change: Callable[[], None]) -> None:
+        """Run `change` on the interpreter's thread, in order."""
+        self._posts.append(change)
+        self._wake.set()
+
+    def echoes(self, echoes: Sequence[Echo]) -> None:
+        self.post(lambda: self._echoes(echoes))
+
+    def stop(self) -> None:
+        """Read what is stored, save, end."""
+        self._stopping = True
+        self._wake.set()
+        if self._thread.is_alive():
+            self._thread.join()
+
+    # -- the thread -------------------------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        while True:
+            self._wake.wait(_TICK_NS / SECOND)
+            self._wake.clear()
+            while self._posts:
+                self._posts.popleft()()
+            batch = self._next_batch()
+            if batch:
+                self._read(batch)
+                if self.waiting:
+                    self._wake.set()
+                    if self._busy():  # intake first: what arrives cannot wait, what is stored can
+                        time.sleep(0.02)
+            self._tick()
+            self._commit_turns()
+            self._save(final=False)
+            if self._stopping and not self.waiting and not self._posts:
+                self._save(final=True)
+                return
+
+    def _next_batch(self) -> Sequence[Record]:
+        """The records right after the cursor: as handed over, or else from the disk."""
+        while self._handed:
+            batch = self._handed.popleft()
+            self._handed_records -= len(batch)
+            if batch[-1].id <= self.world.cursor:
+                continue
+            if batch[0].id <= self.world.cursor + 1:
+                return batch
+            self._handed.appendleft(batch)
+            self._handed_records += len(batch)
+            break
+        if self.world.cursor >= self.newest:
+            return ()
+        try:
+            page = self._history.after(self.world.cursor, _READ_RECORDS)
+        except StoreFault as fault:
+            log.error("reading back: %s (%s)", fault, fault.detail)
+            if not self._handed:
+                return ()
+            self.world.cursor = self._handed[0][0].id - 1  # what is damaged is reported by its own event
+            return ()
+        if not page.records:
+            self.world.cursor = max(page.scanned, self.world.cursor)
+            if self._handed and page.scanned <= self.world.cursor:
+                self.world.cursor = max(self.world.cursor, self._handed[0][0].id - 1)  # a jump in the ids
+        return page.records
+
+    def _read(self, records: Sequence[Record]) -> None:
+        now_ns = self._steady_ns()
+        world, touched = self.world, set()
+        for record in records:
+            if record.id <= world.cursor:
+                continue
+            world.cursor = record.id
+            source = world.sources.get(record.source)
+            if source is None:
+                source = self._new_source(record)
+            if record.id > source.last_record:
+                source.last_record, source.last_ns, source.dirty = record.id, record.at, True
+                source.records += 1
+            node_id = source.node_id
+            if node_id is None:
+                continue
+            state = world.nodes[node_id]
+            self._interpret(state, record, source, now_ns)
+            touched.add(node_id)
+        self.interpreted += len(records)
+        for node_id in touched:
+            self._stale(f"node:{node_id}")
+        if touched:
+            self._stale("site")
+
+    def _new_source(self, record: Record) -> SourceState:
+        key = source_key(record.source)
+        node_id = self.world.claims.get(key.sender)
+        source = SourceState(key, node_id, record.at, record.at, 0, 0, record.content[:_SAMPLE_BYTES])
+        self.world.sources[record.source] = source
+        if node_id is not None:
+            self._turns.append((node_id, SourceClaimed(record.source, node_id, "same sender")))
+        self._stale("intake")
+        return source
+
+    def _interpret(self, state: NodeState, record: Record, source: SourceState, now_ns: int) -> None:
+        parse = self._parsers.get(source.key.intake)
+        if parse is None:
+            return
+        reading = parse(record.content, record.at)
+        for mark in reading.marks:
+            self.unread[mark] += 1
+            if mark == "unparsed" and self.unread[mark] <= limits.quarantine_samples_max:
+                self._quarantine(source.key.intake, record.source, mark, record.content)
+        # A record read back after a restart is judged by when it came; one just stored, by the steady clock.
+        at_ns = min(record.at, now_ns) if self._handed_records or self.waiting else now_ns
+        turns = evaluator.spoke(state.standing, at_ns, record.id, source.key.intake, reading, self._bounds)
+        if turns:
+            self._turns += [(state.node.id, turn) for turn in turns]
+            if state.place.phase is Phase.ENROLLED:
+                state.place = lifecycle.Place(Phase.ACTIVE)
+                self._turns.append((state.node.id, LifecycleMoved(Phase.ENROLLED, Phase.ACTIVE, "first heard")))
+        if record.id > state.snapshot.record:
+            snapshot.fold(state.snapshot, record.id, record.at, record.source, reading)
+            state.dirty = True
+        if record.id > self._store.record and reading.metrics:
+            self._chart(state, record.at // SECOND, reading.metrics)
+
+    def _chart(self, state: NodeState, at_s: int, metrics: Mapping[str, float]) -> None:
+        start_s = series.start_of(at_s)
+        if state.window is None or state.window.start_s != start_s:
+            if state.window is not None:
+                state.closed.append(state.window)
+            held = next((window for window in state.closed if window.start_s == start_s), None)
+            if held is not None:
+                state.closed.remove(held)
+            state.window = held or self._store.load(state.node.id, start_s) or series.Window(start_s)
+        state.window.add(at_s, metrics)
+
+    def _echoes(self, echoes: Sequence[Echo]) -> None:
+        now_ns = self._steady_ns()
+        by_address = {echo.address: echo for echo in echoes}
+        for node_id, state in self.world.nodes.items():
+            endpoint = next((point.address for point in state.node.endpoints), None)
+            echo = by_address.get(endpoint) if endpoint else None
+            if echo is None:
+                continue
+            state.ping, state.ping_ns = advance(state.ping, echo, self._ping_bounds), now_ns
+            ping, slow = state.ping, state.ping.reach is Reach.DEGRADED
+            if echo.rtt_ms is not None:
+                turns = evaluator.echoed(state.standing, now_ns, slow, ping.rtt_ms, ping.loss_pct, self._bounds)
+                metrics = {"rtt_ms": echo.rtt_ms, "loss_pct": ping.loss_pct}
+            else:
+                turns = evaluator.unanswered(state.standing, now_ns, slow, ping.rtt_ms, ping.loss_pct)
+                metrics = {"loss_pct": ping.loss_pct}
+            self._chart(state, time.time_ns() // SECOND, metrics)
+            self._turns += [(node_id, turn) for turn in turns]
+            self._stale(f"node:{node_id}")
+        self._stale("site")
+
+    def _tick(self) -> None:
+        now_ns = self._steady_ns()
+        if now_ns - self._ticked_ns < SECOND or self.waiting > _READ_RECORDS:
+            return  # silence is judged only when everything that was said has been read
+        self._ticked_ns = now_ns
+        for node_id, state in self.world.nodes.items():
+            if state.place.phase is Phase.RETIRED:
+                continue
+            self._turns += [(node_id, turn) for turn in evaluator.tick(state.standing, now_ns, self._bounds)]
+            if now_ns - state.spark_ns >= SPARK_STEP_NS:
+                battery = state.snapshot.values.get("battery_pct")
+                fresh = battery is not None and now_ns - battery.at_ns < SPARK_STEP_NS
+                state.spark.append(battery.value if battery is not None and fresh else None)
+                state.spark_ns = now_ns
+
+    def _commit_turns(self) -> None:
+        """Turns and the rows of their nodes, in one transaction; on a fault they stay and are tried again."""
+        if not self._turns:
+            return
+        turns = self._turns[: limits.block_events_max]
+        rows = [
+            (
+                node_id,
+                msgspec.msgpack.encode(Saved(self.world.nodes[node_id].standing, self.world.nodes[node_id].snapshot)),
+            )
+            for node_id in {node_id for node_id, _ in turns}
+            if node_id in self.world.nodes
+        ]
+
+        def job(db: sqlite3.Connection) -> None:
+            for subject, body in turns:
+                self._journal.stage(subject, body)
+            db.executemany(_SAVE_ROW, rows)
+
+        try:
+            self._site.submit(job).result()
+        except StoreFault:
+            time.sleep(0.1)
+            return
+        del self._turns[: len(turns)]
+        for node_id, _ in turns:
+            self._stale(f"node:{node_id}")
+        self._stale("site")
+        self._stale("journal")
+
+    def _save(self, *, final: bool) -> None:
+        now_ns = self._steady_ns()
+        try:
+            if final or now_ns - self._series_ns >= _SERIES_NS:
+                self._series_ns = now_ns
+                self._save_series()
+            if final or now_ns - self._saved_ns >= _SAVE_NS:
+                self._saved_ns = now_ns
+                self._save_values()
+        except StoreFault as fault:
+            log.warning("values are not saved now: %s", fault)
+
+    def _save_values(self) -> None:
+        nodes = [(node_id, state) for node_id, state in self.world.nodes.items() if state.dirty]
+        sources = [(text, source) for text, source in self.world.sources.items() if source.dirty]
+        rows = [_row(node_id, state) for node_id, state in nodes]
+        source_rows = [
+            (
+                text,
+                self._tenant,
+                source.node_id,
+                source.first_ns,
+                source.last_ns,
+                source.records,
+                source.last_record,
+                source.sample,
+            )
+            for text, source in sources
+        ]
+        cursor = self.world.cursor
+
+        def job(db: sqlite3.Connection) -> None:
+            db.executemany(_SAVE_ROW, rows)
+            db.executemany(_SAVE_SOURCE, source_rows)
+            db.execute(_SAVE_CURSOR, (str(cursor),))
+
+        self._site.submit(job).result()
+        for _, state in nodes:
+            state.dirty = False
+        for _, source in sources:
+            source.dirty = False
+
+    def _save_series(self) -> None:
+        windows = [
+            (node_id, window)
+            for node_id, state in self.world.nodes.items()
+            for window in (*state.closed, *([state.window] if state.window else ()))
+        ]
+        self._store.save(windows, self.world.cursor)
+        for state in self.world.nodes.values():
+            state.closed.clear()
+
+
+def _row(node_id: str, state: NodeState) -> tuple[str, bytes]:
+    return node_id, msgspec.msgpack.encode(Saved(state.standing, state.snapshot))
+
+
+_SAVE_ROW = "INSERT INTO snapshot VALUES (?,?) ON CONFLICT DO UPDATE SET body=excluded.body"
+_SAVE_SOURCE = (
+    "INSERT INTO source VALUES (?,?,?,?,?,?,?,?) ON CONFLICT DO UPDATE SET node_id=excluded.node_id,"
+    " last_ns=excluded.last_ns, records=excluded.records, last_record=excluded.last_record, sample=excluded.sample"
+)
+_SAVE_CURSOR = "INSERT INTO meta VALUES ('cursor', ?) ON CONFLICT DO UPDATE SET value=excluded.value"
