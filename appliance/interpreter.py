@@ -39,6 +39,7 @@ from fleet.connectivity import Reach
 from fleet.events import Body, LifecycleMoved, SourceClaimed
 from fleet.lifecycle import Phase
 from fleet.limits import SECOND
+from fleet.node import Node
 from store.database import Writer
 from store.faults import StoreFault
 from store.frames import Record
@@ -52,6 +53,7 @@ _HANDED_RECORDS_MAX = 40_000  # beyond it batches are read back from the disk in
 _SAVE_NS = 10 * SECOND
 _SERIES_NS = 120 * SECOND
 _TICK_NS = SECOND // 4
+_JUST_NS = 5 * SECOND
 _READ_RECORDS = 4_096
 _SAMPLE_BYTES = 512
 
@@ -122,6 +124,18 @@ class Interpreter:
 
     def echoes(self, echoes: Sequence[Echo]) -> None:
         self.post(lambda: self._echoes(echoes))
+
+    def enter(self, node: Node, sender: str, past: Sequence[Record]) -> None:
+        """A node was adopted: on this thread, give it its sources and the latest of its past (oldest first)."""
+        state = NodeState(node, evaluator.Standing(), snapshot.Snapshot(), place=lifecycle.Place(Phase.ENROLLED))
+        self.world.nodes[node.id] = state
+        self.world.claim(sender, node.id)
+        for record in past:
+            source = self.world.sources.get(record.source)
+            if source is not None:  # the past fills the values; only its last word is a turn of state
+                self._interpret(state, record, source, self._steady_ns(), judge=record is past[-1])
+        self._stale("site")
+        self._stale("intake")
 
     def stop(self) -> None:
         """Read what is stored, save, end."""
@@ -215,7 +229,9 @@ class Interpreter:
         self._stale("intake")
         return source
 
-    def _interpret(self, state: NodeState, record: Record, source: SourceState, now_ns: int) -> None:
+    def _interpret(
+        self, state: NodeState, record: Record, source: SourceState, now_ns: int, *, judge: bool = True
+    ) -> None:
         parse = self._parsers.get(source.key.intake)
         if parse is None:
             return
@@ -224,9 +240,11 @@ class Interpreter:
             self.unread[mark] += 1
             if mark == "unparsed" and self.unread[mark] <= limits.quarantine_samples_max:
                 self._quarantine(source.key.intake, record.source, mark, record.content)
-        # A record read back after a restart is judged by when it came; one just stored, by the steady clock.
-        at_ns = min(record.at, now_ns) if self._handed_records or self.waiting else now_ns
-        turns = evaluator.spoke(state.standing, at_ns, record.id, source.key.intake, reading, self._bounds)
+        # What just came is judged by the steady clock; what is read back later, by when it came.
+        at_ns = now_ns if abs(now_ns - record.at) < _JUST_NS else min(record.at, now_ns)
+        turns: list[Body] = []
+        if judge:
+            turns = evaluator.spoke(state.standing, at_ns, record.id, source.key.intake, reading, self._bounds)
         if turns:
             self._turns += [(state.node.id, turn) for turn in turns]
             if state.place.phase is Phase.ENROLLED:

@@ -35,6 +35,7 @@ _PRAGMAS: dict[str, str | int] = {
     "wal_autocheckpoint": 1000,
     "journal_size_limit": 32 * 1024 * 1024,
     "temp_store": 2,
+    "cache_size": -8192,  # KiB: a batch's pages stay in memory until its commit
 }
 _JOBS_MAX = 1024  # a transaction's size; what waits beyond it goes into the next one
 _REOPEN_SECONDS = 0.5

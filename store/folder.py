@@ -25,7 +25,11 @@ from store.faults import Fault, StoreFault, fault_of
 REVISION = "0001"
 
 
-class FolderTaken(Exception):
+class FolderProblem(Exception):
+    """This program cannot run on this data folder; str() says why and what to do."""
+
+
+class FolderTaken(FolderProblem):
     """Another process runs on this data folder; str() says which and what to do."""
 
 

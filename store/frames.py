@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import zlib
 from array import array
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import msgspec
@@ -76,16 +76,37 @@ def records_of(first_id: int, offers: Iterable[Offer]) -> list[Record]:
 
 def encode(records: Sequence[Record], *, sealed: bool = False) -> Frame:
     """`records` must not be empty; their ids ascend."""
+    return describe(records, zstd.compress(_encode_lines(records), options=_SEALED if sealed else _LIVE))
+
+
+def describe(records: Sequence[Record], data: bytes) -> Frame:
+    """The frame whose bytes are `data` and whose content is `records`."""
     times = [record.at for record in records]
     codes = array("I", sorted({source_code(source) for source in {record.source for record in records}}))
-    data = zstd.compress(_encode_lines(records), options=_SEALED if sealed else _LIVE)
     return Frame(records[0].id, records[-1].id, len(records), min(times), max(times), codes.tobytes(), data)
+
+
+def chunks(records: Iterable[Record], records_max: int = limits.segment_frame_records_max) -> Iterator[list[Record]]:
+    """Records in lists that fit a frame: at most `records_max`, and about `limits.frame_bytes_max` of content."""
+    held: list[Record] = []
+    size = 0
+    for record in records:
+        held.append(record)
+        size += len(record.raw if record.raw is not None else record.raw_b64 or b"")
+        if len(held) >= records_max or size >= limits.frame_bytes_max:
+            yield held
+            held, size = [], 0
+    if held:
+        yield held
 
 
 def decode(data: bytes) -> list[Record]:
     """The records of one frame. StoreFault (damaged) when its checksum or its content does not hold."""
+    inflater = zstd.ZstdDecompressor()
     try:
-        inflated = zstd.ZstdDecompressor().decompress(data, max_length=limits.frame_inflated_bytes_max)
+        inflated = inflater.decompress(data, max_length=limits.frame_inflated_bytes_max)
+        if not inflater.eof:  # cut short, and so without its checksum
+            raise EOFError("it ends too early or is too large")
         return _decode_lines(inflated)
     except (zstd.ZstdError, msgspec.MsgspecError, EOFError) as error:
         raise StoreFault(Fault.DAMAGED, "telemetry", f"a frame cannot be read: {error}") from error

@@ -74,42 +74,50 @@ class Journal:
         del self._staged[mark:]
 
     def seal(self, db: sqlite3.Connection) -> None:
-        head, position, stamp = self.head, self.position, self._hlc
         self._sealed = []
+        self._next = (self.head, self.position, self._hlc)
+        if not self._staged:
+            return
         wall_ns, confidence = self._clock.now_ns(), self._clock.confidence()
         for start in range(0, len(self._staged), limits.block_events_max):
-            encoded: list[bytes] = []
-            rows: list[tuple[int, int, int, str, str, int, bytes]] = []
-            for offset, (subject, body, raw_body) in enumerate(
-                self._staged[start : start + limits.block_events_max], 1
-            ):
-                stamp = hlc.tick(stamp, wall_ns // limits.MS)
-                position += 1
-                seq = head.seq + offset
-                raw = events.encode(seq, stamp, wall_ns, confidence, subject, body, raw_body)
-                encoded.append(raw)
-                rows.append((position, self._log_id, seq, body.KIND, subject, wall_ns, raw))
-                if self._listeners:
-                    self._sealed.append(
-                        events.Recorded(
-                            position,
-                            self.log.writer,
-                            self.log.epoch,
-                            seq,
-                            stamp,
-                            wall_ns,
-                            confidence,
-                            body.KIND,
-                            body.VERSION,
-                            subject,
-                            body,
-                        )
-                    )
-            block = envelope.seal(self.log, head, encoded, self._key)
-            db.executemany("INSERT INTO event VALUES (?,?,?,?,?,?,?)", rows)
-            _insert_block(db, self._log_id, block)
-            head = block.head
-        self._next = (head, position, stamp)
+            self._seal_block(db, self._staged[start : start + limits.block_events_max], wall_ns, confidence)
+
+    def _seal_block(
+        self,
+        db: sqlite3.Connection,
+        staged: Sequence[tuple[str, events.Body, msgspec.Raw]],
+        wall_ns: int,
+        confidence: events.Clock,
+    ) -> None:
+        head, position, stamp = self._next
+        first_seq, first_position = head.seq + 1, position + 1
+        first_stamp = hlc.tick(stamp, wall_ns // limits.MS)  # while the wall clock stands, a tick adds one
+        encoded = [
+            events.encode(first_seq + index, first_stamp + index, wall_ns, confidence, subject, body, raw)
+            for index, (subject, body, raw) in enumerate(staged)
+        ]
+        block = envelope.seal(self.log, head, encoded, self._key)
+        columns = [(body.KIND, subject, wall_ns) for subject, body, _ in staged]
+        insert_block(db, self._log_id, first_position, block, columns)
+        self._next = (block.head, position + len(staged), first_stamp + len(staged) - 1)
+        if self._listeners:
+            _, writer, epoch = self.log
+            self._sealed += [
+                events.Recorded(
+                    first_position + index,
+                    writer,
+                    epoch,
+                    first_seq + index,
+                    first_stamp + index,
+                    wall_ns,
+                    confidence,
+                    body.KIND,
+                    body.VERSION,
+                    subject,
+                    body,
+                )
+                for index, (subject, body, _) in enumerate(staged)
+            ]
 
     def committed(self) -> None:
         self.committed_events += len(self._staged)
@@ -123,6 +131,26 @@ class Journal:
     def rolled_back(self) -> None:
         self._staged.clear()
         self._sealed = []
+
+
+_IDENTITY = ("tenant", "writer", "epoch", "site")
+
+
+def read_identity(db: sqlite3.Connection) -> Identity | None:
+    """Who writes in this folder; None when nobody has yet."""
+    held = dict(db.execute("SELECT key, value FROM meta WHERE key IN (?,?,?,?)", _IDENTITY).fetchall())
+    if len(held) < len(_IDENTITY):
+        return None
+    return Identity(Log(held["tenant"], held["writer"], int(held["epoch"])), held["site"])
+
+
+def write_identity(db: sqlite3.Connection, identity: Identity) -> None:
+    """Inside the caller's transaction, beside `start_log` for the same log."""
+    (tenant, writer, epoch), site = identity
+    db.executemany(
+        "INSERT INTO meta VALUES (?,?) ON CONFLICT DO UPDATE SET value=excluded.value",
+        zip(_IDENTITY, (tenant, writer, str(epoch), site), strict=True),
+    )
 
 
 def start_log(db: sqlite3.Connection, log: Log, public_key: bytes, now_ns: int) -> int:
@@ -147,11 +175,36 @@ def _load(db: sqlite3.Connection, log: Log) -> tuple[int, Head, int]:
     return int(row[0]), Head(last[0], last[1]), stamp
 
 
-def _insert_block(db: sqlite3.Connection, log_id: int, block: Block) -> None:
+Columns = tuple[str, str, int]  # of an event's row: kind, subject, wall_ns
+
+
+def insert_block(
+    db: sqlite3.Connection, log_id: int, first_position: int, block: Block, columns: Sequence[Columns]
+) -> None:
+    """Store a block and its events from `first_position` on. sqlite3.IntegrityError when one of them is there."""
+    rows = [
+        (first_position + index, log_id, block.first_seq + index, kind, subject, wall_ns, raw)
+        for index, (raw, (kind, subject, wall_ns)) in enumerate(zip(block.events, columns, strict=True))
+    ]
+    db.executemany("INSERT INTO event VALUES (?,?,?,?,?,?,?)", rows)
+    db.executemany("INSERT INTO mention VALUES (?,?,?)", mentions(first_position, [column[1] for column in columns]))
     db.execute(
         "INSERT INTO block VALUES (?,?,?,?,?,?)",
         (log_id, block.first_seq, block.head.seq, block.previous, block.hash, block.signature),
     )
+
+
+def mentions(first_position: int, subjects: Sequence[str]) -> list[tuple[str, int, int]]:
+    """Where in a block each subject comes first and last, as rows in the order of their key.
+
+    An index entry per event would spread a burst about every node over as many pages as there are nodes, several
+    times over; an entry per subject and block halves the cost of appending.
+    """
+    last = {subject: position for position, subject in enumerate(subjects, first_position)}
+    first: dict[str, int] = {}
+    for position, subject in enumerate(subjects, first_position):
+        first.setdefault(subject, position)
+    return [(subject, first[subject], last[subject]) for subject in sorted(last)]
 
 
 # -- readers ------------------------------------------------------------------------------------------------
@@ -160,8 +213,23 @@ _SELECT = (
     "SELECT event.position, log.writer, log.epoch, event.raw FROM event JOIN log ON log.id = event.log_id WHERE {where}"
 )
 AFTER = _SELECT.format(where="position > ? ORDER BY position LIMIT ?")
-OF_SUBJECT = _SELECT.format(where="subject = ? AND position < ? ORDER BY position DESC LIMIT ?")
-BEFORE = _SELECT.format(where="position < ? ORDER BY position DESC LIMIT ?")
+
+
+_OF_SUBJECT = (
+    "SELECT event.position, log.writer, log.epoch, event.raw FROM mention CROSS JOIN event"
+    " ON event.position BETWEEN mention.first_position AND mention.last_position AND event.subject = mention.subject"
+    " JOIN log ON log.id = event.log_id WHERE mention.subject = ? AND mention.first_position < ? AND {where}"
+)
+
+
+def newest(before: int, limit: int, subject: str | None, kind: str | None) -> tuple[str, tuple[object, ...]]:
+    """A query for the newest events below a position, and its parameters."""
+    where = "event.position < ?" + (" AND kind = ?" if kind else "")
+    parameters = (before, kind) if kind else (before,)
+    if not subject:
+        return _SELECT.format(where=f"{where} ORDER BY event.position DESC LIMIT ?"), (*parameters, limit)
+    order = " ORDER BY mention.first_position DESC, event.position DESC LIMIT ?"
+    return _OF_SUBJECT.format(where=where) + order, (subject, before, *parameters, limit)
 
 
 def rows_to_events(rows: Iterable[tuple[int, str, int, bytes]]) -> list[events.Recorded]:
@@ -240,22 +308,27 @@ def verify(db: sqlite3.Connection, progress: Callable[[int], None] = lambda even
     return verdicts
 
 
+_MENTIONED = "SELECT 1 FROM mention WHERE subject=? AND first_position=? AND last_position=?"
+
+
 def _stray(db: sqlite3.Connection, log_id: int, block: Block) -> str | None:
-    """Columns are copies for queries; they must say what the signed bytes say."""
+    """Columns and mentions are copies for queries; they must say what the signed bytes say."""
     rows = db.execute(
-        "SELECT seq, kind, subject, wall_ns, raw FROM event WHERE log_id=? AND seq BETWEEN ? AND ? ORDER BY seq",
+        "SELECT seq, position, kind, subject, wall_ns, raw FROM event WHERE log_id=? AND seq BETWEEN ? AND ?"
+        " ORDER BY seq",
         (log_id, block.first_seq, block.head.seq),
-    )
-    for expected, (seq, kind, subject, wall_ns, raw) in enumerate(rows, block.first_seq):
+    ).fetchall()
+    first_position = rows[0][1]
+    for index, (seq, position, kind, subject, wall_ns, raw) in enumerate(rows):
         try:
             event = events.decode(raw, writer=block.writer, epoch=block.epoch)
         except ValueError as error:
             return f"event {seq}: {error}"
-        if (event.seq, event.kind, event.subject, event.wall_ns) != (
-            expected,
-            kind,
-            subject,
-            wall_ns,
-        ) or seq != expected:
+        signed = (block.first_seq + index, first_position + index, event.seq, event.kind, event.subject, event.wall_ns)
+        if signed != (seq, position, seq, kind, subject, wall_ns):
             return f"event {seq}: its columns differ from its signed bytes"
+    for mention in mentions(first_position, [row[3] for row in rows]):
+        if not db.execute(_MENTIONED, mention).fetchone():
+            seq = rows[mention[1] - first_position][0]
+            return f"event {seq}: it is missing from the list of what is about {mention[0]}"
     return None

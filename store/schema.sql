@@ -19,6 +19,13 @@ CREATE TABLE log (
 	PRIMARY KEY (id)
 );
 CREATE UNIQUE INDEX log_identity ON log (tenant, writer, epoch);
+CREATE TABLE mention (
+	subject VARCHAR NOT NULL, 
+	first_position INTEGER NOT NULL, 
+	last_position INTEGER NOT NULL, 
+	PRIMARY KEY (subject, first_position)
+)
+ WITHOUT ROWID;
 CREATE TABLE meta (
 	"key" VARCHAR NOT NULL, 
 	value VARCHAR NOT NULL, 
@@ -105,7 +112,6 @@ CREATE TABLE event (
 	FOREIGN KEY(log_id) REFERENCES log (id)
 );
 CREATE UNIQUE INDEX event_seq ON event (log_id, seq);
-CREATE INDEX event_subject ON event (subject, position);
 CREATE TABLE segment_frame (
 	first_id INTEGER NOT NULL, 
 	last_id INTEGER NOT NULL, 

@@ -40,10 +40,7 @@ class Block(SQLModel, table=True):
 
 class Event(SQLModel, table=True):
     __tablename__ = "event"
-    __table_args__ = (
-        Index("event_seq", "log_id", "seq", unique=True),
-        Index("event_subject", "subject", "position"),
-    )
+    __table_args__ = (Index("event_seq", "log_id", "seq", unique=True),)
     position: int = Field(primary_key=True)
     log_id: int = Field(foreign_key="log.id")
     seq: int
@@ -51,6 +48,16 @@ class Event(SQLModel, table=True):
     subject: str
     wall_ns: int
     raw: bytes = Field(sa_column=Column(LargeBinary, nullable=False))
+
+
+class Mention(SQLModel, table=True):
+    """Between which positions a block has events about `subject`: the way to a node's timeline (`journal.mentions`)."""
+
+    __tablename__ = "mention"
+    __table_args__ = {"sqlite_with_rowid": False}
+    subject: str = Field(primary_key=True)
+    first_position: int = Field(primary_key=True)
+    last_position: int
 
 
 class Meta(SQLModel, table=True):

@@ -1,0 +1,120 @@
+"""What the command line does with a data folder or a file from one: verify, export, show, back up, restore.
+
+Each works beside a running appliance: it only reads, through read-only connections.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from pathlib import Path
+
+from fleet import events
+from store import journal
+from store.database import connect_reader
+from store.faults import StoreFault
+from store.folder import Folder
+from sync import wire
+
+Progress = Callable[[int, int], None]  # done so far, in all (0: not known)
+Told = tuple[bool, str]
+
+
+def verify(source: Path, progress: Progress) -> Told:
+    return _verify_folder(source, progress) if source.is_dir() else _verify_file(source, progress)
+
+
+def _verify_folder(data: Path, progress: Progress) -> Told:
+    try:
+        with closing(connect_reader(Folder(data).site_db)) as db:
+            (total,) = db.execute("SELECT count(*) FROM event").fetchone()
+            verdicts = journal.verify(db, lambda checked: progress(checked, total))
+            progress(total, total)
+    except StoreFault as fault:
+        return False, str(fault)
+    bad = next((verdict for verdict in verdicts if verdict.fault), None)
+    if bad is not None:
+        place = f"log {bad.log.writer}, epoch {bad.log.epoch}, event {bad.seq}"
+        return False, f"{data}: the journal does not hold at {place}: {bad.detail}"
+    logs = "\n".join(
+        f"  {verdict.log.writer} epoch {verdict.log.epoch}: {verdict.events:,} events in {verdict.blocks:,} blocks,"
+        f" head {verdict.head.hash.hex()[:16]}"
+        for verdict in verdicts
+    )
+    return True, f"{data}: every event holds, from the first to the last\n{logs}"
+
+
+def _verify_file(path: Path, progress: Progress) -> Told:
+    from hub.receive import check_file
+
+    return check_file(path, progress)
+
+
+def export(data: Path, to: Path, progress: Progress) -> Told:
+    if to.exists():
+        return False, f"{to} is already there; choose another name"
+    try:
+        with closing(connect_reader(Folder(data).site_db)) as db, to.open("xb") as file:
+            (total,) = db.execute("SELECT count(*) FROM event").fetchone()
+            done = 0
+            for log_id, tenant, writer, epoch, public_key in db.execute(
+                "SELECT id, tenant, writer, epoch, public_key FROM log ORDER BY id"
+            ).fetchall():
+                log = journal.Log(tenant, writer, epoch)
+                for chunk in wire.write(journal.blocks(db, log_id), public_key, log):
+                    file.write(chunk)
+                    progress(min(done := done + 1, total), total)
+            progress(total, total)
+    except StoreFault as fault:
+        return False, str(fault)
+    except OSError as error:
+        return False, f"{to}: {error.strerror}"
+    return True, f"{total:,} events are in {to}; check them anywhere with: skerry journal verify {to}"
+
+
+def show(data: Path, *, after: int, limit: int, kind: str | None, subject: str | None) -> Iterator[str]:
+    """Events as JSON, a line each, oldest first."""
+    shown = 0
+    with closing(connect_reader(Folder(data).site_db)) as db:
+        for batch in journal.read(db, after):
+            for event in batch:
+                if (kind and event.kind != kind) or (subject and event.subject != subject):
+                    continue
+                yield json.dumps(
+                    {
+                        "position": event.position,
+                        "writer": event.writer,
+                        "epoch": event.epoch,
+                        "seq": event.seq,
+                        "wall_ns": event.wall_ns,
+                        "clock": event.clock.name,
+                        "kind": event.kind,
+                        "subject": event.subject,
+                        "body": events.fields(event.body),
+                    },
+                    ensure_ascii=False,
+                )
+                shown += 1
+                if limit and shown >= limit:
+                    return
+
+
+def make_backup(data: Path, to: Path, progress: Progress) -> Told:
+    from store import backup
+
+    try:
+        report = backup.backup(Folder(data), to, progress)
+    except (backup.BackupProblem, StoreFault) as problem:
+        return False, str(problem)
+    return True, report
+
+
+def restore_backup(source: Path, data: Path, progress: Progress) -> Told:
+    from store import backup
+
+    try:
+        report = backup.restore(source, data, progress)
+    except (backup.BackupProblem, StoreFault) as problem:
+        return False, str(problem)
+    return True, report

@@ -1,0 +1,463 @@
+"""The appliance, wired: what knows whom stands here and nowhere else. `Appliance` is the whole box; tests run it too."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import socket
+import sqlite3
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from appliance import config as configuration
+from appliance import console
+from appliance.box import ApplianceBox, Line, Parts
+from appliance.evaluator import Bounds, Standing
+from appliance.intake import http, ping, syslog, syslog_listeners
+from appliance.intake.gate import Gate
+from appliance.intake.http_listener import Ingest
+from appliance.interpreter import Interpreter
+from appliance.keeper import Keeper
+from appliance.recorder import Recorder
+from appliance.stale import Stale
+from appliance.supervisor import Supervisor
+from appliance.world import NodeState, Parse, Saved, SourceState, World, source_key
+from fleet import envelope, events, lifecycle
+from fleet.envelope import Log
+from fleet.limits import SECOND
+from fleet.projections import connectivity as connectivity_view
+from fleet.projections import lifecycle as lifecycle_view
+from fleet.snapshot import Snapshot
+from store import journal, keys
+from store.accounts import Accounts
+from store.clock import WallClock
+from store.commands import Commands, load_nodes
+from store.database import Reader, Writer, connect, connect_reader
+from store.faults import StoreFault
+from store.folder import Folder, bring_up
+from store.quarantine import Quarantine
+from store.series import SeriesStore
+from store.telemetry import History, Telemetry
+from store.views import Projection, View
+from web.app import application
+
+log = logging.getLogger(__name__)
+
+VERSION = "0.1.0"
+_PING_RETRY_S = 60.0
+
+PARSERS: Mapping[str, Parse] = {
+    syslog_listeners.INTAKE: lambda raw, at_ns: syslog.parse(raw, received_ns=at_ns),
+    "http": lambda raw, at_ns: http.parse(raw, received_ns=at_ns),
+}
+
+CONNECTIVITY = Projection(
+    connectivity_view.NAME, connectivity_view.VERSION, connectivity_view.EMPTY, connectivity_view.advance
+)
+LIFECYCLE = Projection(lifecycle_view.NAME, lifecycle_view.VERSION, lifecycle_view.EMPTY, lifecycle_view.advance)
+
+
+class Appliance:
+    """One site. `start`, then `stop`; what it listens on stands in `addresses`, the set-up link in `setup_path`."""
+
+    def __init__(self, root: Path, config: configuration.Config) -> None:
+        self.config = config
+        self.folder = Folder(root)
+        self.addresses: dict[str, str] = {}
+        self.setup_path: str | None = None
+        self._server: Any = None
+        self._serving: asyncio.Task[None] | None = None
+        self._stops: list[Callable[[], None]] = []
+
+    # -- starting ---------------------------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        """Everything up and serving. FolderTaken, StoreFault, KeyProblem or ListenProblem, each with its sentence,
+        when it cannot be; what was opened until then is closed again."""
+        self.folder.prepare()
+        self.folder.hold()
+        try:
+            self._open_stores()
+            self._wire()
+            await self._listen()
+        except BaseException:
+            await self.stop()
+            raise
+
+    def _open_stores(self) -> None:
+        folder = self.folder
+        bring_up(folder.site_db)
+        key = keys.load_or_create(folder.writer_key)
+        self.clock = WallClock(_floor(folder.site_db))
+        wall_ns, mono_ns = self.clock.now_ns(), time.monotonic_ns()
+        self.steady_ns: Callable[[], int] = lambda: wall_ns + time.monotonic_ns() - mono_ns
+        self.started_ns = self.steady_ns()
+        self.identity, clean, cursor = self._identify(keys.public_bytes(key))
+        self.journal = journal.Journal(self.identity.log, key, self.clock)
+        self.site = Writer(folder.site_db, [self.journal], on_turn=lambda fault: self._fault_turned("site.db", fault))
+        self._stops.append(self.site.close)
+        self.reader = Reader(folder.site_db)
+        self.series = SeriesStore(folder.series_db)
+        self._stops.append(self.series.writer.close)
+        self.connectivity: View[connectivity_view.State] = View(CONNECTIVITY, connectivity_view.State)
+        self.lifecycle: View[lifecycle_view.State] = View(LIFECYCLE, lifecycle_view.State)
+        self._first_events(keys.public_bytes(key), clean)
+        self.world = World()
+        with contextlib.closing(connect_reader(folder.site_db)) as db:
+            self.connectivity.load(db)
+            self.lifecycle.load(db)
+            self._load_world(db, cursor)
+            (segment_id,) = db.execute("SELECT coalesce(max(last_id), 0) FROM segment").fetchone()
+        self.journal.listen(self._fold)
+        self.telemetry = Telemetry(folder)
+        self.telemetry.open(segment_id, self.world.cursor)
+
+    def _identify(self, public_key: bytes) -> tuple[journal.Identity, bool, int]:
+        """Who writes here: read from the folder, or made at the first start."""
+        db = connect(self.folder.site_db)
+        try:
+            identity = journal.read_identity(db)
+            if identity is None:
+                log_ = Log(self.config.site.tenant, keys.new_ulid(self.clock.now_ns()), 1)
+                identity = journal.Identity(log_, self.config.site.name)
+                db.execute("BEGIN IMMEDIATE")
+                journal.write_identity(db, identity)
+                journal.start_log(db, log_, public_key, self.clock.now_ns())
+                db.execute("COMMIT")
+            meta = dict(db.execute("SELECT key, value FROM meta WHERE key IN ('clean', 'cursor')").fetchall())
+            return identity, meta.get("clean") == "1", int(meta.get("cursor", "0"))
+        finally:
+            db.close()
+
+    def _first_events(self, public_key: bytes, clean: bool) -> None:
+        fresh = self.journal.head == envelope.EMPTY
+        writer = self.identity.log.writer
+
+        def job(db: sqlite3.Connection) -> None:
+            if fresh:
+                self.journal.stage(writer, events.LogStarted("first", public_key))
+            self.journal.stage(writer, events.ApplianceStarted(VERSION, clean or fresh))
+            db.execute(_SET_META, ("clean", "0"))
+
+        self.site.submit(job).result()
+
+    def _load_world(self, db: sqlite3.Connection, cursor: int) -> None:
+        tenant, now_ns = self.identity.log.tenant, self.steady_ns()
+        saved = {
+            node_id: msgspec.msgpack.decode(body, type=Saved)
+            for node_id, body in db.execute("SELECT node_id, body FROM snapshot")
+        }
+        for node in load_nodes(db, tenant):
+            held = saved.get(node.id) or Saved(Standing(), Snapshot())
+            standing = held.standing
+            # A clock that went back since the last run must not make a node heard from the future.
+            standing.heard_ns, standing.spoke_ns = min(standing.heard_ns, now_ns), min(standing.spoke_ns, now_ns)
+            standing.heartbeat_ns = min(standing.heartbeat_ns, now_ns)
+            placed = self.lifecycle.state.standing.get(node.id)
+            place = placed.place if placed else lifecycle.START
+            self.world.nodes[node.id] = NodeState(node, standing, held.snapshot, place=place)
+        for text, node_id, *rest in db.execute(
+            "SELECT key, node_id, first_ns, last_ns, records, last_record, sample FROM source WHERE tenant=?", (tenant,)
+        ):
+            self.world.sources[text] = SourceState(source_key(text), node_id, *rest, dirty=False)
+            if node_id is not None and node_id in self.world.nodes:
+                self.world.claim(source_key(text).sender, node_id)
+        self.world.cursor = min(cursor, self.series.record) if self.series.record else cursor
+
+    def _wire(self) -> None:
+        config, folder = self.config, self.folder
+        tenant = self.identity.log.tenant
+        self.gate = Gate()
+        self.stale = Stale()
+        self.supervisor = Supervisor()
+        self.quarantine = Quarantine(self.journal, self.site, self.reader, tenant=tenant, now_ns=self.clock.now_ns)
+        self.history = History(folder)
+        self.interpreter = Interpreter(
+            self.world,
+            self.journal,
+            self.site,
+            self.series,
+            self.history,
+            PARSERS,
+            bounds=Bounds(
+                silence_ns_max=int(config.evaluator.silence_s * SECOND),
+                heartbeat_ns_max=int(config.evaluator.heartbeat_s * SECOND),
+            ),
+            ping_bounds=ping.DEFAULT,
+            steady_ns=self.steady_ns,
+            tenant=tenant,
+            quarantine=self.quarantine.put,
+            stale=self.stale.mark,
+            busy=lambda: self.gate.records > 4_096,
+        )
+        self.interpreter.newest = self.telemetry.next_id - 1
+        self.recorder = Recorder(
+            self.gate,
+            self.telemetry,
+            stored=self.interpreter.stored,
+            fault_turned=lambda fault: self._fault_turned("telemetry", fault),
+            now_ns=self.clock.now_ns,
+        )
+        self.keeper = Keeper(
+            folder=folder,
+            telemetry=self.telemetry,
+            journal=self.journal,
+            site=self.site,
+            series=self.series,
+            recorder=self.recorder,
+            gate=self.gate,
+            subject=self.identity.log.writer,
+            budget_bytes=self._budget_bytes(),
+            reserve_bytes=config.budget.reserve_mib * configuration.MIB,
+            retention_ns=int(config.budget.retention_days * 86_400) * SECOND,
+            now_ns=self.clock.now_ns,
+        )
+        self.accounts = Accounts(self.journal, self.site, self.reader, tenant=tenant, now_ns=self.clock.now_ns)
+        self.lines = {name: Line(name) for name in (syslog_listeners.UDP, syslog_listeners.TCP, "http", "ping")}
+        self.box = ApplianceBox(
+            Parts(
+                folder=folder,
+                clock=self.clock,
+                identity=self.identity,
+                journal=self.journal,
+                reader=self.reader,
+                commands=Commands(self.journal, self.site, tenant),
+                quarantine=self.quarantine,
+                history=self.history,
+                series=self.series,
+                world=self.world,
+                gate=self.gate,
+                recorder=self.recorder,
+                interpreter=self.interpreter,
+                keeper=self.keeper,
+                supervisor=self.supervisor,
+                stale=self.stale,
+                lines=self.lines,
+                connectivity=self.connectivity,
+                lifecycle=self.lifecycle,
+                parsers=PARSERS,
+                steady_ns=self.steady_ns,
+                version=VERSION,
+                started_ns=self.started_ns,
+            )
+        )
+
+    def _budget_bytes(self) -> int:
+        """The budget as configured, or three quarters of what was free at the first start, remembered."""
+        if self.config.budget.total_mib:
+            return self.config.budget.total_mib * configuration.MIB
+
+        def job(db: sqlite3.Connection) -> int:
+            row = db.execute("SELECT value FROM meta WHERE key='budget_bytes'").fetchone()
+            if row is not None:
+                return int(row[0])
+            import shutil
+
+            chosen = shutil.disk_usage(self.folder.root).free * 3 // 4
+            db.execute(_SET_META, ("budget_bytes", str(chosen)))
+            return chosen
+
+        return self.site.submit(job).result()
+
+    async def _listen(self) -> None:
+        config = self.config
+        self.recorder.start()
+        self.interpreter.start()
+        self.keeper.start()
+        if config.syslog.udp:
+            host, port = configuration.address(config.syslog.udp, "syslog.udp")
+            self.udp = syslog_listeners.UdpListener(self.gate, host, port, now_ns=self.clock.now_ns)
+            self.udp.start()
+            self._listening(syslog_listeners.UDP, *self.udp.address)
+        if config.syslog.tcp:
+            host, port = configuration.address(config.syslog.tcp, "syslog.tcp")
+            self.tcp = syslog_listeners.TcpListener(self.gate, host, port, now_ns=self.clock.now_ns)
+            await self.tcp.start()
+            self._listening(syslog_listeners.TCP, *self.tcp.address)
+        if config.ping.enabled:
+            self.supervisor.run("ping", self._ping_loop)
+        self.supervisor.run("rates", self._rates_loop)
+        self.supervisor.run("quarantine", self._quarantine_loop)
+        self.supervisor.run("clock", self._clock_loop)
+        if await self.accounts.needs_setup():
+            self.setup_path = f"/setup/{await self.accounts.setup_secret()}"
+        await self._serve()
+
+    def _listening(self, intake: str, host: str, port: int) -> None:
+        shown = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        self.addresses[intake] = shown
+        self.lines[intake].address = shown
+
+    async def _serve(self) -> None:
+        import uvicorn
+
+        host, port = configuration.address(self.config.http.listen, "http.listen")
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        listener = socket.socket(family, socket.SOCK_STREAM)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listener.bind((host, port))
+        except OSError as error:
+            listener.close()
+            raise syslog_listeners.listen_problem("http", host, port, error) from error
+        listener.listen(1024)
+        self._listening("http", *listener.getsockname()[:2])
+        ingest = Ingest(self.gate, self.quarantine.put, now_ns=self.clock.now_ns)
+        app = application(
+            self.box, self.accounts, extra_routes=(*ingest.routes(), *console.ROUTES), clock=self.clock.now_ns
+        )
+        settings = uvicorn.Config(
+            app,
+            http="h11",
+            ws="none",
+            lifespan="off",
+            access_log=False,
+            log_config=None,
+            server_header=False,
+            timeout_keep_alive=15,
+            timeout_graceful_shutdown=3,
+            h11_max_incomplete_event_size=64 * 1024,
+        )
+        self._server = uvicorn.Server(settings)
+        self._server.install_signal_handlers = lambda: None
+        self._server.capture_signals = contextlib.nullcontext
+        self._serving = asyncio.create_task(self._server.serve(sockets=[listener, self._control_socket()]))
+        while not self._server.started:
+            await asyncio.sleep(0.01)
+            if self._serving.done():
+                await self._serving
+
+    def _control_socket(self) -> socket.socket:
+        """The command line's way in; whoever may open this file is the console."""
+        path = self.folder.control
+        path.unlink(missing_ok=True)
+        control = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        control.bind(str(path))
+        path.chmod(0o600)
+        control.listen(16)
+        return control
+
+    # -- loops ------------------------------------------------------------------------------------------------
+
+    async def _ping_loop(self) -> None:
+        line = self.lines["ping"]
+        tally = self.gate.tally("ping")
+        with contextlib.closing(ping.Sweeper()) as sweeper:
+            while True:
+                addresses = sorted(
+                    {point.address for state in tuple(self.world.nodes.values()) for point in state.node.endpoints[:1]}
+                )
+                good = [address for address in addresses if ping.refusal(address) is None]
+                try:
+                    echoes = await asyncio.to_thread(sweeper.sweep, good, timeout_s=self.config.ping.timeout_s)
+                except ping.PingNotPermitted as problem:
+                    line.problem = str(problem)
+                    await asyncio.sleep(_PING_RETRY_S)
+                    continue
+                line.problem, line.address = None, f"{len(good)} addresses"
+                tally.records += sum(echo.rtt_ms is not None for echo in echoes)
+                if echoes:
+                    self.interpreter.echoes(echoes)
+                await asyncio.sleep(self.config.ping.every_s)
+
+    async def _rates_loop(self) -> None:
+        while True:
+            await asyncio.sleep(1.0)
+            for name, line in self.lines.items():
+                records = self.gate.tally(name).records
+                line.rates.append(float(records - line.last_records))
+                line.last_records = records
+            self.stale.mark("intake")
+
+    async def _quarantine_loop(self) -> None:
+        while True:
+            await asyncio.sleep(1.0)
+            if await self.quarantine.flush():
+                self.stale.mark("quarantine")
+
+    async def _clock_loop(self) -> None:
+        while True:
+            await asyncio.sleep(1.0)
+            step_ns = self.clock.step_ns()
+            floor_ns = self.clock.floor_ns
+            if not step_ns:
+                continue
+            stepped = events.ClockStepped(step_ns, self.clock.confidence())
+
+            def job(db: sqlite3.Connection, stepped: events.ClockStepped = stepped, floor_ns: int = floor_ns) -> None:
+                self.journal.stage(self.identity.log.writer, stepped)
+                db.execute(_SET_META, ("clock_floor", str(floor_ns)))
+
+            with contextlib.suppress(StoreFault):
+                await self.site.write(job)
+
+    def _fold(self, batch: Any) -> None:
+        self.connectivity.fold(batch)
+        self.lifecycle.fold(batch)
+        self.stale.mark("journal")
+
+    def _fault_turned(self, store: str, fault: StoreFault | None) -> None:
+        if hasattr(self, "keeper"):
+            self.keeper.fault_turned(store, fault)
+            self.stale.mark("intake")
+            self.stale.mark("site")
+
+    # -- stopping ---------------------------------------------------------------------------------------------
+
+    async def stop(self) -> None:
+        """Take nothing more, write what was taken, say so in the log, close."""
+        if hasattr(self, "stale"):
+            self.stale.closing = True
+        if self._server is not None:
+            self._server.should_exit = True
+        if hasattr(self, "supervisor"):
+            await self.supervisor.stop()
+        if hasattr(self, "tcp"):
+            await self.tcp.stop()
+        if hasattr(self, "udp"):
+            await asyncio.to_thread(self.udp.stop)
+        if self._serving is not None:
+            await self._serving
+        if hasattr(self, "recorder") and self.recorder.alive:
+            self.gate.close()
+            await asyncio.to_thread(self.recorder.join)
+            await asyncio.to_thread(self.interpreter.stop)
+            await asyncio.to_thread(self.keeper.stop)
+            with contextlib.suppress(StoreFault):
+                await self.quarantine.flush()
+                await asyncio.to_thread(self._last_words)
+        if hasattr(self, "reader"):
+            await self.reader.close()
+        for stop in reversed(self._stops):
+            stop()
+        self._stops.clear()
+        self.folder.control.unlink(missing_ok=True)
+        self.folder.release()
+
+    def _last_words(self) -> None:
+        def job(db: sqlite3.Connection) -> None:
+            self.journal.stage(self.identity.log.writer, events.ApplianceStopped("asked to"))
+            db.execute(_SET_META, ("clean", "1"))
+            db.execute(_SET_META, ("clock_floor", str(self.clock.floor_ns)))
+
+        self.site.submit(job).result()
+
+        def checkpoint(db: sqlite3.Connection) -> None:
+            self.connectivity.checkpoint(db)
+            self.lifecycle.checkpoint(db)
+
+        self.site.submit(checkpoint).result()
+
+
+_SET_META = "INSERT INTO meta VALUES (?,?) ON CONFLICT DO UPDATE SET value=excluded.value"
+
+
+def _floor(path: Path) -> int:
+    with contextlib.closing(connect_reader(path)) as db:
+        row = db.execute("SELECT value FROM meta WHERE key='clock_floor'").fetchone()
+    return int(row[0]) if row else 0

@@ -1,0 +1,46 @@
+"""What the command line asks of a running appliance beyond the API, and the sign-in link it may make for a person."""
+
+from __future__ import annotations
+
+import msgspec
+from starlette.requests import Request
+from starlette.responses import RedirectResponse, Response
+
+from fleet.people import Refused
+from web import asked, auth, render
+from web.policy import Entry, Policy
+
+_BODY_BYTES_MAX = 4_096
+
+
+class _Wish(msgspec.Struct, frozen=True):
+    name: str
+
+
+async def accounts(request: Request) -> Response:
+    found = await asked.people(request).accounts()
+    return render.data({"accounts": [{"name": one.name, "role": one.role.name.lower()} for one in found]})
+
+
+async def make_entry(request: Request) -> Response:
+    try:
+        wish = msgspec.json.decode(await request.body(), type=_Wish)
+    except msgspec.MsgspecError as error:
+        raise Refused(f"the body is {{'name': …}}: {error}", 422) from error
+    secret = await asked.people(request).create_entry(asked.who(request), wish.name)
+    return render.data({"secret": secret}, 201)
+
+
+async def enter(request: Request) -> Response:
+    """GET /enter/{secret}: a link from the console opens a session and leads to the first page."""
+    secret = await asked.people(request).enter(request.path_params["secret"], auth.address_of(request.scope))
+    response = RedirectResponse("/", 303)
+    auth.open_session(response, secret, secure=asked.house(request).secure_cookies)
+    return response
+
+
+ROUTES: tuple[Entry, ...] = (
+    Entry("GET", "/console/accounts", accounts, Policy.ADMIN),
+    Entry("POST", "/console/entries", make_entry, Policy.ADMIN, _BODY_BYTES_MAX),
+    Entry("GET", "/enter/{secret}", enter, Policy.PUBLIC),
+)

@@ -1,0 +1,108 @@
+"""The doctor: what this machine lacks for an appliance, each with the way to mend it."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.metadata
+import os
+import shutil
+import sqlite3
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from store.clock import WallClock
+from store.faults import StoreFault
+from store.folder import Folder, FolderProblem
+
+_FREE_BYTES_MIN = 256 * 1024 * 1024
+
+
+class Finding(NamedTuple):
+    good: bool
+    what: str
+    mend: str = ""
+
+
+def examine(data: Path) -> list[Finding]:
+    return [*_python(), *_packages(), *_sqlite(), *_clock(), *_ping(), *_folder(data)]
+
+
+def _python() -> Iterator[Finding]:
+    found = ".".join(map(str, sys.version_info[:3]))
+    good = sys.version_info[:2] == (3, 11)
+    yield Finding(good, f"Python {found}", "" if good else "install Python 3.11; others are not tested")
+
+
+def _packages() -> Iterator[Finding]:
+    for name in (
+        "starlette",
+        "uvicorn",
+        "msgspec",
+        "cryptography",
+        "backports.zstd",
+        "icmplib",
+        "aiosqlite",
+        "argon2-cffi",
+    ):
+        try:
+            yield Finding(True, f"{name} {importlib.metadata.version(name)}")
+        except importlib.metadata.PackageNotFoundError:
+            yield Finding(False, f"{name} is missing", "pip install --require-hashes -r requirements.lock")
+
+
+def _sqlite() -> Iterator[Finding]:
+    # Older libraries can corrupt a WAL when two connections write and checkpoint; one writing connection rules it out.
+    yield Finding(True, f"SQLite {sqlite3.sqlite_version}, used with one writing connection a file")
+
+
+def _clock() -> Iterator[Finding]:
+    clock = WallClock()
+    confidence = clock.confidence()
+    words = confidence.name.lower().replace("_", " ")
+    mend = "" if confidence else "set the date, or start chrony; records keep their order, their times will be wrong"
+    yield Finding(bool(confidence), f"the wall clock is {words}", mend)
+
+
+def _ping() -> Iterator[Finding]:
+    from appliance.intake.ping import PingNotPermitted, Sweeper
+
+    with contextlib.closing(Sweeper()) as sweeper:
+        try:
+            sweeper.open()
+        except PingNotPermitted as problem:
+            yield Finding(False, "ping is not permitted", str(problem))
+            return
+    yield Finding(True, "ping may be sent")
+
+
+def _folder(data: Path) -> Iterator[Finding]:
+    place = data if data.exists() else data.absolute().parent
+    if not place.exists():
+        yield Finding(False, f"{place} does not exist", f"mkdir -p {place}")
+        return
+    writable = os.access(place, os.W_OK)
+    yield Finding(
+        writable, f"{place} can{'' if writable else 'not'} be written", "" if writable else f"chown it to {os.getuid()}"
+    )
+    free = shutil.disk_usage(place).free
+    enough = free >= _FREE_BYTES_MIN
+    yield Finding(
+        enough, f"{free // 2**20:,} MiB free at {place}", "" if enough else "free space: an appliance wants 256 MiB"
+    )
+    if (data / "site.db").exists():
+        yield from _held(data)
+
+
+def _held(data: Path) -> Iterator[Finding]:
+    folder = Folder(data)
+    try:
+        folder.hold()
+    except FolderProblem as taken:
+        yield Finding(True, str(taken).split(";")[0])
+    except StoreFault as fault:
+        yield Finding(False, "the data folder cannot be held", str(fault))
+    else:
+        folder.release()
+        yield Finding(True, f"no appliance runs on {data}")

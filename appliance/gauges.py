@@ -1,0 +1,67 @@
+"""The numbers of /metrics: names after Prometheus' conventions (base units, `_total` for counters)."""
+
+from __future__ import annotations
+
+import resource
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from fleet.connectivity import Reach
+from fleet.limits import SECOND
+from web.ports import Gauge, NodeRow
+
+if TYPE_CHECKING:
+    from appliance.box import Parts
+
+
+def gauges(parts: Parts, rows: Sequence[NodeRow], quarantined: int) -> list[Gauge]:
+    found: list[Gauge] = []
+
+    def gauge(name: str, words: str, value: float, **labels: str) -> None:
+        found.append(Gauge(name=f"skerry_{name}", help=words, kind="gauge", value=value, labels=tuple(labels.items())))
+
+    def counter(name: str, words: str, value: float, **labels: str) -> None:
+        found.append(
+            Gauge(name=f"skerry_{name}", help=words, kind="counter", value=value, labels=tuple(labels.items()))
+        )
+
+    for reach in Reach:
+        gauge("nodes", "Nodes by reach.", sum(row.reach is reach for row in rows), reach=reach.value)
+    for intake, tally in tuple(parts.gate.tallies.items()):
+        counter("intake_records_total", "Records taken in.", tally.records, intake=intake)
+        counter("intake_bytes_total", "Bytes of records taken in.", tally.bytes_in, intake=intake)
+        for reason, count in tuple(tally.refused.items()):
+            counter("intake_refused_total", "Messages refused, by reason.", count, intake=intake, reason=reason)
+    gate = parts.gate
+    gauge("gate_records", "Records that wait to be written.", gate.records)
+    gauge("gate_bytes", "Bytes that wait to be written.", gate.bytes)
+    gauge("gate_records_limit", "Records at which the gate refuses.", gate.records_max)
+    gauge("records_waiting", "Stored records that are not interpreted yet.", parts.interpreter.waiting)
+    counter("records_interpreted_total", "Records interpreted.", parts.interpreter.interpreted)
+    for mark, count in tuple(parts.interpreter.unread.items()):
+        counter("records_marked_total", "Records with a mark, by mark.", count, mark=mark)
+    commits = tuple(parts.recorder.commit_seconds)
+    gauge("commit_seconds", "Duration of the last telemetry commit.", commits[-1] if commits else 0.0)
+    counter("journal_events_total", "Events appended since the start.", parts.journal.committed_events)
+    gauge("journal_head_seq", "Sequence number of the log's last event.", parts.journal.head.seq)
+    gauge("quarantine_items", "Items in quarantine that nobody settled.", quarantined)
+    counter("quarantine_put_total", "Items put into quarantine.", parts.quarantine.put_count)
+    budget = parts.keeper.budget_view_data()
+    gauge("budget_bytes", "The byte budget.", budget.budget_bytes)
+    gauge("budget_used_bytes", "Bytes used of the budget.", budget.used_bytes)
+    gauge("disk_free_bytes", "Free bytes of the disk.", budget.disk_free_bytes)
+    for part in budget.classes:
+        gauge("budget_class_bytes", "Bytes used, by class.", part.bytes_used, data_class=part.name)
+    counter("telemetry_shed_records_total", "Records dropped on purpose.", budget.shed_records)
+    gauge("storage_fault", "1 while the disk refuses writes.", float(gate.fault is not None))
+    gauge("clock_confidence", "0 not trusted, 1 free running, 2 synchronised.", float(parts.clock.confidence()))
+    for name, restarts in parts.supervisor.restarts.items():
+        counter("loop_restarts_total", "Restarts of a background loop.", restarts, loop=name)
+    gauge("page_watchers", "Pages that are being kept up to date.", parts.stale.watchers)
+    gauge("uptime_seconds", "Seconds since the start.", (parts.steady_ns() - parts.started_ns) / SECOND)
+    gauge(
+        "resident_memory_peak_bytes",
+        "Largest resident memory.",
+        resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+    )
+    return found

@@ -1,0 +1,147 @@
+"""`POST /v1/ingest`: bodies in, offers at the gate, 2xx only after the commit that holds the records.
+
+What the bytes mean is `http`'s business. Answers: 200 with the ids, 207 when some lines of the body were refused (the
+good ones are stored, the bad ones quarantined), 400 when nothing could be read, 413, 415, 429 when the gate is full,
+507 when the disk is.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Sequence
+
+import msgspec
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+
+from appliance.intake import http
+from appliance.intake.gate import Gate, Outcome, Stored
+from appliance.intake.syslog_listeners import SourceNames
+from fleet import limits
+from fleet.people import Refused
+from store.frames import Offer
+from web.policy import Entry, Policy
+
+INTAKE = "http"
+_BODY_SECONDS_MAX = 60.0
+_COMMIT_SECONDS_MAX = 30.0
+
+
+class Answer(msgspec.Struct, omit_defaults=True):
+    stored: int = 0
+    first_id: int = 0
+    last_id: int = 0
+    refused: list[dict[str, object]] = msgspec.field(default_factory=list)
+    error: str = ""
+
+
+class Ingest:
+    def __init__(
+        self,
+        gate: Gate,
+        quarantine: Callable[[str, str, str, bytes], None],
+        *,
+        now_ns: Callable[[], int] = time.time_ns,
+    ) -> None:
+        self._gate, self._quarantine, self._now_ns = gate, quarantine, now_ns
+        self._names = SourceNames(INTAKE)
+        self._bodies = asyncio.Semaphore(8)  # × the bounds below: the most that bodies may take of the memory
+
+    def routes(self) -> tuple[Entry, ...]:
+        return (Entry("POST", "/v1/ingest", self.ingest, Policy.PUBLIC, None),)
+
+    async def ingest(self, request: Request) -> Response:
+        address = request.client.host if request.client else "console"
+        async with self._bodies:
+            try:
+                body = await asyncio.wait_for(self._body(request), _BODY_SECONDS_MAX)
+                raws, refusals = await self._split(body, request)
+            except Refused as refused:
+                self._gate.refuse(INTAKE, _REASONS.get(refused.status, "unreadable"))
+                return _answer(refused.status, Answer(error=str(refused)))
+            except TimeoutError:
+                self._gate.refuse(INTAKE, "too slow")
+                return _answer(408, Answer(error=f"the body did not arrive within {_BODY_SECONDS_MAX:.0f} s"))
+            except ClientDisconnect:
+                self._gate.refuse(INTAKE, "cut off")
+                return _answer(400, Answer(error="the connection ended before the body did"))
+        for refusal in refusals:
+            self._gate.refuse(INTAKE, refusal.reason)
+            self._quarantine(INTAKE, self._names.key(address, ""), refusal.reason, refusal.raw)
+        refused = [{"index": refusal.index, "reason": refusal.reason} for refusal in refusals[:100]]
+        if not raws:
+            why = "; ".join(sorted({refusal.reason for refusal in refusals})) or "the body holds no record"
+            return _answer(400, Answer(refused=refused, error=why))
+        return await self._store(address, raws, refused)
+
+    async def _store(self, address: str, raws: Sequence[bytes], refused: list[dict[str, object]]) -> Response:
+        now_ns, loop = self._now_ns(), asyncio.get_running_loop()
+        offers = [Offer(now_ns, self._names.key(address, http.sender(raw)), raw) for raw in raws]
+        outcome: asyncio.Future[Outcome] = loop.create_future()
+
+        def done(result: Outcome) -> None:
+            loop.call_soon_threadsafe(_settle, outcome, result)
+
+        reason = self._gate.offer(INTAKE, offers, done)
+        if reason is not None:
+            return _turned_away(reason, str(self._gate.fault or ""))
+        try:
+            stored = await asyncio.wait_for(outcome, _COMMIT_SECONDS_MAX)
+        except TimeoutError:
+            return _answer(
+                503, Answer(error="the disk took too long; send again, the records may or may not be stored")
+            )
+        if not isinstance(stored, Stored):
+            return _turned_away(stored.fault.value, str(stored))
+        answer = Answer(len(offers), stored.first_id, stored.last_id, refused)
+        return _answer(207 if refused else 200, answer)
+
+    async def _body(self, request: Request) -> bytes:
+        announced = request.headers.get("content-length", "0")
+        if announced.isdigit() and int(announced) > limits.http_body_bytes_max:
+            raise Refused(_TOO_LARGE, 413)
+        parts, size = [], 0
+        async for part in request.stream():
+            size += len(part)
+            if size > limits.http_body_bytes_max:
+                raise Refused(_TOO_LARGE, 413)
+            parts.append(part)
+        return b"".join(parts)
+
+    async def _split(self, body: bytes, request: Request) -> tuple[list[bytes], list[http.Refusal]]:
+        encoding = request.headers.get("content-encoding", "identity").lower()
+        kind = request.headers.get("content-type", "")
+        if encoding not in ("identity", "gzip", ""):
+            raise Refused(f"content-encoding {encoding[:40]!r} is not understood; send gzip or none", 415)
+
+        def work() -> tuple[list[bytes], list[http.Refusal]]:
+            inflated = body
+            if encoding == "gzip":
+                try:
+                    inflated = http.inflate(body, limits.http_inflated_bytes_max)
+                except http.BadBody as bad:
+                    raise Refused(str(bad), bad.status) from bad
+            return http.split(inflated, kind)
+
+        # A small body is quicker split than handed to another thread.
+        return work() if len(body) < 16_384 and encoding != "gzip" else await asyncio.to_thread(work)
+
+
+_TOO_LARGE = f"a body has at most {limits.http_body_bytes_max} bytes; send smaller batches"
+_REASONS = {413: "too large", 415: "unknown encoding", 400: "unreadable"}
+
+
+def _turned_away(reason: str, words: str) -> Response:
+    status = 507 if reason in ("full", "read-only", "damaged", "i/o error") else 429
+    said = words or "the appliance takes in more than it can write now; keep the records and send them again"
+    return _answer(status, Answer(error=said), {"retry-after": "5" if status == 507 else "1"})
+
+
+def _answer(status: int, answer: Answer, headers: dict[str, str] | None = None) -> Response:
+    return Response(msgspec.json.encode(answer), status, headers, "application/json")
+
+
+def _settle(future: asyncio.Future[Outcome], outcome: Outcome) -> None:
+    if not future.done():
+        future.set_result(outcome)

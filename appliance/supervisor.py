@@ -1,0 +1,44 @@
+"""Background loops on the event loop: each by name, restarted with back-off when it falls, shown when it does."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+
+log = logging.getLogger(__name__)
+
+_BACKOFF_S_MAX = 30.0
+
+
+class Supervisor:
+    def __init__(self) -> None:
+        self.condition: dict[str, str] = {}
+        self.restarts: dict[str, int] = {}
+        self._tasks: list[asyncio.Task[None]] = []
+
+    def run(self, name: str, loop: Callable[[], Awaitable[None]]) -> None:
+        """Keep `loop` running until `stop`. A loop that returns is over and stays over."""
+        self.condition[name] = "running"
+        self.restarts[name] = 0
+        self._tasks.append(asyncio.create_task(self._watch(name, loop), name=name))
+
+    async def stop(self) -> None:
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def _watch(self, name: str, loop: Callable[[], Awaitable[None]]) -> None:
+        backoff_s = 0.5
+        while True:
+            try:
+                await loop()
+            except Exception as error:
+                self.restarts[name] += 1
+                self.condition[name] = f"fell {self.restarts[name]} times, last: {error}"
+                log.exception("%s fell; again in %.1f s", name, backoff_s)
+                await asyncio.sleep(backoff_s)
+                backoff_s = min(backoff_s * 2, _BACKOFF_S_MAX)
+                continue
+            self.condition[name] = "ended"
+            return

@@ -1,0 +1,400 @@
+"""skerry: the one front door.
+
+Each command imports what it needs when it runs: most of a cold start is imports.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import json
+import os
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NoReturn
+
+Run = Callable[[argparse.Namespace], int]
+
+
+def fail(words: str, status: int = 1) -> NoReturn:
+    print(f"skerry: {words}", file=sys.stderr)
+    raise SystemExit(status)
+
+
+# -- appliance ---------------------------------------------------------------------------------------------------
+
+
+def appliance_run(args: argparse.Namespace) -> int:
+    from appliance.config import ConfigProblem, load
+
+    flags = {
+        "http.listen": args.http,
+        "syslog.udp": args.syslog_udp,
+        "syslog.tcp": args.syslog_tcp,
+        "site.name": args.name,
+    }
+    try:
+        config = load(args.config, os.environ, flags)
+    except ConfigProblem as problem:
+        fail(str(problem), 2)
+    _log_to_stderr()
+    return asyncio.run(_run_appliance(args.data, config))
+
+
+async def _run_appliance(data: Path, config: Any) -> int:
+    from appliance.compose import Appliance
+    from appliance.intake.syslog_listeners import ListenProblem
+    from store.faults import StoreFault
+    from store.folder import FolderProblem
+    from store.keys import KeyProblem
+
+    appliance = Appliance(data, config)
+    asked = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, asked.set)
+    try:
+        await appliance.start()
+    except (ListenProblem, StoreFault, FolderProblem, KeyProblem) as problem:
+        print(f"skerry: {problem}", file=sys.stderr)
+        return 1
+    url = f"http://{appliance.addresses['http']}"
+    print(f"{config.site.name} is up at {url}", flush=True)
+    for intake, address in appliance.addresses.items():
+        print(f"  {intake:<11} {address}", flush=True)
+    if appliance.setup_path:
+        print(f"  first start: make the first account at {url}{appliance.setup_path}", flush=True)
+    await asked.wait()
+    await appliance.stop()
+    return 0
+
+
+def _log_to_stderr() -> None:
+    import logging
+
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
+
+
+# -- config, doctor ----------------------------------------------------------------------------------------------
+
+
+def config_check(args: argparse.Namespace) -> int:
+    from appliance.config import ConfigProblem, keys, load
+
+    try:
+        config = load(args.config, os.environ, {})
+    except ConfigProblem as problem:
+        fail(str(problem), 2)
+    section = ""
+    for name, key, _ in keys():
+        if name != section:
+            print(f"[{name}]")
+            section = name
+        value = getattr(getattr(config, name), key)
+        print(f"{key} = {json.dumps(value)}")
+    return 0
+
+
+def doctor(args: argparse.Namespace) -> int:
+    from appliance.doctor import examine
+
+    findings = examine(args.data)
+    for finding in findings:
+        print(f"{'ok  ' if finding.good else 'MEND'}  {finding.what}")
+        if finding.mend:
+            print(f"      {finding.mend}")
+    return 0 if all(finding.good for finding in findings) else 1
+
+
+# -- journal -----------------------------------------------------------------------------------------------------
+
+
+def journal_verify(args: argparse.Namespace) -> int:
+    from appliance.archive import verify
+
+    return _told(verify(args.source, progress=_progress("verifying", "events")))
+
+
+def journal_export(args: argparse.Namespace) -> int:
+    from appliance.archive import export
+
+    return _told(export(args.data, args.to, progress=_progress("exporting", "events")))
+
+
+def journal_show(args: argparse.Namespace) -> int:
+    from appliance.archive import show
+
+    with contextlib.suppress(BrokenPipeError):
+        for line in show(args.data, after=args.after, limit=args.limit, kind=args.kind, subject=args.subject):
+            print(line)
+    return 0
+
+
+def _told(result: tuple[bool, str]) -> int:
+    good, words = result
+    print(words, file=sys.stdout if good else sys.stderr)
+    return 0 if good else 1
+
+
+def _progress(what: str, unit: str) -> Callable[[int, int], None]:
+    """A bar on a terminal, silence elsewhere."""
+    if not sys.stderr.isatty():
+        return lambda done, total: None
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn(what), BarColumn(), MofNCompleteColumn(), TextColumn(unit), TimeRemainingColumn())
+    bar = Progress(*columns, console=Console(stderr=True), transient=True)
+    task = bar.add_task(what, total=None)
+    bar.start()
+
+    def step(done: int, total: int) -> None:
+        bar.update(task, completed=done, total=total or None)
+        if total and done >= total:
+            bar.stop()
+
+    return step
+
+
+# -- tokens, accounts --------------------------------------------------------------------------------------------
+
+
+def token_create(args: argparse.Namespace) -> int:
+    answer = _control(args.data, "POST", "/api/v1/tokens", {"name": args.name, "role": args.role})
+    print(answer["secret"])
+    return 0
+
+
+def account_link(args: argparse.Namespace) -> int:
+    answer = _control(args.data, "POST", "/console/entries", {"name": args.name})
+    print(f"/enter/{answer['secret']}")
+    return 0
+
+
+def token_list(args: argparse.Namespace) -> int:
+    for token in _control(args.data, "GET", "/api/v1/tokens")["tokens"]:
+        print(f"{token['name']:<24} {token['role']:<9} {'revoked' if token['revoked_ns'] else ''}")
+    return 0
+
+
+def token_revoke(args: argparse.Namespace) -> int:
+    from urllib.parse import quote
+
+    _control(args.data, "DELETE", f"/api/v1/tokens?name={quote(args.name)}")
+    return 0
+
+
+def _control(data: Path, method: str, path: str, body: Any = None) -> Any:
+    """Ask the running appliance; when none runs, run one on this folder for the length of the question."""
+    from appliance.control import NotRunning, Refusal, call
+
+    control = data / "control.sock"
+    try:
+        try:
+            return call(control, method, path, body)
+        except NotRunning as problem:
+            if not (data / "site.db").exists():
+                fail(str(problem))
+            return asyncio.run(_ask_briefly(data, control, method, path, body))
+    except Refusal as refusal:
+        fail(str(refusal))
+
+
+async def _ask_briefly(data: Path, control: Path, method: str, path: str, body: Any) -> Any:
+    from appliance.compose import Appliance
+    from appliance.config import Budget, Config, Http, Ping, Syslog
+    from appliance.control import call
+
+    quiet = Config(
+        http=Http(listen="127.0.0.1:0"), syslog=Syslog(udp="", tcp=""), ping=Ping(enabled=False), budget=Budget()
+    )
+    appliance = Appliance(data, quiet)
+    await appliance.start()
+    try:
+        return await asyncio.to_thread(call, control, method, path, body)
+    finally:
+        await appliance.stop()
+
+
+# -- backup ------------------------------------------------------------------------------------------------------
+
+
+def backup(args: argparse.Namespace) -> int:
+    from appliance.archive import make_backup
+
+    return _told(make_backup(args.data, args.to, progress=_progress("copying", "bytes")))
+
+
+def restore(args: argparse.Namespace) -> int:
+    from appliance.archive import restore_backup
+
+    return _told(restore_backup(args.source, args.data, progress=_progress("restoring", "bytes")))
+
+
+# -- demo, sim ---------------------------------------------------------------------------------------------------
+
+
+def demo(args: argparse.Namespace) -> int:
+    from appliance.demo import run
+
+    return run(args.data, devices=args.devices, seed=args.seed, speed=args.speed, as_json=args.json, port=args.port)
+
+
+def sim_devices(args: argparse.Namespace) -> int:
+    simulator = simulator_path()
+    os.execv(sys.executable, [sys.executable, str(simulator), *args.rest])
+
+
+def simulator_path() -> Path:
+    """In a checkout beside this file; in an installed package under the name that Python allows."""
+    here = Path(__file__).parent
+    return next(
+        path for name in ("firmware-hooks", "firmware_hooks") if (path := here / name / "simulator.py").exists()
+    )
+
+
+# -- the door ----------------------------------------------------------------------------------------------------
+
+
+def parser() -> argparse.ArgumentParser:
+    top = argparse.ArgumentParser(
+        prog="skerry",
+        description="Every site an island, complete in itself. Try it: skerry demo",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    commands = top.add_subparsers(metavar="COMMAND", required=True)
+
+    def add(group: Any, name: str, run: Run, words: str, example: str) -> argparse.ArgumentParser:
+        made: argparse.ArgumentParser = group.add_parser(
+            name,
+            help=words,
+            description=words[0].upper() + words[1:] + ".",
+            epilog=f"example:\n  {example}",
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        made.set_defaults(run=run)
+        return made
+
+    def group(name: str, words: str, example: str) -> Any:
+        made = commands.add_parser(
+            name, help=words, epilog=f"example:\n  {example}", formatter_class=argparse.RawDescriptionHelpFormatter
+        )
+        return made.add_subparsers(metavar="COMMAND", required=True)
+
+    def with_data(made: argparse.ArgumentParser) -> None:
+        made.add_argument(
+            "--data", type=Path, default=Path("skerry-data"), metavar="DIR", help="the appliance's data folder"
+        )
+
+    made = add(commands, "demo", demo, "run one site with its devices on this machine", "skerry demo --speed 4")
+    made.add_argument(
+        "--data", type=Path, default=Path("skerry-demo"), metavar="DIR", help="where the demo keeps its data"
+    )
+    made.add_argument("--devices", type=int, default=25, metavar="N")
+    made.add_argument("--seed", type=int, default=7, metavar="N")
+    made.add_argument("--speed", type=float, default=1.0, metavar="X", help="simulated seconds in a second")
+    made.add_argument(
+        "--port", type=int, default=8080, metavar="PORT", help="of the page; another one when it is taken"
+    )
+    made.add_argument("--json", action="store_true", help="print one JSON line once everything serves")
+
+    box = group("appliance", "the appliance of a site", "skerry appliance run --data /var/lib/skerry")
+    made = add(
+        box,
+        "run",
+        appliance_run,
+        "run an appliance until it is stopped",
+        "skerry appliance run --data DIR --http 0.0.0.0:8080",
+    )
+    with_data(made)
+    made.add_argument("--config", type=Path, metavar="FILE", help="TOML; see: skerry config check --help")
+    made.add_argument("--name", metavar="NAME", help="of the site")
+    made.add_argument("--http", metavar="HOST:PORT")
+    made.add_argument("--syslog-udp", metavar="HOST:PORT")
+    made.add_argument("--syslog-tcp", metavar="HOST:PORT")
+
+    made = add(commands, "doctor", doctor, "name what is missing here, and how to mend it", "skerry doctor --data DIR")
+    with_data(made)
+
+    box = group("config", "the configuration", "skerry config check --config skerry.toml")
+    made = add(
+        box,
+        "check",
+        config_check,
+        "explain what is wrong, or print what is in force",
+        "skerry config check --config skerry.toml",
+    )
+    made.add_argument("--config", type=Path, metavar="FILE")
+
+    box = group("journal", "the signed log of an appliance", "skerry journal verify DIR")
+    made = add(
+        box, "verify", journal_verify, "check every hash and signature of a log", "skerry journal verify alder.skerry"
+    )
+    made.add_argument("source", type=Path, metavar="DIR|FILE", help="a data folder or an exported journal")
+    made = add(
+        box, "export", journal_export, "write the log to a file", "skerry journal export --data DIR alder.skerry"
+    )
+    with_data(made)
+    made.add_argument("to", type=Path, metavar="FILE")
+    made = add(
+        box, "show", journal_show, "print events as JSON lines", "skerry journal show --data DIR --kind node.quiet | jq"
+    )
+    with_data(made)
+    made.add_argument("--after", type=int, default=0, metavar="N", help="only events after this position")
+    made.add_argument("--limit", type=int, default=0, metavar="N", help="at most so many; 0: all")
+    made.add_argument("--kind", metavar="KIND")
+    made.add_argument("--subject", metavar="ID")
+
+    box = group("token", "bearer tokens for machines", "skerry token create --data DIR --name collector")
+    made = add(
+        box,
+        "create",
+        token_create,
+        "make a token; it is shown once",
+        "skerry token create --name collector --role viewer",
+    )
+    with_data(made)
+    made.add_argument("--name", required=True)
+    made.add_argument("--role", choices=("viewer", "operator", "admin"), default="viewer")
+    made = add(box, "list", token_list, "list the tokens", "skerry token list --data DIR")
+    with_data(made)
+    made = add(box, "revoke", token_revoke, "end a token at once", "skerry token revoke --data DIR --name collector")
+    with_data(made)
+    made.add_argument("--name", required=True)
+
+    made = add(
+        commands, "backup", backup, "copy an appliance while it runs", "skerry backup --data DIR /mnt/stick/alder-1"
+    )
+    with_data(made)
+    made.add_argument("to", type=Path, metavar="TARGET", help="a folder that is not there yet")
+    made = add(
+        commands, "restore", restore, "make a data folder from a backup", "skerry restore /mnt/stick/alder-1 --data DIR"
+    )
+    made.add_argument("source", type=Path, metavar="SOURCE")
+    made.add_argument("--data", type=Path, required=True, metavar="DIR", help="a folder that is empty or not there yet")
+
+    box = group("sim", "simulated devices", "skerry sim devices --syslog-udp 127.0.0.1:5514")
+    made = add(
+        box, "devices", sim_devices, "run the simulated devices alone; see its own --help", "skerry sim devices --help"
+    )
+    made.add_argument("rest", nargs=argparse.REMAINDER)
+    return top
+
+
+def main(argv: list[str] | None = None) -> int:
+    given = sys.argv[1:] if argv is None else argv
+    if given[:2] == ["sim", "devices"]:  # its flags are its own
+        return sim_devices(argparse.Namespace(rest=given[2:]))
+    args = parser().parse_args(given)
+    run: Run = args.run
+    try:
+        return run(args)
+    except KeyboardInterrupt:
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main())

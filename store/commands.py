@@ -1,0 +1,200 @@
+"""Commands on nodes: a person's wish, checked against what stands, becomes an event and a changed row in one transaction.
+
+What cannot be done raises `Refused` with the sentence for the person, and nothing is half done. Each job runs on the
+writer's thread, so what it checks cannot change under it.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+import sqlite3
+from typing import NamedTuple
+
+import msgspec
+
+from fleet import events, lifecycle
+from fleet.node import Constraints, Desired, Endpoint, Kind, Node
+from fleet.people import Refused
+from store.database import Writer
+from store.journal import Journal
+
+_TAG = re.compile(r"[\w.:/-]{1,64}")
+_NAME_CHARS_MAX = 128
+_TAGS_MAX = 32
+
+_encode = msgspec.json.Encoder().encode
+_decode = msgspec.json.Decoder(Node).decode
+
+
+class Adopted(NamedTuple):
+    node: Node
+    claims: tuple[str, ...]  # the sources taken on
+
+
+class Commands:
+    def __init__(self, journal: Journal, writer: Writer, tenant: str) -> None:
+        self._journal, self._writer, self._tenant = journal, writer, tenant
+
+    async def adopt(
+        self, actor: str, node: Node, sources: tuple[str, ...], source_rows: tuple[tuple[object, ...], ...]
+    ) -> Node:
+        """Take `sources` on as `node`. `source_rows` are their rows as far as they are known."""
+        _check_name(node.name)
+        _check_tags(node.tags)
+
+        def job(db: sqlite3.Connection) -> Node:
+            for source in sources:
+                held = db.execute("SELECT node_id FROM source WHERE key=?", (source,)).fetchone()
+                if held and held[0]:
+                    raise Refused(f"{source} already belongs to a node; release it there first")
+            if db.execute("SELECT 1 FROM node WHERE tenant=? AND name=?", (self._tenant, node.name)).fetchone():
+                raise Refused(f"there is already a node {node.name}; choose another name, or claim the source for it")
+            db.execute("INSERT INTO node VALUES (?,?,?,?)", (node.id, self._tenant, node.name, _encode(node)))
+            db.executemany(_CLAIM, [(*row, node.id) for row in source_rows])
+            self._journal.stage(node.id, events.NodeAdopted(node.name, node.kind, sources[0], actor, node.tags))
+            for source in sources:
+                self._journal.stage(node.id, events.SourceClaimed(source, node.id, actor))
+            moved = events.LifecycleMoved(lifecycle.Phase.PROVISIONING, lifecycle.Phase.ENROLLED, "adopted", actor)
+            self._journal.stage(node.id, moved)
+            return node
+
+        return await self._writer.write(job)
+
+    async def claim(
+        self, actor: str, sources: tuple[str, ...], rows: tuple[tuple[object, ...], ...], node_id: str
+    ) -> None:
+        def job(db: sqlite3.Connection) -> None:
+            _load(db, self._tenant, node_id)
+            for source in sources:
+                held = db.execute("SELECT node_id FROM source WHERE key=?", (source,)).fetchone()
+                if held and held[0] and held[0] != node_id:
+                    raise Refused(f"{source} already belongs to another node; release it there first")
+                self._journal.stage(node_id, events.SourceClaimed(source, node_id, actor))
+            db.executemany(_CLAIM, [(*row, node_id) for row in rows])
+
+        await self._writer.write(job)
+
+    async def release(self, actor: str, sources: tuple[str, ...], node_id: str) -> None:
+        def job(db: sqlite3.Connection) -> None:
+            for source in sources:
+                db.execute("UPDATE source SET node_id=NULL WHERE key=?", (source,))
+                self._journal.stage(node_id, events.SourceReleased(source, node_id, actor))
+
+        await self._writer.write(job)
+
+    async def change(self, actor: str, node_id: str, field: str, value: str) -> Node:
+        """Change one field of a node; returns the node as it is then."""
+
+        def job(db: sqlite3.Connection) -> Node:
+            node = _load(db, self._tenant, node_id)
+            former, changed = _changed(node, field, value.strip())
+            if changed == node:
+                return node
+            taken = db.execute(
+                "SELECT 1 FROM node WHERE tenant=? AND name=? AND id<>?", (self._tenant, changed.name, node_id)
+            ).fetchone()
+            if taken:
+                raise Refused(f"there is already a node {changed.name}; choose another name")
+            db.execute("UPDATE node SET name=?, document=? WHERE id=?", (changed.name, _encode(changed), node_id))
+            self._journal.stage(node_id, events.NodeChanged(field, former, value.strip(), actor))
+            return changed
+
+        return await self._writer.write(job)
+
+    async def move(
+        self, actor: str, node_id: str, origin: lifecycle.Place, target: str, reason: str
+    ) -> lifecycle.Place:
+        """One step in the lifecycle, from `origin`, where the projection has the node."""
+        try:
+            place = lifecycle.place(target)
+        except ValueError as error:
+            raise Refused(f"there is no place {target!r} in the lifecycle", 422) from error
+        refusal = lifecycle.refusal(origin, place)
+        if refusal:
+            raise Refused(refusal)
+        moved = events.LifecycleMoved(str(origin), str(place), reason[:500], actor)
+        await self._writer.write(lambda db: self._journal.stage(node_id, moved))
+        return place
+
+
+_CLAIM = (
+    "INSERT INTO source (key, tenant, first_ns, last_ns, records, last_record, sample, node_id) VALUES (?,?,?,?,?,?,?,?)"
+    " ON CONFLICT DO UPDATE SET node_id=excluded.node_id"
+)
+
+
+def load_nodes(db: sqlite3.Connection, tenant: str) -> list[Node]:
+    return [_decode(row[0]) for row in db.execute("SELECT document FROM node WHERE tenant=? ORDER BY id", (tenant,))]
+
+
+def _load(db: sqlite3.Connection, tenant: str, node_id: str) -> Node:
+    row = db.execute("SELECT document FROM node WHERE id=? AND tenant=?", (node_id, tenant)).fetchone()
+    if row is None:
+        raise Refused("there is no such node", 404)
+    return _decode(row[0])
+
+
+def _changed(node: Node, field: str, value: str) -> tuple[str, Node]:
+    """(former value as text, the changed node). Refused when the field or the value will not do."""
+    replace = msgspec.structs.replace
+    desired = node.desired
+    match field:
+        case "name":
+            _check_name(value)
+            return node.name, replace(node, name=value)
+        case "tags":
+            tags = tuple(dict.fromkeys(value.replace(",", " ").split()))
+            _check_tags(tags)
+            return " ".join(node.tags), replace(node, tags=tags)
+        case "kind":
+            if value not in Kind.__members__:
+                raise Refused(f"a kind is one of {', '.join(Kind)}", 422)
+            return node.kind.value, replace(node, kind=Kind(value))
+        case "domain_id":
+            return node.domain_id or "", replace(node, domain_id=value[:_NAME_CHARS_MAX] or None)
+        case "target_version":
+            wanted = replace(desired, target_version=value[:_NAME_CHARS_MAX] or None)
+            return desired.target_version or "", replace(node, desired=wanted)
+        case "min_battery_pct":
+            limits = _constraints(desired, value)
+            return str(desired.constraints.min_battery_pct or ""), replace(
+                node, desired=replace(desired, constraints=limits)
+            )
+        case "address":
+            former = ", ".join(endpoint.address for endpoint in node.endpoints)
+            return former, replace(node, endpoints=_endpoints(value))
+        case _:
+            raise Refused(f"{field!r} is not a field that can be changed here", 422)
+
+
+def _constraints(desired: Desired, value: str) -> Constraints:
+    try:
+        number = float(value) if value else None
+    except ValueError as error:
+        raise Refused(f"{value!r} is not a number of percent", 422) from error
+    if number is not None and not 0 <= number <= 100:
+        raise Refused("a battery limit is between 0 and 100 %", 422)
+    return msgspec.structs.replace(desired.constraints, min_battery_pct=number)
+
+
+def _endpoints(value: str) -> tuple[Endpoint, ...]:
+    endpoints = []
+    for part in value.replace(",", " ").split():
+        address, _, role = part.partition("=")
+        try:
+            ipaddress.ip_address(address.partition("%")[0])
+        except ValueError as error:
+            raise Refused(f"{address!r} is not an IP address; write 10.0.0.7 or 10.0.0.7=fts", 422) from error
+        endpoints.append(Endpoint(address=address, role=role or "primary"))
+    return tuple(endpoints)
+
+
+def _check_name(name: str) -> None:
+    if not name.strip() or len(name) > _NAME_CHARS_MAX or not name.isprintable():
+        raise Refused(f"a node's name has 1 to {_NAME_CHARS_MAX} printable characters", 422)
+
+
+def _check_tags(tags: tuple[str, ...]) -> None:
+    if len(tags) > _TAGS_MAX or not all(_TAG.fullmatch(tag) for tag in tags):
+        raise Refused(f"at most {_TAGS_MAX} tags, each of letters, digits and . : / _ -", 422)

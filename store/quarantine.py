@@ -1,0 +1,137 @@
+"""Quarantine: bad input, kept with its reason until a person says what becomes of it.
+
+Items of one intake, source and reason that follow each other count up instead of piling up. Bounded by
+`limits.quarantine_items_max` and `quarantine_bytes_max`: the oldest settled items go first, then the oldest.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections import deque
+from collections.abc import Callable
+from typing import NamedTuple
+
+from fleet import events, limits
+from fleet.people import Refused
+from store.database import Reader, Writer
+from store.faults import StoreFault
+from store.journal import Journal
+
+_WAITING_MAX = 1_000
+_RAW_BYTES_MAX = 65_536
+
+
+class Item(NamedTuple):
+    id: int
+    at_ns: int
+    intake: str
+    source: str
+    reason: str
+    raw: bytes
+    times: int
+    settled_ns: int | None
+    decision: str | None
+
+
+_COLUMNS = "id, at_ns, intake, source, reason, raw, times, settled_ns, decision"
+
+
+class Quarantine:
+    """`put` may be called from any thread and never blocks; `flush` makes what waits durable."""
+
+    def __init__(
+        self, journal: Journal, writer: Writer, reader: Reader, *, tenant: str, now_ns: Callable[[], int]
+    ) -> None:
+        self.put_count = 0
+        self.overflowed = 0  # not even kept here: more came than can be written
+        self._journal, self._writer, self._reader, self._tenant, self._now_ns = journal, writer, reader, tenant, now_ns
+        self._waiting: deque[tuple[int, str, str, str, bytes]] = deque()
+
+    def put(self, intake: str, source: str, reason: str, raw: bytes) -> None:
+        self.put_count += 1
+        if len(self._waiting) >= _WAITING_MAX:
+            self.overflowed += 1
+            return
+        self._waiting.append((self._now_ns(), intake, source[:256], reason[:500], raw[:_RAW_BYTES_MAX]))
+
+    async def flush(self) -> bool:
+        """Write what waits; whether there was anything. On a fault it stays and is tried again."""
+        if not self._waiting:
+            return False
+        batch = list(self._waiting)
+
+        def job(db: sqlite3.Connection) -> None:
+            for at_ns, intake, source, reason, raw in batch:
+                same = db.execute(
+                    "UPDATE quarantine SET times=times+1, at_ns=? WHERE id=(SELECT id FROM quarantine WHERE tenant=? AND"
+                    " intake=? AND source=? AND reason=? AND raw=? AND settled_ns IS NULL ORDER BY id DESC LIMIT 1)",
+                    (at_ns, self._tenant, intake, source, reason, raw),
+                ).rowcount
+                if not same:
+                    db.execute(
+                        "INSERT INTO quarantine (tenant, at_ns, intake, source, reason, raw, times) VALUES (?,?,?,?,?,?,1)",
+                        (self._tenant, at_ns, intake, source, reason, raw),
+                    )
+            self._trim(db)
+
+        try:
+            await self._writer.write(job)
+        except StoreFault:
+            return False
+        for _ in batch:
+            self._waiting.popleft()
+        return True
+
+    def _trim(self, db: sqlite3.Connection) -> None:
+        count, size = db.execute("SELECT count(*), coalesce(sum(length(raw)), 0) FROM quarantine").fetchone()
+        if count <= limits.quarantine_items_max and size <= limits.quarantine_bytes_max:
+            return
+        doomed = db.execute(
+            "SELECT id, at_ns, length(raw) FROM quarantine ORDER BY settled_ns IS NULL, id LIMIT ?",
+            (limits.quarantine_items_max // 10,),
+        ).fetchall()
+        db.executemany("DELETE FROM quarantine WHERE id=?", [(row[0],) for row in doomed])
+        ids, times, sizes = zip(*doomed, strict=True)
+        self._journal.stage(
+            "quarantine",
+            events.TelemetryDropped(
+                "quarantine", "quarantine is full", min(ids), max(ids), len(ids), sum(sizes), min(times), max(times)
+            ),
+        )
+
+    async def items(self, before: int, limit: int, *, settled: bool) -> list[Item]:
+        rows = await self._reader.fetch(
+            f"SELECT {_COLUMNS} FROM quarantine WHERE tenant=? AND id < ? AND (settled_ns IS NOT NULL) = ?"
+            " ORDER BY id DESC LIMIT ?",
+            (self._tenant, before or 1 << 62, settled, limit),
+        )
+        return [Item(*row) for row in rows]
+
+    async def item(self, number: int) -> Item:
+        rows = await self._reader.fetch(
+            f"SELECT {_COLUMNS} FROM quarantine WHERE tenant=? AND id=?", (self._tenant, number)
+        )
+        if not rows:
+            raise Refused("there is no such item in quarantine", 404)
+        item = Item(*rows[0])
+        if item.settled_ns is not None:
+            raise Refused(f"this item was already settled: {item.decision}")
+        return item
+
+    async def settle(self, number: int, decision: str, reason: str, actor: str) -> None:
+        def job(db: sqlite3.Connection) -> None:
+            changed = db.execute(
+                "UPDATE quarantine SET settled_ns=?, decision=? WHERE id=? AND tenant=? AND settled_ns IS NULL",
+                (self._now_ns(), decision, number, self._tenant),
+            ).rowcount
+            if not changed:
+                raise Refused("somebody settled this item meanwhile")
+            self._journal.stage("quarantine", events.QuarantineSettled(number, decision, reason, actor))
+
+        await self._writer.write(job)
+
+    async def count(self) -> int:
+        ((number,),) = await self._reader.fetch(
+            "SELECT count(*) FROM quarantine WHERE tenant=? AND settled_ns IS NULL", (self._tenant,)
+        )
+        return int(number)
