@@ -9,8 +9,6 @@ from pathlib import Path
 
 _PARTS = ("island",)
 NAMES = sorted(p.stem for p in Path(__file__).parent.glob("*.py") if not p.stem.startswith("_") and p.stem not in _PARTS)
-    path.stem for path in Path(__file__).parent.glob("*.py") if not path.stem.startswith("_") and path.stem != "island"
-)
 
 
 def main() -> int:
