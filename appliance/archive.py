@@ -11,6 +11,7 @@ from contextlib import closing
 from pathlib import Path
 
 from fleet import events
+from fleet.envelope import Log
 from store import journal
 from store.database import connect_reader
 from store.faults import StoreFault
@@ -61,7 +62,7 @@ def export(data: Path, to: Path, progress: Progress) -> Told:
             for log_id, tenant, writer, epoch, public_key in db.execute(
                 "SELECT id, tenant, writer, epoch, public_key FROM log ORDER BY id"
             ).fetchall():
-                log = journal.Log(tenant, writer, epoch)
+                log = Log(tenant, writer, epoch)
                 for chunk in wire.write(journal.blocks(db, log_id), public_key, log):
                     file.write(chunk)
                     progress(min(done := done + 1, total), total)

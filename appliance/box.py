@@ -23,6 +23,7 @@ from appliance.supervisor import Supervisor
 from appliance.world import NodeState, Parse, SourceState, World, source_key
 from fleet import lifecycle, series
 from fleet.connectivity import REACH, Mode, Reach
+from fleet.envelope import Log
 from fleet.events import Recorded
 from fleet.limits import MINUTE, SECOND
 from fleet.metrics import BY_NAME
@@ -266,13 +267,13 @@ class ApplianceBox:
     # -- journal and records ----------------------------------------------------------------------------------
 
     async def events(self, who: Identity, after: int, limit: int) -> Sequence[Recorded]:
-        return journal.rows_to_events(await self._parts.reader.fetch(journal.AFTER, (after, limit)))  # type: ignore[arg-type]
+        return journal.rows_to_events(await self._parts.reader.fetch(journal.AFTER, (after, limit)))
 
     async def timeline(
         self, who: Identity, before: int, limit: int, subject: str | None = None, kind: str | None = None
     ) -> Sequence[Recorded]:
         sql, parameters = journal.newest(before or 1 << 62, limit, subject, kind)
-        return journal.rows_to_events(await self._parts.reader.fetch(sql, parameters))  # type: ignore[arg-type]
+        return journal.rows_to_events(await self._parts.reader.fetch(sql, parameters))
 
     async def records_after(self, who: Identity, after: int, limit: int, node_id: str | None) -> ports.RecordPage:
         sources = self._sources(node_id)
@@ -355,7 +356,7 @@ class ApplianceBox:
             for log_id, tenant, writer, epoch, public_key in db.execute(
                 "SELECT id, tenant, writer, epoch, public_key FROM log ORDER BY id"
             ).fetchall():
-                log = journal.Log(tenant, writer, epoch)
+                log = Log(tenant, writer, epoch)
                 for chunk in wire.write(journal.blocks(db, log_id), public_key, log):
                     yield chunk
                     await asyncio.sleep(0)

@@ -17,6 +17,7 @@ import msgspec
 from appliance import config as configuration
 from appliance import console
 from appliance.box import ApplianceBox, Line, Parts
+from appliance.control import short_address
 from appliance.evaluator import Bounds, Standing
 from appliance.intake import http, ping, syslog, syslog_listeners
 from appliance.intake.gate import Gate
@@ -102,7 +103,7 @@ class Appliance:
         self.site = Writer(folder.site_db, [self.journal], on_turn=lambda fault: self._fault_turned("site.db", fault))
         self._stops.append(self.site.close)
         self.reader = Reader(folder.site_db)
-        self.series = SeriesStore(folder.series_db)
+        self.series = SeriesStore(folder.series_db, on_turn=lambda fault: self._fault_turned("series.db", fault))
         self._stops.append(self.series.writer.close)
         self.connectivity: View[connectivity_view.State] = View(CONNECTIVITY, connectivity_view.State)
         self.lifecycle: View[lifecycle_view.State] = View(LIFECYCLE, lifecycle_view.State)
@@ -161,10 +162,12 @@ class Appliance:
             placed = self.lifecycle.state.standing.get(node.id)
             place = placed.place if placed else lifecycle.START
             self.world.nodes[node.id] = NodeState(node, standing, held.snapshot, place=place)
-        for text, node_id, *rest in db.execute(
+        for text, *columns in db.execute(
             "SELECT key, node_id, first_ns, last_ns, records, last_record, sample FROM source WHERE tenant=?", (tenant,)
         ):
-            self.world.sources[text] = SourceState(source_key(text), node_id, *rest, dirty=False)
+            node_id = columns[0]
+            self.world.sources[text] = SourceState(source_key(text), *columns)
+            self.world.sources[text].dirty = False
             if node_id is not None and node_id in self.world.nodes:
                 self.world.claim(source_key(text).sender, node_id)
         self.world.cursor = min(cursor, self.series.record) if self.series.record else cursor
@@ -216,6 +219,7 @@ class Appliance:
             reserve_bytes=config.budget.reserve_mib * configuration.MIB,
             retention_ns=int(config.budget.retention_days * 86_400) * SECOND,
             now_ns=self.clock.now_ns,
+            clock_trusted=lambda: self.clock.confidence() is not events.Clock.NOT_TRUSTED,
         )
         self.accounts = Accounts(self.journal, self.site, self.reader, tenant=tenant, now_ns=self.clock.now_ns)
         self.lines = {name: Line(name) for name in (syslog_listeners.UDP, syslog_listeners.TCP, "http", "ping")}
@@ -284,6 +288,7 @@ class Appliance:
         self.supervisor.run("rates", self._rates_loop)
         self.supervisor.run("quarantine", self._quarantine_loop)
         self.supervisor.run("clock", self._clock_loop)
+        self.supervisor.run("threads", self._threads_loop)
         if await self.accounts.needs_setup():
             self.setup_path = f"/setup/{await self.accounts.setup_secret()}"
         await self._serve()
@@ -337,7 +342,8 @@ class Appliance:
         path = self.folder.control
         path.unlink(missing_ok=True)
         control = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        control.bind(str(path))
+        with short_address(path) as address:
+            control.bind(address)
         path.chmod(0o600)
         control.listen(16)
         return control
@@ -379,6 +385,14 @@ class Appliance:
             await asyncio.sleep(1.0)
             if await self.quarantine.flush():
                 self.stale.mark("quarantine")
+
+    async def _threads_loop(self) -> None:
+        """The keeper keeps house on a thread that may fall; it is started again where it stands."""
+        while True:
+            await asyncio.sleep(5.0)
+            if not self.keeper.alive:
+                self.supervisor.restarts["threads"] += 1
+                await asyncio.to_thread(self.keeper.start)
 
     async def _clock_loop(self) -> None:
         while True:

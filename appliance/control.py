@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import json
+import os
 import socket
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +20,16 @@ class Refusal(Exception):
     """The appliance said no; str() is its sentence."""
 
 
+@contextlib.contextmanager
+def short_address(path: Path) -> Iterator[str]:
+    """A UNIX socket's address has at most 107 bytes (unix(7)), a data folder's path may have more: go by the folder."""
+    folder = os.open(path.parent, os.O_PATH | os.O_DIRECTORY)
+    try:
+        yield f"/proc/self/fd/{folder}/{path.name}"
+    finally:
+        os.close(folder)
+
+
 class _Connection(http.client.HTTPConnection):
     def __init__(self, path: Path) -> None:
         super().__init__("localhost", timeout=30)
@@ -25,7 +38,8 @@ class _Connection(http.client.HTTPConnection):
     def connect(self) -> None:
         self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self.sock.settimeout(30)
-        self.sock.connect(str(self._path))
+        with short_address(self._path) as address:
+            self.sock.connect(address)
 
 
 def call(control: Path, method: str, path: str, body: Any = None) -> Any:

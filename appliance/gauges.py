@@ -57,6 +57,8 @@ def gauges(parts: Parts, rows: Sequence[NodeRow], quarantined: int) -> list[Gaug
     gauge("clock_confidence", "0 not trusted, 1 free running, 2 synchronised.", float(parts.clock.confidence()))
     for name, restarts in parts.supervisor.restarts.items():
         counter("loop_restarts_total", "Restarts of a background loop.", restarts, loop=name)
+    for loop in (parts.recorder.loop, parts.interpreter.loop):
+        counter("loop_restarts_total", "Restarts of a background loop.", loop.falls, loop=loop.name)
     gauge("page_watchers", "Pages that are being kept up to date.", parts.stale.watchers)
     gauge("uptime_seconds", "Seconds since the start.", (parts.steady_ns() - parts.started_ns) / SECOND)
     gauge(

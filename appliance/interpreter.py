@@ -12,6 +12,7 @@ Rules of the file
 
 from __future__ import annotations
 
+import heapq
 import logging
 import sqlite3
 import threading
@@ -25,6 +26,7 @@ from appliance import evaluator
 from appliance.evaluator import Bounds
 from appliance.intake.ping import Bounds as PingBounds
 from appliance.intake.ping import Echo, advance
+from appliance.supervisor import Loop
 from appliance.world import (
     SPARK_STEP_NS,
     NodeState,
@@ -40,6 +42,7 @@ from fleet.events import Body, LifecycleMoved, SourceClaimed
 from fleet.lifecycle import Phase
 from fleet.limits import SECOND
 from fleet.node import Node
+from fleet.reading import Reading
 from store.database import Writer
 from store.faults import StoreFault
 from store.frames import Record
@@ -92,17 +95,18 @@ class Interpreter:
         self._wake = threading.Event()
         self._stopping = False
         self._turns: list[tuple[str, Body]] = []
+        self._forgotten: list[str] = []
         self._saved_ns = self._series_ns = self._ticked_ns = steady_ns()
-        self._thread = threading.Thread(target=self._run, name="interpreter", daemon=True)
+        self.loop = Loop("interpreter", self._turn)
 
     # -- from other threads -----------------------------------------------------------------------------------
 
     def start(self) -> None:
-        self._thread.start()
+        self.loop.start()
 
     @property
     def alive(self) -> bool:
-        return self._thread.is_alive()
+        return self.loop.alive
 
     @property
     def waiting(self) -> int:
@@ -141,30 +145,27 @@ class Interpreter:
         """Read what is stored, save, end."""
         self._stopping = True
         self._wake.set()
-        if self._thread.is_alive():
-            self._thread.join()
+        self.loop.join()
 
     # -- the thread -------------------------------------------------------------------------------------------
 
-    def _run(self) -> None:
-        while True:
-            self._wake.wait(_TICK_NS / SECOND)
-            self._wake.clear()
-            while self._posts:
-                self._posts.popleft()()
-            batch = self._next_batch()
-            if batch:
-                self._read(batch)
-                if self.waiting:
-                    self._wake.set()
-                    if self._busy():  # intake first: what arrives cannot wait, what is stored can
-                        time.sleep(0.02)
-            self._tick()
-            self._commit_turns()
-            self._save(final=False)
-            if self._stopping and not self.waiting and not self._posts:
-                self._save(final=True)
-                return
+    def _turn(self) -> bool:
+        self._wake.wait(_TICK_NS / SECOND)
+        self._wake.clear()
+        while self._posts:
+            self._posts.popleft()()
+        batch = self._next_batch()
+        if batch:
+            self._read(batch)
+            if self.waiting:
+                self._wake.set()
+                if self._busy():  # intake first: what arrives cannot wait, what is stored can
+                    time.sleep(0.02)
+        self._tick()
+        self._commit_turns()
+        over = self._stopping and not self.waiting and not self._posts
+        self._save(final=over)
+        return not over
 
     def _next_batch(self) -> Sequence[Record]:
         """The records right after the cursor: as handed over, or else from the disk."""
@@ -220,6 +221,8 @@ class Interpreter:
             self._stale("site")
 
     def _new_source(self, record: Record) -> SourceState:
+        if len(self.world.sources) >= limits.sources_max:
+            self._forget_sources()
         key = source_key(record.source)
         node_id = self.world.claims.get(key.sender)
         source = SourceState(key, node_id, record.at, record.at, 0, 0, record.content[:_SAMPLE_BYTES])
@@ -229,13 +232,27 @@ class Interpreter:
         self._stale("intake")
         return source
 
+    def _forget_sources(self) -> None:
+        """A flood of invented senders must not fill the memory: a tenth of those nobody claims goes, longest silent
+        first. Their records stay."""
+        unclaimed = [(source.last_ns, text) for text, source in self.world.sources.items() if source.node_id is None]
+        doomed = [text for _, text in heapq.nsmallest(max(len(unclaimed) // 10, 1), unclaimed)]
+        for text in doomed:
+            del self.world.sources[text]
+        self.unread["source forgotten"] += len(doomed)
+        self._forgotten += doomed
+
     def _interpret(
         self, state: NodeState, record: Record, source: SourceState, now_ns: int, *, judge: bool = True
     ) -> None:
         parse = self._parsers.get(source.key.intake)
         if parse is None:
             return
-        reading = parse(record.content, record.at)
+        try:
+            reading = parse(record.content, record.at)
+        except Exception as error:
+            log.exception("record %d cannot be read", record.id)
+            reading = Reading(marks=("unparsed",), text=str(error)[:200])
         for mark in reading.marks:
             self.unread[mark] += 1
             if mark == "unparsed" and self.unread[mark] <= limits.quarantine_samples_max:
@@ -362,10 +379,11 @@ class Interpreter:
             )
             for text, source in sources
         ]
-        cursor = self.world.cursor
+        cursor, forgotten = self.world.cursor, [(text,) for text in self._forgotten]
 
         def job(db: sqlite3.Connection) -> None:
             db.executemany(_SAVE_ROW, rows)
+            db.executemany("DELETE FROM source WHERE key=? AND node_id IS NULL", forgotten)
             db.executemany(_SAVE_SOURCE, source_rows)
             db.execute(_SAVE_CURSOR, (str(cursor),))
 
@@ -374,6 +392,7 @@ class Interpreter:
             state.dirty = False
         for _, source in sources:
             source.dirty = False
+        del self._forgotten[: len(forgotten)]
 
     def _save_series(self) -> None:
         windows = [

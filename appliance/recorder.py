@@ -10,12 +10,12 @@ Rules of the file
 from __future__ import annotations
 
 import logging
-import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
 
 from appliance.intake.gate import Entry, Gate, Stored
+from appliance.supervisor import Loop
 from store.faults import Fault, StoreFault
 from store.frames import Offer, Record
 from store.telemetry import Telemetry
@@ -40,29 +40,31 @@ class Recorder:
         self.lost: deque[tuple[str, str, int, int]] = deque(maxlen=4096)  # (intake, reason, messages, at_ns)
         self._gate, self._telemetry = gate, telemetry
         self._stored, self._fault_turned, self._now_ns = stored, fault_turned, now_ns
-        self._thread = threading.Thread(target=self._run, name="recorder", daemon=True)
+        self.loop = Loop("recorder", self._turn)
 
     def start(self) -> None:
-        self._thread.start()
+        self.loop.start()
 
     @property
     def alive(self) -> bool:
-        return self._thread.is_alive()
+        return self.loop.alive
 
     def join(self) -> None:
         """Wait until the closed gate is empty and the file is closed."""
-        self._thread.join()
+        self.loop.join()
 
-    def _run(self) -> None:
-        while not (self._gate.closed and not self._gate.records):
-            if self._gate.fault is not None and not self._gate.closed:
-                time.sleep(_RETRY_S)
-                self._probe()
-            batch = self._gate.take(LINGER_S)
-            if batch:
-                self._commit(batch)
-            self._rotate()
-        self._telemetry.close()
+    def _turn(self) -> bool:
+        if self._gate.closed and not self._gate.records:
+            self._telemetry.close()
+            return False
+        if self._gate.fault is not None and not self._gate.closed:
+            time.sleep(_RETRY_S)
+            self._probe()
+        batch = self._gate.take(LINGER_S)
+        if batch:
+            self._commit(batch)
+        self._rotate()
+        return True
 
     def _commit(self, batch: list[Entry]) -> None:
         offers = [offer for entry in batch for offer in entry.offers]

@@ -1,9 +1,11 @@
-"""Background loops on the event loop: each by name, restarted with back-off when it falls, shown when it does."""
+"""Background loops, on the event loop and on threads: each by name, restarted with back-off when it falls, shown when
+it does."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import threading
 from collections.abc import Awaitable, Callable
 
 log = logging.getLogger(__name__)
@@ -42,3 +44,45 @@ class Supervisor:
                 continue
             self.condition[name] = "ended"
             return
+
+
+class Loop:
+    """A thread that calls `turn` until it returns False. A turn that falls is counted, logged and tried again after a
+    pause: one bad record, or one bug, must not end the thread that stores or reads what devices say."""
+
+    def __init__(self, name: str, turn: Callable[[], bool]) -> None:
+        self.name = name
+        self.falls = 0
+        self.last_fall = ""
+        self._turn = turn
+        self._pause = threading.Event()
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    @property
+    def alive(self) -> bool:
+        return self._thread.is_alive()
+
+    @property
+    def condition(self) -> str:
+        return "running" if self.alive else "stopped"
+
+    def join(self) -> None:
+        if self._thread.is_alive():
+            self._thread.join()
+
+    def _run(self) -> None:
+        backoff_s = 0.05
+        while True:
+            try:
+                if not self._turn():
+                    return
+                backoff_s = 0.05
+            except Exception as error:
+                self.falls += 1
+                self.last_fall = str(error)
+                log.exception("%s fell (%d); again in %.2f s", self.name, self.falls, backoff_s)
+                self._pause.wait(backoff_s)
+                backoff_s = min(backoff_s * 2, _BACKOFF_S_MAX)

@@ -57,9 +57,9 @@ class Ingest:
             try:
                 body = await asyncio.wait_for(self._body(request), _BODY_SECONDS_MAX)
                 raws, refusals = await self._split(body, request)
-            except Refused as refused:
-                self._gate.refuse(INTAKE, _REASONS.get(refused.status, "unreadable"))
-                return _answer(refused.status, Answer(error=str(refused)))
+            except Refused as no:
+                self._gate.refuse(INTAKE, _REASONS.get(no.status, "unreadable"))
+                return _answer(no.status, Answer(error=str(no)))
             except TimeoutError:
                 self._gate.refuse(INTAKE, "too slow")
                 return _answer(408, Answer(error=f"the body did not arrive within {_BODY_SECONDS_MAX:.0f} s"))

@@ -12,12 +12,12 @@ import contextlib
 import select
 import socket
 import struct
-import threading
 import time
 from collections.abc import Callable
 
 from appliance.intake import syslog
 from appliance.intake.gate import Gate
+from appliance.supervisor import Loop
 from fleet import limits
 from store.frames import Offer
 
@@ -81,33 +81,25 @@ class UdpListener:
         self.address: tuple[str, int] = self._socket.getsockname()[:2]
         self._names = SourceNames(INTAKE)
         self._stopping = False
-        self._thread = threading.Thread(target=self._run, name=UDP, daemon=True)
+        self._poll = select.poll()
+        self._poll.register(self._socket, select.POLLIN)
+        self.loop = Loop(UDP, self._turn)
 
     def start(self) -> None:
-        self._thread.start()
-
-    @property
-    def alive(self) -> bool:
-        return self._thread.is_alive()
+        self.loop.start()
 
     def stop(self) -> None:
         """Take what already arrived, then close."""
         self._stopping = True
-        if self._thread.is_alive():
-            self._thread.join()
+        self.loop.join()
         self._socket.close()
 
-    def _run(self) -> None:
-        poll = select.poll()
-        poll.register(self._socket, select.POLLIN)
-        while True:
-            ready = poll.poll(250)
-            if ready:
-                while self._drain():
-                    pass
-            self._count_drops()
-            if self._stopping:
-                return
+    def _turn(self) -> bool:
+        if self._poll.poll(250):
+            while self._drain():
+                pass
+        self._count_drops()
+        return not self._stopping
 
     def _drain(self) -> bool:
         """One slice of what waits in the kernel; whether there may be more."""
