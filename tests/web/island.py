@@ -1,0 +1,844 @@
+"""A small island in memory: a box with 25 believable nodes and three people, for tests of the pages that need no disk.
+
+Alice is admin, Bob viewer, Olga operator; each has the password PASSWORD and a bearer token `token-<name>`. The box
+keeps the promises of `web.ports` and does what it is told, so that a test sees the change come back.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import random
+from collections.abc import AsyncIterator, Sequence
+
+import msgspec
+
+from fleet import events as facts
+from fleet.connectivity import REACH, Mode, Reach
+from fleet.events import Body, Clock, Recorded
+from fleet.ids import ulid
+from fleet.lifecycle import Phase, Place, State, place, refusal, targets
+from fleet.limits import DAY, HOUR, MINUTE, SECOND
+from fleet.node import (
+    Actual,
+    Connectivity,
+    Desired,
+    Difference,
+    Endpoint,
+    Inventory,
+    Kind,
+    Lifecycle,
+    LinkQuality,
+    Node,
+    drift,
+)
+from fleet.reading import Flight, Health, Position
+from web.ports import (
+    AccountView,
+    Attention,
+    BudgetClass,
+    BudgetView,
+    Fitness,
+    Gauge,
+    Identity,
+    IntakeLine,
+    IntakeView,
+    NodeQuery,
+    NodeRow,
+    NodeView,
+    QuarantineItem,
+    RecordPage,
+    RecordView,
+    Refused,
+    Role,
+    Series,
+    Severity,
+    SiteView,
+    SourceView,
+    TokenView,
+    Unavailable,
+    Value,
+    VerifyStep,
+)
+
+NOW_NS = 1_795_253_400 * SECOND
+PASSWORD = "correct horse battery"
+SETUP_SECRET = "first-light"
+NAMES = [
+    "kestrel-1",
+    "kestrel-2",
+    "kestrel-3",
+    "kestrel-4",
+    "kestrel-5",
+    "kestrel-6",
+    "kestrel-7",
+    "kestrel-8",
+    "merlin-1",
+    "merlin-2",
+    "merlin-3",
+    "merlin-4",
+    "osprey-1",
+    "osprey-2",
+    "osprey-3",
+    "pilot-anna",
+    "pilot-birk",
+    "pilot-cora",
+    "pilot-dag",
+    "fts-north",
+    "fts-south",
+    "fts-east",
+    "mast-1",
+    "mast-2",
+    "gate-alder",
+]
+
+
+def entropy(number: int) -> bytes:
+    return number.to_bytes(10, "big")
+
+
+class People:
+    """Accounts, sessions and tokens in three dictionaries."""
+
+    def __init__(self, *, empty: bool = False) -> None:
+        made = NOW_NS - 30 * DAY
+        roles = {} if empty else {"alice": Role.ADMIN, "olga": Role.OPERATOR, "bob": Role.VIEWER}
+        self.held = {
+            name: AccountView(name=name, role=role, created_ns=made, disabled=False) for name, role in roles.items()
+        }
+        self.secrets = dict.fromkeys(roles, PASSWORD)
+        self.sessions: dict[str, Identity] = {}
+        self.keys = {
+            f"token-{name}": TokenView(name=f"scripts of {name}", role=role, created_ns=made, revoked_ns=None)
+            for name, role in roles.items()
+        }
+        self.failures = 0
+
+    async def needs_setup(self) -> bool:
+        return not self.held
+
+    async def set_up(self, link_secret: str, name: str, password: str, address: str) -> str:
+        if link_secret != SETUP_SECRET or self.held:
+            raise Refused("This set-up link does not work. Start the appliance again for a new one.", 404)
+        self._make(name, password, Role.ADMIN)
+        return await self.sign_in(name, password, address)
+
+    def _make(self, name: str, password: str, role: Role) -> None:
+        self.held[name] = AccountView(name=name, role=role, created_ns=NOW_NS, disabled=False)
+        self.secrets[name] = password
+
+    async def sign_in(self, name: str, password: str, address: str) -> str:
+        if self.failures >= 10:
+            raise Refused("Too many tries. Wait 15 minutes, or ask an admin at the console.", 429)
+        account = self.held.get(name)
+        if account is None or account.disabled or self.secrets[name] != password:
+            self.failures += 1
+            raise Refused("Name or password is not right. After ten tries this place is locked for 15 minutes.", 401)
+        secret = f"session-{len(self.sessions)}-{name}"
+        self.sessions[secret] = Identity(name=name, role=account.role, address=address, csrf=f"csrf-{name}")
+        return secret
+
+    async def sign_out(self, session_secret: str, address: str) -> None:
+        self.sessions.pop(session_secret, None)
+
+    async def session(self, session_secret: str, address: str) -> Identity | None:
+        return self.sessions.get(session_secret)
+
+    async def bearer(self, token_secret: str, address: str) -> Identity | None:
+        token = self.keys.get(token_secret)
+        if token is None or token.revoked_ns is not None:
+            return None
+        return Identity(name=token.name, role=token.role, via="token", address=address)
+
+    async def accounts(self) -> Sequence[AccountView]:
+        return tuple(self.held.values())
+
+    async def create_account(self, who: Identity, name: str, password: str, role: Role) -> None:
+        if name in self.held:
+            raise Refused(f"There is an account {name} already. Choose another name.")
+        self._make(name, password, role)
+
+    async def disable_account(self, who: Identity, name: str) -> None:
+        if name == who.name:
+            raise Refused("Nobody closes the door behind themselves: ask another admin.")
+        if name not in self.held:
+            raise Refused("There is no such account.", 404)
+        self.held[name] = msgspec.structs.replace(self.held[name], disabled=True)
+
+    async def change_password(self, who: Identity, name: str, password: str) -> None:
+        self.secrets[name] = password
+
+    async def tokens(self) -> Sequence[TokenView]:
+        return tuple(self.keys.values())
+
+    async def create_token(self, who: Identity, name: str, role: Role) -> str:
+        secret = f"skt_{len(self.keys)}_{name}"
+        self.keys[secret] = TokenView(name=name, role=role, created_ns=NOW_NS, revoked_ns=None)
+        return secret
+
+    async def revoke_token(self, who: Identity, name: str) -> None:
+        for secret, token in self.keys.items():
+            if token.name == name:
+                self.keys[secret] = msgspec.structs.replace(token, revoked_ns=NOW_NS)
+                return
+        raise Refused("There is no such token.", 404)
+
+
+class Island:
+    """The box. `moving` makes it live: positions, ages and batteries change with the clock it is given."""
+
+    version = "0.1.0"
+
+    def __init__(self, name: str = "alder", *, nodes: int = 25, clock: object = None, seed: int = 7) -> None:
+        self.name = name
+        self._clock = clock
+        self._random = random.Random(seed)
+        self.rows: dict[str, NodeRow] = {}
+        self.nodes_held: dict[str, Node] = {}
+        self.log: list[Recorded] = []
+        self.records: list[RecordView] = []
+        self.items: dict[int, QuarantineItem] = {}
+        self.unclaimed: dict[str, SourceView] = {}
+        self.claimed: dict[str, SourceView] = {}
+        self.settled: list[tuple[int, str]] = []
+        self.texts: dict[str, str] = {}
+        self.stale: set[asyncio.Queue[frozenset[str]]] = set()
+        self.down = ""
+        self.broken: Exception | None = None
+        self._fact("", facts.LogStarted(reason="first", public_key=b"\x17" * 32), 6 * HOUR)
+        self._fact("", facts.ApplianceStarted(version=self.version, clean=True), 6 * HOUR)
+        for number in range(nodes):
+            self._settle_in(number)
+        self._happen()
+        self._speak()
+
+    def now(self) -> int:
+        return self._clock() if callable(self._clock) else NOW_NS
+
+    # -- how it comes to be ------------------------------------------------------------------------------------
+
+    def _settle_in(self, number: int) -> None:
+        rand = self._random
+        name = NAMES[number] if number < len(NAMES) else f"buoy-{number}"
+        drone = name.startswith(("kestrel", "merlin", "osprey", "buoy"))
+        kind = (
+            Kind.EDGE
+            if drone
+            else Kind.GATEWAY
+            if name.startswith("gate")
+            else Kind.RELAY
+            if "mast" in name
+            else Kind.EDGE
+        )
+        mode: Mode | None = {5: Mode.DELAYED, 10: Mode.DISCONNECTED, 13: Mode.RETURNING, 21: None}.get(
+            number, Mode.LIVE
+        )
+        node_id = ulid((NOW_NS - 20 * DAY) // 1_000_000 + number, entropy(number))
+        now = NOW_NS
+        seen = (
+            None if mode is None else now - (47 * MINUTE if mode is Mode.DISCONNECTED else rand.randint(0, 9) * SECOND)
+        )
+        address = f"127.0.1.{number + 1}"
+        pct = 14.0 if number == 3 else rand.uniform(38, 99)
+        source = f"syslog-udp · {address} · {name}"
+        flight = (Flight.AIR if number % 3 else Flight.GROUND) if drone else None
+        battery = (
+            Value(metric="battery_pct", value=round(pct, 1), at_ns=seen or now, source=source)
+            if drone and seen
+            else None
+        )
+        rtt = {5: 412.0, 13: 96.0}.get(number, rand.uniform(0.6, 18))
+        quiet = mode in (None, Mode.DISCONNECTED)
+        position = None
+        if seen is not None:
+            around = rand.uniform(0, math.tau)
+            far = rand.uniform(0.004, 0.045) if drone else rand.uniform(0, 0.012)
+            position = Position(
+                58.35 + far * math.cos(around),
+                11.25 + far * 1.7 * math.sin(around),
+                rand.uniform(20, 110) if flight is Flight.AIR else 4.0,
+                rand.uniform(0, 359) if flight is Flight.AIR else None,
+                rand.uniform(4, 16) if flight is Flight.AIR else 0.0,
+            )
+        health = (
+            {5: Health.OK, 7: Health.DEGRADED, 14: Health.FAILED}.get(number, Health.OK)
+            if drone and seen
+            else Health.UNKNOWN
+        )
+        tags = ("drone", "survey" if number % 2 else "search") if drone else ("fts",) if "fts" in name else ("crew",)
+        spark = tuple(
+            None if number == 10 and step > 14 else min(pct + (30 - step) * 0.7 + rand.uniform(-0.4, 0.4), 100)
+            for step in range(30)
+        )
+        row = NodeRow(
+            id=node_id,
+            name=name,
+            kind=kind,
+            tags=tags,
+            mode=mode,
+            reach=REACH[mode],
+            since_ns=None if mode is None else now - (47 * MINUTE if quiet else rand.randint(2, 300) * MINUTE),
+            seen_ns=seen,
+            seen_via="syslog-udp" if number % 4 else "ping",
+            health=health,
+            heartbeat_missing_ns=now - 90 * SECOND if number == 7 else None,
+            phase="ACTIVE" if seen else "PROVISIONING",
+            version="1.4.2" if number % 5 else "1.4.1" if drone else None,
+            battery=battery,
+            rtt=None if quiet else Value(metric="rtt_ms", value=rtt, at_ns=now - 2 * SECOND, source="ping"),
+            loss=None
+            if quiet
+            else Value(metric="loss_pct", value=12.0 if number == 5 else 0.0, at_ns=now, source="ping"),
+            position=position,
+            position_ns=seen,
+            flight=flight if seen else None,
+            armed=flight is Flight.AIR if drone and seen else None,
+            address=address,
+            spark=spark if drone and seen else (),
+        )
+        self.rows[node_id] = row
+        self.nodes_held[node_id] = Node(
+            id=node_id,
+            name=name,
+            kind=kind,
+            tags=tags,
+            domain_id="survey-west",
+            connectivity=Connectivity(mode=mode, last_seen_ns=seen, link=LinkQuality(rtt_ms=None if quiet else rtt)),
+            desired=Desired(target_version="1.4.2" if drone else None),
+            actual=Actual(
+                reported_version=row.version,
+                health=health,
+                last_heartbeat_ns=seen,
+                uptime_s=8_040,
+                inventory=Inventory(cpu="6 × Cortex-A78AE", ram_gb=8, storage_gb=128, gpus=1),
+            ),
+            lifecycle=Lifecycle(
+                phase=Phase.ACTIVE if seen else Phase.PROVISIONING,
+                state=State.LIVE_OK if mode is Mode.LIVE else None,
+                last_transition_ns=now - 20 * DAY,
+                reason="adopted",
+            ),
+            endpoints=(Endpoint(address=address),),
+        )
+        self.claimed[source] = SourceView(
+            key=source,
+            intake="syslog-udp",
+            address=address,
+            name=name,
+            node_id=node_id,
+            first_ns=now - 20 * DAY,
+            last_ns=seen or now,
+            records=18_233 + number,
+            sample=f"{name} hb",
+        )
+        self._fact(
+            node_id,
+            facts.NodeAdopted(name=name, node_kind=str(kind), source=source, actor="alice", tags=tags),
+            5 * HOUR,
+        )
+
+    def _happen(self) -> None:
+        ids = list(self.rows)
+        if len(ids) < 15:
+            return
+        self._fact(
+            ids[5],
+            facts.NodeDegraded(
+                mode="DELAYED", former="LIVE", reason="round trip over 300 ms", rtt_ms=412.0, loss_pct=12.0
+            ),
+            12 * MINUTE,
+        )
+        self._fact(
+            ids[10],
+            facts.NodeQuiet(
+                mode="DISCONNECTED", former="LIVE", heard_ns=NOW_NS - 47 * MINUTE, silence_ns_max=30 * SECOND
+            ),
+            46 * MINUTE,
+        )
+        self._fact(
+            ids[13],
+            facts.NodeQuiet(
+                mode="DISCONNECTED", former="LIVE", heard_ns=NOW_NS - 40 * MINUTE, silence_ns_max=30 * SECOND
+            ),
+            39 * MINUTE,
+        )
+        self._fact(
+            ids[13],
+            facts.NodeHeard(mode="RETURNING", former="DISCONNECTED", via="ping", silent_ns=38 * MINUTE),
+            80 * SECOND,
+        )
+        self._fact(ids[7], facts.HeartbeatMissed(heartbeat_ns=NOW_NS - 90 * SECOND, interval_ns=SECOND), 85 * SECOND)
+        self._fact(ids[7], facts.HealthChanged(former="OK", health="DEGRADED", reason="gps glitch"), 2 * MINUTE)
+        self._fact(ids[14], facts.HealthChanged(former="OK", health="FAILED", reason="motor 3"), 8 * MINUTE)
+        self._fact(ids[1], facts.VersionChanged(former="1.4.1", version="1.4.2"), 3 * HOUR)
+        self._fact("bob", facts.AccountSignedIn(name="bob", address="192.168.4.20"), 31 * MINUTE)
+        self._fact(
+            "mallory",
+            facts.AccountRefused(name="mallory", address="192.168.4.66", reason="name or password"),
+            29 * MINUTE,
+        )
+        self._fact(
+            "",
+            facts.SegmentSealed(
+                sha256=b"\xab" * 32,
+                first_id=1,
+                last_id=182_113,
+                records=182_113,
+                from_ns=NOW_NS - 2 * HOUR,
+                to_ns=NOW_NS - HOUR,
+                bytes_stored=4_210_334,
+            ),
+            59 * MINUTE,
+        )
+        self._fact(
+            "",
+            facts.IntakeRefused(
+                intake="syslog-udp",
+                reason="gate full",
+                messages=412,
+                from_ns=NOW_NS - HOUR,
+                to_ns=NOW_NS - HOUR + 9 * SECOND,
+            ),
+            HOUR,
+        )
+        self.log.sort(key=lambda one: one.wall_ns)
+        self.log = [one._replace(position=index + 1, seq=index + 1) for index, one in enumerate(self.log)]
+        bad = (
+            (
+                "syslog-tcp",
+                "a frame announced 9999999 bytes",
+                "9999999 <34>1 2026-11-21T09:31:18Z mast-3 su - - - \\xff\\xfe\\x00",
+            ),
+            ("http", "JSON nested deeper than 32", '{"a":{"a":{"a":{"a":{"a":{"a":{"a":{"a":'),
+            ("syslog-udp", "MAVLink 2 checksum wrong", "fd1c00001e0101210000\\x00\\x01\\x02"),
+            ("journal", "no edge leads from RETIRED to ACTIVE", "lifecycle.moved RETIRED → ACTIVE"),
+        )
+        for number, (intake, reason, text) in enumerate(bad, 1):
+            self.items[number] = QuarantineItem(
+                id=number,
+                at_ns=NOW_NS - number * 7 * MINUTE,
+                intake=intake,
+                source=f"{intake} · 192.168.4.{number}",
+                reason=reason,
+                text=text,
+                size=len(text),
+                times=number * number,
+            )
+        for number, name in enumerate(("kestrel-9", "nmea-gps", ""), 1):
+            key = f"syslog-udp · 192.168.4.8{number}{' · ' + name if name else ''}"
+            self.unclaimed[key] = SourceView(
+                key=key,
+                intake="syslog-udp",
+                address=f"192.168.4.8{number}",
+                name=name,
+                node_id=None,
+                first_ns=NOW_NS - number * HOUR,
+                last_ns=NOW_NS - number * 4 * SECOND,
+                records=number * 811,
+                sample=f"<14>1 - {name or '-'} agent - - - battery=87 rssi=-61",
+            )
+
+    def _speak(self) -> None:
+        ids = list(self.rows)
+        for number in range(600 if ids else 0):
+            node_id = ids[number % len(ids)]
+            row = self.rows[node_id]
+            figures = f"battery={80 - number % 40} rssi=-{50 + number % 30} temp={30 + number % 9}.{number % 10}"
+            text = f"<14>1 2026-11-21T09:{number % 60:02}:07Z {row.name} agent 311 hb - {figures}"
+            self.records.append(
+                RecordView(
+                    id=number + 1,
+                    at_ns=NOW_NS - (600 - number) * SECOND,
+                    source=f"syslog-udp · {row.address} · {row.name}",
+                    text=text,
+                    marks=("clock-implausible",) if number % 97 == 0 else (),
+                    node_id=node_id,
+                )
+            )
+
+    def _fact(self, subject: str, body: Body, before_ns: int = 0) -> None:
+        position = len(self.log) + 1
+        writer = ulid(NOW_NS // 1_000_000, entropy(1))
+        wall = (NOW_NS if before_ns else self.now()) - before_ns
+        self.log.append(
+            Recorded(
+                position, writer, 1, position, wall // 1000, wall, Clock.SYNCED, body.KIND, 1, subject or writer, body
+            )
+        )
+
+    def touch(self, *topics: str) -> None:
+        for queue in self.stale:
+            queue.put_nowait(frozenset(topics))
+
+    def _check(self) -> None:
+        if self.down:
+            raise Unavailable(self.down)
+        if self.broken:
+            raise self.broken
+
+    # -- what a page may ask -----------------------------------------------------------------------------------
+
+    async def site(self, who: Identity, query: NodeQuery) -> SiteView:
+        self._check()
+        now, rows = self.now(), list(self.rows.values())
+        attention = [
+            (Severity.ACT, "went quiet", row.since_ns)
+            if row.mode is Mode.DISCONNECTED
+            else (Severity.ACT, "health failed: motor 3", NOW_NS - 8 * MINUTE)
+            if row.health is Health.FAILED
+            else (Severity.LOOK, "no heartbeat, though it is heard", row.heartbeat_missing_ns)
+            if row.heartbeat_missing_ns
+            else (Severity.LOOK, f"battery at {row.battery.value:.0f} %", row.battery.at_ns)
+            if row.battery and row.battery.value < 20
+            else (Severity.LOOK, "link degraded: round trip 412 ms, loss 12 %", row.since_ns)
+            if row.mode is Mode.DELAYED
+            else None
+            for row in rows
+        ]
+        lines = [
+            Attention(severity=found[0], words=found[1], since_ns=found[2] or now, node_id=row.id, name=row.name)
+            for row, found in zip(rows, attention, strict=True)
+            if found
+        ]
+        lines.sort(key=lambda line: line.severity is Severity.LOOK)
+        wanted = query.text.lower()
+        found_rows = [
+            row
+            for row in rows
+            if (not wanted or wanted in " ".join((row.name, row.address or "", row.id, *row.tags)).lower())
+            and query.reach in (None, row.reach)
+            and query.kind in (None, row.kind)
+            and (not query.tag or query.tag in row.tags)
+        ]
+        urgent = {line.node_id: index for index, line in enumerate(lines)}
+        order = {
+            "attention": lambda row: (urgent.get(row.id, 999), row.name),
+            "name": lambda row: row.name,
+            "battery": lambda row: row.battery.value if row.battery else 999.0,
+            "seen": lambda row: -(row.seen_ns or 0),
+            "rtt": lambda row: -(row.rtt.value if row.rtt else 0.0),
+        }[query.order]
+        found_rows.sort(key=order)  # type: ignore[arg-type]
+        return SiteView(
+            site=self.name,
+            now_ns=now,
+            reach={reach: sum(row.reach is reach for row in rows) for reach in Reach},
+            attention=tuple(lines),
+            rows=tuple(found_rows[query.offset : query.offset + query.limit]),
+            matching=len(found_rows),
+            places=tuple(row for row in found_rows if row.position),
+            tags=tuple(sorted({tag for row in rows for tag in row.tags})),
+            messages_per_s=52.4,
+            unclaimed=len(self.unclaimed),
+            uptime_s=21_600 + (now - NOW_NS) / SECOND,
+        )
+
+    async def node(self, who: Identity, node_id: str) -> NodeView | None:
+        self._check()
+        row = self.rows.get(node_id)
+        if row is None:
+            return None
+        node, now = self.nodes_held[node_id], self.now()
+        at, source = row.seen_ns or now, row.seen_via
+        figures = {
+            "battery_pct": row.battery.value if row.battery else 71.0,
+            "temp_c": 41.2,
+            "rssi_dbm": -63.0,
+            "snr_db": 21.0,
+            "vibration_mps2": 3.41,
+            "cpu_pct": 38.0,
+            "alt_m": 62.3,
+            "satellites": 17.0,
+            "custom_thing": 4.0,
+        }
+        values = (
+            tuple(Value(metric=name, value=value, at_ns=at, source=source) for name, value in figures.items())
+            if row.seen_ns
+            else ()
+        )
+        found: tuple[Difference, ...] = drift(node.desired, node.actual)
+        moves = tuple(str(one) for one in targets(Place(node.lifecycle.phase, node.lifecycle.state)))
+        return NodeView(
+            now_ns=now,
+            row=row,
+            node=node,
+            values=values,
+            drift=found,
+            sources=tuple(source for source in self.claimed.values() if source.node_id == node_id),
+            moves=moves,
+            text=self.texts.get(node_id, "EKF3 IMU0 is using GPS") if row.seen_ns else None,
+            text_ns=at if row.seen_ns else None,
+            metrics=(*figures, "rtt_ms", "loss_pct") if row.seen_ns else (),
+        )
+
+    async def nodes(self, who: Identity, after: str, limit: int) -> Sequence[Node]:
+        self._check()
+        return [self.nodes_held[one] for one in sorted(self.nodes_held) if one > after][:limit]
+
+    async def series(self, who: Identity, node_id: str, metric: str, from_ns: int, to_ns: int) -> Series:
+        self._check()
+        step = max((to_ns - from_ns) // SECOND // 180, 10)
+        at = [float(second) for second in range(from_ns // SECOND, to_ns // SECOND, step)]
+        mean = [60 + 20 * math.sin(second / 700) + 3 * math.sin(second / 47) for second in at]
+        unit = "%" if metric.endswith("pct") else "ms" if metric.endswith("_ms") else ""
+        return Series(
+            metric=metric,
+            unit=unit,
+            step_s=int(step),
+            at_s=tuple(at),
+            low=tuple(value - 2 for value in mean),
+            mean=tuple(mean),
+            high=tuple(value + 2.5 for value in mean),
+        )
+
+    async def events(self, who: Identity, after: int, limit: int) -> Sequence[Recorded]:
+        self._check()
+        return [one for one in self.log if one.position > after][:limit]
+
+    async def timeline(
+        self, who: Identity, before: int, limit: int, subject: str | None = None, kind: str | None = None
+    ) -> Sequence[Recorded]:
+        self._check()
+        return [
+            one
+            for one in reversed(self.log)
+            if (not before or one.position < before) and subject in (None, one.subject) and kind in (None, one.kind)
+        ][:limit]
+
+    async def records_after(self, who: Identity, after: int, limit: int, node_id: str | None) -> RecordPage:
+        self._check()
+        found = [one for one in self.records if one.id > after and node_id in (None, one.node_id)][:limit]
+        return RecordPage(
+            records=tuple(found),
+            next=found[-1].id if found else after,
+            gaps=((11, 19, "budget"),) if after < 11 else (),
+        )
+
+    async def records_before(
+        self, who: Identity, before: int, limit: int, node_id: str | None, text: str
+    ) -> RecordPage:
+        self._check()
+        found = [
+            one
+            for one in reversed(self.records)
+            if (not before or one.id < before) and node_id in (None, one.node_id) and text.lower() in one.text.lower()
+        ][:limit]
+        return RecordPage(records=tuple(found), next=found[-1].id if found else 0)
+
+    async def intake(self, who: Identity) -> IntakeView:
+        self._check()
+        spark = tuple(40 + 14 * math.sin(step / 6) for step in range(60))
+        return IntakeView(
+            now_ns=self.now(),
+            lines=(
+                IntakeLine(
+                    intake="syslog-udp",
+                    address="0.0.0.0:5514",
+                    records=1_182_113,
+                    per_s=41.2,
+                    bytes_in=181_220_113,
+                    refused={"gate full": 412},
+                    spark=spark,
+                ),
+                IntakeLine(
+                    intake="syslog-tcp",
+                    address="0.0.0.0:5514",
+                    records=80_412,
+                    per_s=8.1,
+                    bytes_in=9_113_220,
+                    refused={"frame too long": 3},
+                    spark=spark[::-1],
+                ),
+                IntakeLine(
+                    intake="http",
+                    address="0.0.0.0:8080",
+                    records=41_209,
+                    per_s=3.1,
+                    bytes_in=7_113_220,
+                    refused={},
+                    spark=spark,
+                ),
+                IntakeLine(
+                    intake="ping",
+                    address="25 addresses",
+                    records=0,
+                    per_s=0.0,
+                    bytes_in=0,
+                    refused={},
+                    problem="This user may not send pings. Widen net.ipv4.ping_group_range, or give the interpreter "
+                    "cap_net_raw.",
+                ),
+            ),
+            gate_records=312,
+            gate_records_max=200_000,
+            gate_bytes=61_000,
+            gate_bytes_max=64 << 20,
+            gate_high_records=8_122,
+            waiting_to_read=17,
+            commit_ms_p95=6.4,
+            budget=BudgetView(
+                budget_bytes=8_000_000_000,
+                used_bytes=3_412_000_000,
+                disk_free_bytes=41_000_000_000,
+                reserve_bytes=512_000_000,
+                classes=(
+                    BudgetClass(name="raw", bytes_used=2_412_000_000, sheds="the oldest first, with a gap event"),
+                    BudgetClass(name="series", bytes_used=700_000_000, sheds="after the raw records"),
+                    BudgetClass(name="journal", bytes_used=290_000_000, sheds="never"),
+                    BudgetClass(name="quarantine", bytes_used=10_000_000, sheds="the oldest beyond 10,000"),
+                ),
+                growth_bytes_per_day=402_000_000.0,
+                full_in_s=986_000.0,
+                oldest_record_ns=NOW_NS - 9 * DAY,
+                shed_records=0,
+            ),
+            clock=Clock.FREE_RUNNING,
+            clock_step_ns=0,
+            unclaimed=tuple(self.unclaimed.values()),
+            storage_problem=None,
+        )
+
+    async def quarantine(self, who: Identity, before: int, limit: int, settled: bool) -> Sequence[QuarantineItem]:
+        self._check()
+        return [
+            one
+            for number, one in sorted(self.items.items(), reverse=True)
+            if (not before or number < before) and (one.settled_ns is not None) == settled
+        ][:limit]
+
+    async def settle(self, who: Identity, item: int, decision: str) -> None:
+        if item not in self.items:
+            raise Refused("There is no such item in quarantine; someone else may have settled it.", 404)
+        self.items[item] = msgspec.structs.replace(self.items[item], settled_ns=self.now(), decision=decision)
+        self.settled.append((item, decision))
+
+    async def adopt(self, who: Identity, source: str, name: str, kind: Kind, tags: tuple[str, ...]) -> str:
+        found = self.unclaimed.pop(source, None)
+        if found is None:
+            raise Refused("This source belongs to a node already, or was never heard. Reload the page.", 409)
+        self.touch("site", "intake", "journal")
+        node_id = ulid(self.now() // 1_000_000, entropy(len(self.rows)))
+        self.rows[node_id] = NodeRow(
+            id=node_id,
+            name=name,
+            kind=kind,
+            tags=tags,
+            mode=Mode.LIVE,
+            reach=Reach.ONLINE,
+            since_ns=self.now(),
+            seen_ns=found.last_ns,
+            seen_via=found.intake,
+            phase="ACTIVE",
+            address=found.address,
+        )
+        self.nodes_held[node_id] = Node(id=node_id, name=name, kind=kind, tags=tags)
+        self.claimed[source] = msgspec.structs.replace(found, node_id=node_id)
+        self._fact(node_id, facts.NodeAdopted(name=name, node_kind=str(kind), source=source, actor=who.name, tags=tags))
+        return node_id
+
+    async def claim(self, who: Identity, source: str, node_id: str) -> None:
+        self.claimed[source] = msgspec.structs.replace(self.unclaimed.pop(source), node_id=node_id)
+
+    async def release(self, who: Identity, source: str) -> None:
+        if source not in self.claimed:
+            raise Refused("This node does not hold that source.", 409)
+        self.unclaimed[source] = msgspec.structs.replace(self.claimed.pop(source), node_id=None)
+
+    async def change(self, who: Identity, node_id: str, field: str, value: str) -> None:
+        former = self.rows[node_id]
+        plain = (
+            {"name": value}
+            if field == "name"
+            else {"tags": tuple(filter(None, value.split(",")))}
+            if field == "tags"
+            else {}
+        )
+        self.rows[node_id] = msgspec.structs.replace(former, **plain)
+        self.nodes_held[node_id] = msgspec.structs.replace(self.nodes_held[node_id], **plain)
+        self._fact(node_id, facts.NodeChanged(field=field, former=former.name, value=value, actor=who.name))
+        self.touch("site", f"node:{node_id}", "journal")
+
+    async def move(self, who: Identity, node_id: str, target: str, reason: str) -> None:
+        node = self.nodes_held[node_id]
+        origin = Place(node.lifecycle.phase, node.lifecycle.state)
+        try:
+            wanted = place(target)
+        except ValueError as error:
+            raise Refused(f"{target} is no place of the lifecycle.", 422) from error
+        if words := refusal(origin, wanted):
+            raise Refused(words)
+        moved = Lifecycle(phase=wanted.phase, state=wanted.state, last_transition_ns=self.now(), reason=reason)
+        self.nodes_held[node_id] = msgspec.structs.replace(node, lifecycle=moved)
+        self._fact(node_id, facts.LifecycleMoved(origin=str(origin), target=target, reason=reason, actor=who.name))
+
+    async def verify(self, who: Identity) -> AsyncIterator[VerifyStep]:
+        for checked in range(0, 1200, 300):
+            yield VerifyStep(checked=checked, total=1200)
+            await asyncio.sleep(0.02)
+        yield VerifyStep(
+            checked=1200,
+            total=1200,
+            done=True,
+            good=True,
+            words="All 1,200 events stand as they were written, signed by this appliance.",
+        )
+
+    async def export(self, who: Identity) -> AsyncIterator[bytes]:
+        yield b"\x28\xb5\x2f\xfd"
+        yield b"block" * 100
+
+    async def watch(self) -> AsyncIterator[frozenset[str]]:
+        queue: asyncio.Queue[frozenset[str]] = asyncio.Queue()
+        self.stale.add(queue)
+        try:
+            while True:
+                try:
+                    yield await asyncio.wait_for(queue.get(), 5)
+                except TimeoutError:
+                    yield frozenset()
+        finally:
+            self.stale.discard(queue)
+
+    async def gauges(self) -> Sequence[Gauge]:
+        return (
+            Gauge(
+                name="skerry_records_total",
+                help="Raw records kept.",
+                kind="counter",
+                value=1_182_113.0,
+                labels=(("intake", "syslog-udp"),),
+            ),
+            Gauge(
+                name="skerry_records_total",
+                help="Raw records kept.",
+                kind="counter",
+                value=41_209.0,
+                labels=(("intake", "http"),),
+            ),
+            Gauge(name="skerry_gate_records", help="Records waiting in the gate.", kind="gauge", value=312.0),
+        )
+
+    async def health(self) -> Fitness:
+        problems = (self.down,) if self.down else ()
+        return Fitness(
+            ready=not problems, problems=problems, loops={"recorder": "running", "ping": "restarting in 4 s"}
+        )
+
+    def move_on(self, at_ns: int) -> None:
+        """A second of life: everyone alive is heard, drones fly on."""
+        for node_id, row in self.rows.items():
+            if row.reach in (Reach.OFFLINE, Reach.UNKNOWN) or row.seen_ns is None:
+                continue
+            where = row.position
+            if where and where.heading_deg is not None:
+                turn = math.radians(where.heading_deg)
+                where = where._replace(
+                    lat_deg=where.lat_deg + 0.00012 * math.cos(turn),
+                    lon_deg=where.lon_deg + 0.0002 * math.sin(turn),
+                    heading_deg=(where.heading_deg + 4) % 360,
+                )
+            battery = row.battery and msgspec.structs.replace(
+                row.battery, at_ns=at_ns, value=max(row.battery.value - 0.01, 1)
+            )
+            self.rows[node_id] = msgspec.structs.replace(row, seen_ns=at_ns, position=where, battery=battery)
+        self.touch("site", *(f"node:{one}" for one in self.rows), "intake")

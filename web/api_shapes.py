@@ -1,0 +1,220 @@
+"""The JSON of the API where it is not simply a Struct of the contract. Fields are only ever added."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from fleet.events import Recorded, fields
+from fleet.node import Difference, Kind, Node, drift
+from web.ports import QuarantineItem, RecordPage, Role, SourceView, TokenView
+from web.words import event as in_words
+
+
+class NodeState(msgspec.Struct, frozen=True, kw_only=True):
+    """A node, and what is computed from it at this look."""
+
+    node: Node
+    drift: tuple[Difference, ...]
+
+
+class NodeList(msgspec.Struct, frozen=True):
+    """Ascending ids. `next` is the `after` of the next call, or null at the end."""
+
+    nodes: tuple[NodeState, ...]
+    next: str | None
+
+
+class EventOut(msgspec.Struct, frozen=True, kw_only=True):
+    """A fact: where it stands, and what it says, as fields and in words. Integers beyond 2^53 occur (hlc, *_ns)."""
+
+    position: int
+    writer: str
+    epoch: int
+    seq: int
+    hlc: int
+    wall_ns: int
+    clock: str
+    kind: str
+    version: int
+    subject: str
+    body: dict[str, Any]
+    words: str
+
+
+class EventList(msgspec.Struct, frozen=True):
+    """Ascending positions. `next` is the `after` of the next call, also when nothing new came."""
+
+    events: tuple[EventOut, ...]
+    next: int
+
+
+class RecordOut(msgspec.Struct, frozen=True, kw_only=True):
+    """One raw message. `raw` is its text: control characters made visible, invalid UTF-8 as \\xNN."""
+
+    id: int
+    at_ns: int
+    source: str
+    raw: str
+    marks: tuple[str, ...]
+    node_id: str | None
+
+
+class GapOut(msgspec.Struct, frozen=True):
+    """Ids that are gone on purpose, both ends included, and why."""
+
+    first: int
+    last: int
+    reason: str
+
+
+class RecordList(msgspec.Struct, frozen=True):
+    """Ascending ids. `next` is the `after` of the next call, also when nothing new came."""
+
+    records: tuple[RecordOut, ...]
+    next: int
+    gaps: tuple[GapOut, ...]
+
+
+class SourceList(msgspec.Struct, frozen=True):
+    """The sources that no node claims."""
+
+    sources: tuple[SourceView, ...]
+
+
+class QuarantineList(msgspec.Struct, frozen=True):
+    """Newest first. `before` is the `before` of the next call, or null at the end."""
+
+    items: tuple[QuarantineItem, ...]
+    before: int | None
+
+
+class Adopt(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    source: str
+    name: str
+    kind: Kind = Kind.EDGE
+    tags: tuple[str, ...] = ()
+
+
+class Adopted(msgspec.Struct, frozen=True):
+    id: str
+
+
+class Change(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`field` is name, tags, kind, domain_id, target_version or address."""
+
+    field: str
+    value: str
+
+
+class Move(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`target` is a place of the lifecycle: PHASE or PHASE/STATE."""
+
+    target: str
+    reason: str
+
+
+class Settle(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`decision` is retry or drop."""
+
+    decision: str
+
+
+class NewToken(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`role` is viewer, operator or admin."""
+
+    name: str
+    role: str = "viewer"
+
+
+class TokenSecret(msgspec.Struct, frozen=True):
+    """The one time that the secret is shown."""
+
+    name: str
+    secret: str
+
+
+class TokenOut(msgspec.Struct, frozen=True):
+    name: str
+    role: str
+    created_ns: int
+    revoked_ns: int | None
+
+
+class TokenList(msgspec.Struct, frozen=True):
+    tokens: tuple[TokenOut, ...]
+
+
+class NewAccount(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`role` is viewer, operator or admin."""
+
+    name: str
+    password: str
+    role: str = "viewer"
+
+
+class Me(msgspec.Struct, frozen=True):
+    name: str
+    role: str
+    tenant: str
+    via: str
+
+
+class Done(msgspec.Struct, frozen=True):
+    done: bool = True
+
+
+class Problem(msgspec.Struct, frozen=True):
+    """Every refusal: a sentence that says why, and what would work."""
+
+    error: str
+
+
+class Alive(msgspec.Struct, frozen=True):
+    alive: bool
+    version: str
+
+
+class Ready(msgspec.Struct, frozen=True):
+    """`loops`: name of each supervised loop, and how it is."""
+
+    ready: bool
+    problems: tuple[str, ...]
+    loops: dict[str, str]
+
+
+def state(node: Node) -> NodeState:
+    return NodeState(node=node, drift=drift(node.desired, node.actual))
+
+
+def event(one: Recorded) -> EventOut:
+    return EventOut(
+        position=one.position,
+        writer=one.writer,
+        epoch=one.epoch,
+        seq=one.seq,
+        hlc=one.hlc,
+        wall_ns=one.wall_ns,
+        clock=one.clock.name,
+        kind=one.kind,
+        version=one.version,
+        subject=one.subject,
+        body=dict(fields(one.body)),
+        words=in_words(one),
+    )
+
+
+def records(page: RecordPage) -> RecordList:
+    return RecordList(
+        tuple(
+            RecordOut(id=r.id, at_ns=r.at_ns, source=r.source, raw=r.text, marks=r.marks, node_id=r.node_id)
+            for r in page.records
+        ),
+        page.next,
+        tuple(GapOut(first, last, reason) for first, last, reason in page.gaps),
+    )
+
+
+def token(view: TokenView) -> TokenOut:
+    return TokenOut(view.name, Role(view.role).name.lower(), view.created_ns, view.revoked_ns)

@@ -1,0 +1,213 @@
+"""From a request to an answer: one table, one place for refusals, one set of headers.
+
+The layers, outermost first: Headers (security headers on whatever leaves) → Finding (path → entry of the table) →
+Authentication (who) → Answer (caps, policy, intent, handler, and every refusal in words).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from urllib.parse import quote
+
+from starlette.datastructures import MutableHeaders
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from web import asked, render
+from web.auth import Authentication, check_intent
+from web.policy import Entry, Table, admit
+from web.ports import Box, People, Refused, Unavailable
+from web.routes import TABLE
+
+HEADERS = {
+    "content-security-policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; "
+    "connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'",
+    "x-content-type-options": "nosniff",
+    "x-frame-options": "DENY",
+    "referrer-policy": "same-origin",
+    "cross-origin-opener-policy": "same-origin",
+    "cross-origin-resource-policy": "same-origin",
+    "permissions-policy": "camera=(), geolocation=(), microphone=(), payment=(), usb=()",
+}
+
+
+def application(
+    box: Box,
+    people: People,
+    *,
+    extra_routes: Iterable[Entry] = (),
+    secure_cookies: bool = False,
+    clock: Callable[[], int],
+) -> ASGIApp:
+    """The pages and the API of a box. `extra_routes` are the box's own (its HTTP intake), policy included; `clock`
+    gives Unix ns. AssertionError when a route has no policy."""
+    table = Table((*TABLE, *extra_routes))
+    house = asked.House(box, people, clock, secure_cookies)
+    return Headers(Finding(Authentication(Answer(), people), table, house))
+
+
+class Headers:
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            await _lifespan(receive, send)
+            return
+
+        async def with_headers(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                headers = MutableHeaders(scope=message)
+                for name, value in HEADERS.items():
+                    headers.setdefault(name, value)
+            await send(message)
+
+        await self._app(scope, receive, with_headers)
+
+
+async def _lifespan(receive: Receive, send: Send) -> None:
+    """Nothing starts or stops with the pages; the box has its own supervisor."""
+    while True:
+        message = await receive()
+        await send({"type": f"{message['type']}.complete"})
+        if message["type"] == "lifespan.shutdown":
+            return
+
+
+class Finding:
+    def __init__(self, app: ASGIApp, table: Table, house: asked.House) -> None:
+        self._app = app
+        self._table = table
+        self._house = house
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        method = scope.get("method", "GET")
+        entry, parameters, methods = self._table.find(method, scope["path"])
+        scope.update(
+            {
+                "skerry.house": self._house,
+                "skerry.table": self._table,
+                "skerry.entry": entry,
+                "skerry.methods": methods,
+                "path_params": parameters,
+            }
+        )
+        await self._app(scope, receive, send)
+
+
+class Answer:
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "websocket":
+            await _close(receive, send)
+            return
+        started = False
+
+        async def watched(message: Message) -> None:
+            nonlocal started
+            started = started or message["type"] == "http.response.start"
+            await send(message)
+
+        request = Request(scope, receive)
+        try:
+            response = await self._respond(request, receive)
+            await response(scope, receive, watched)
+        except Exception:
+            # The page says that the fault is ours; the log gets the rest from whoever runs us.
+            if not started:
+                await refusal(request, 500, _OURS)(scope, receive, send)
+            raise
+
+    async def _respond(self, request: Request, receive: Receive) -> Response:
+        try:
+            entry = _entry(request)
+            who = asked.whoever(request)
+            capped = Request(request.scope, _capped(request, receive, entry.body_bytes_max))
+            admit(entry, who)
+            await check_intent(capped, who)
+            return await entry.handler(capped)
+        except Refused as refused:
+            return _turned_away(request, refused)
+        except Unavailable as unavailable:
+            return refusal(request, unavailable.status, str(unavailable))
+        except TimeoutError:
+            return refusal(request, 503, "The box is busy and did not answer in time. Nothing is lost; try again.")
+
+
+_OURS = (
+    "Something in Skerry itself went wrong; you did nothing wrong. Nothing that was acknowledged is lost. "
+    "Try again; if it stays, `skerry doctor` says more and the log has the detail."
+)
+
+
+def _entry(request: Request) -> Entry:
+    entry: Entry | None = request.scope["skerry.entry"]
+    if entry is not None:
+        return entry
+    methods: tuple[str, ...] = request.scope["skerry.methods"]
+    if methods:
+        raise Refused(f"This address takes {' and '.join(methods)}, not {request.method[:20]}.", 405)
+    raise Refused("There is no page at this address.", 404)
+
+
+def _capped(request: Request, receive: Receive, bytes_max: int | None) -> Receive:
+    """A receive that stops at the cap. Refused (413) at once when the length is declared."""
+    if bytes_max is None:
+        return receive
+    words = f"This is too large: at most {bytes_max // 1024} KiB fit here."
+    declared = request.headers.get("content-length", "0")
+    if not declared.isdigit() or int(declared) > bytes_max:
+        raise Refused(words, 413)
+    taken = 0
+
+    async def counted() -> Message:
+        nonlocal taken
+        message = await receive()
+        taken += len(message.get("body", b""))
+        if taken > bytes_max:
+            raise Refused(words, 413)
+        return message
+
+    return counted
+
+
+def _turned_away(request: Request, refused: Refused) -> Response:
+    if refused.status == 401 and not asked.wants_json(request):
+        login = "/login" if request.method != "GET" or asked.is_htmx(request) else _login_for(asked.here(request))
+        if asked.is_htmx(request):
+            return Response(status_code=401, headers={"hx-redirect": login})
+        return render.see(login)
+    return refusal(request, refused.status, str(refused))
+
+
+def _login_for(path: str) -> str:
+    return "/login" if path == "/" else f"/login?next={quote(path, safe='/')}"
+
+
+_TITLES = {400: "That cannot be read", 403: "Not allowed", 404: "Nothing here", 405: "Not this way", 413: "Too large"}
+
+
+def refusal(request: Request, status: int, words: str) -> Response:
+    """A refusal in words: a page for a person, {"error": words} for a program."""
+    response = (
+        render.data({"error": words}, status)
+        if asked.wants_json(request)
+        else render.page(
+            request, "refusal", status=status, title=_TITLES.get(status, "Not done"), words_of_it=words, code=status
+        )
+    )
+    if status == 401:
+        response.headers["www-authenticate"] = "Bearer"
+    if status == 405:
+        response.headers["allow"] = ", ".join(request.scope["skerry.methods"])
+    if status in (429, 503):
+        response.headers["retry-after"] = "5"
+    if status == 413:
+        response.headers["connection"] = "close"  # the rest of the body stays unread
+    return response
+
+
+async def _close(receive: Receive, send: Send) -> None:
+    """No page of ours opens a websocket yet."""
+    await receive()
+    await send({"type": "websocket.close", "code": 1008})

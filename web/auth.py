@@ -1,0 +1,116 @@
+"""Who is asking? Session cookie, bearer token or the control socket, for http and websocket alike.
+
+Pure ASGI: it puts `Identity | None` under scope["skerry.who"] and decides nothing; policies do. The proof that a
+change was asked for by our own page (origin and token) stands here too, because only sessions need it.
+"""
+
+from __future__ import annotations
+
+import hmac
+from http.cookies import CookieError, SimpleCookie
+
+from starlette.datastructures import Headers
+from starlette.requests import HTTPConnection, Request
+from starlette.responses import Response
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from web import forms
+from web.policy import Policy
+from web.ports import Identity, People, Refused, Role
+
+SESSION_COOKIE = "skerry_session"
+SESSION_SECONDS = 30 * 86_400  # the browser's side; the box ends a session when it sees fit
+CSRF_FIELD = "csrf"
+CSRF_HEADER = "x-csrf-token"
+_SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
+_SECRET_CHARS_MAX = 256
+
+
+class Authentication:
+    """A PUBLIC route asks nobody: no look-up is spent on it."""
+
+    def __init__(self, app: ASGIApp, people: People) -> None:
+        self._app = app
+        self._people = people
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] in ("http", "websocket"):
+            entry = scope.get("skerry.entry")
+            public = entry is not None and entry.policy is Policy.PUBLIC
+            scope["skerry.who"] = None if public else await identify(scope, self._people)
+        await self._app(scope, receive, send)
+
+
+async def identify(scope: Scope, people: People) -> Identity | None:
+    if from_control_socket(scope):
+        return Identity(name="console", role=Role.ADMIN, via="console", address="console")
+    headers = Headers(scope=scope)
+    address = address_of(scope)
+    scheme, _, token = headers.get("authorization", "").partition(" ")
+    if scheme.lower() == "bearer":
+        token = token.strip()
+        return await people.bearer(token, address) if 0 < len(token) <= _SECRET_CHARS_MAX else None
+    secret = cookie(headers, SESSION_COOKIE)
+    return await people.session(secret, address) if secret else None
+
+
+def from_control_socket(scope: Scope) -> bool:
+    """A UNIX socket has no port on our side (uvicorn gives (path, None)); only who may open its file can use it.
+
+    The client alone proves nothing: it is None, too, for a TCP peer that hung up early.
+    """
+    server = scope.get("server")
+    return server is not None and server[1] is None and scope.get("client") is None
+
+
+def address_of(scope: Scope) -> str:
+    client = scope.get("client")
+    return str(client[0]) if client else ""
+
+
+def cookie(headers: Headers, name: str) -> str:
+    """One cookie, or nothing when the header is not to be read."""
+    try:
+        jar = SimpleCookie(headers.get("cookie", ""))
+    except CookieError:
+        return ""
+    value = jar[name].value if name in jar else ""
+    return value if len(value) <= _SECRET_CHARS_MAX else ""
+
+
+def same_origin(connection: HTTPConnection) -> bool:
+    """True unless the browser says that another site sent this. Programs say nothing and carry no cookie."""
+    headers = connection.headers
+    if headers.get("sec-fetch-site", "same-origin") not in ("same-origin", "none"):
+        return False
+    origin = headers.get("origin")
+    if origin is None:
+        return True
+    return origin.partition("://")[2] == headers.get("host", "")
+
+
+async def check_intent(request: Request, who: Identity | None) -> None:
+    """Refused (403) when a change may have been asked for by a foreign page.
+
+    Origin for everyone (the sign-in form has no session yet, and a foreign page must not sign anybody in); the token
+    for sessions. A bearer token or the control socket cannot be borrowed by a page.
+    """
+    if request.method in _SAFE or (who is not None and who.via != "session"):
+        return
+    if not same_origin(request):
+        raise Refused("This was sent by another site, so nothing was done. Use the buttons of this page.", 403)
+    if who is None:
+        return
+    sent = request.headers.get(CSRF_HEADER) or (await forms.form(request)).get(CSRF_FIELD, "")
+    if not who.csrf or not hmac.compare_digest(sent.encode(), who.csrf.encode()):
+        raise Refused("This page is older than your session, so nothing was done. Reload it and try again.", 403)
+
+
+def open_session(response: Response, secret: str, *, secure: bool) -> None:
+    response.set_cookie(
+        SESSION_COOKIE, secret, max_age=SESSION_SECONDS, path="/", httponly=True, samesite="lax", secure=secure
+    )
+
+
+def close_session(response: Response, *, secure: bool) -> None:
+    response.delete_cookie(SESSION_COOKIE, path="/", httponly=True, samesite="lax", secure=secure)

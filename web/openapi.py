@@ -1,0 +1,168 @@
+"""The API described by its own route table (OpenAPI 3.1), so that the description cannot drift.
+
+A row of the table that stands under /api/v1 without a description here, or the other way round, fails at once.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import msgspec
+
+from fleet import limits
+from fleet.node import Kind
+from web import api_shapes as shapes
+from web.api import PULL_ITEMS_MAX
+from web.policy import Entry, Policy, Table
+from web.ports import NodeView, Series
+
+
+class Query(NamedTuple):
+    name: str
+    schema: dict[str, Any]
+    words: str
+
+
+class Spoken(NamedTuple):
+    """What an operation answers with, asks for, and takes as a body."""
+
+    answer: type | None
+    queries: tuple[Query, ...] = ()
+    body: type | None = None
+    status: int = 200
+    kind: str = "application/json"
+
+
+def _whole(most: int, least: int = 0) -> dict[str, Any]:
+    return {"type": "integer", "minimum": least, "maximum": most}
+
+
+_LIMIT = Query(
+    "limit", _whole(limits.page_items_max, 1) | {"default": limits.page_items_default}, "Items in one answer."
+)
+_PULL = Query("limit", _whole(PULL_ITEMS_MAX, 1) | {"default": limits.page_items_default}, "Items in one answer.")
+_AFTER = Query("after", _whole(2**62) | {"default": 0}, "`next` of the answer before.")
+_NS = _whole(2**62)
+
+SPOKEN: dict[tuple[str, str], Spoken] = {
+    ("GET", "/api/v1/me"): Spoken(shapes.Me),
+    ("GET", "/api/v1/nodes"): Spoken(
+        shapes.NodeList, (Query("after", {"type": "string", "maxLength": 26}, "`next` of the answer before."), _LIMIT)
+    ),
+    ("GET", "/api/v1/nodes/{id}"): Spoken(NodeView),
+    ("PATCH", "/api/v1/nodes/{id}"): Spoken(shapes.Done, body=shapes.Change),
+    ("POST", "/api/v1/nodes/{id}/move"): Spoken(shapes.Done, body=shapes.Move),
+    ("GET", "/api/v1/nodes/{id}/series"): Spoken(
+        Series,
+        (
+            Query("metric", {"type": "string", "maxLength": limits.name_chars_max}, "Such as battery_pct. Required."),
+            Query("from", _NS, "Unix nanoseconds; `hours` before `to` unless told."),
+            Query("to", _NS, "Unix nanoseconds; now unless told."),
+            Query("hours", _whole(8_784, 1) | {"default": 1}, "How far back, where `from` is not given."),
+        ),
+    ),
+    ("GET", "/api/v1/events"): Spoken(shapes.EventList, (_AFTER, _PULL)),
+    ("GET", "/api/v1/telemetry"): Spoken(
+        shapes.RecordList,
+        (_AFTER, Query("node", {"type": "string", "maxLength": 26}, "Only the records of this node."), _PULL),
+    ),
+    ("GET", "/api/v1/sources"): Spoken(shapes.SourceList),
+    ("POST", "/api/v1/adopt"): Spoken(shapes.Adopted, body=shapes.Adopt, status=201),
+    ("GET", "/api/v1/quarantine"): Spoken(
+        shapes.QuarantineList,
+        (
+            Query("before", _whole(2**62) | {"default": 0}, "`before` of the answer before; 0 is the newest."),
+            _LIMIT,
+            Query("settled", {"type": "string", "enum": ["0", "1"], "default": "0"}, "1 for what is settled."),
+        ),
+    ),
+    ("POST", "/api/v1/quarantine/{id}"): Spoken(shapes.Done, body=shapes.Settle),
+    ("GET", "/api/v1/tokens"): Spoken(shapes.TokenList),
+    ("POST", "/api/v1/tokens"): Spoken(shapes.TokenSecret, body=shapes.NewToken, status=201),
+    ("DELETE", "/api/v1/tokens"): Spoken(
+        shapes.Done, (Query("name", {"type": "string", "maxLength": limits.name_chars_max}, "Of the token."),)
+    ),
+    ("POST", "/api/v1/accounts"): Spoken(shapes.Done, body=shapes.NewAccount, status=201),
+    ("GET", "/api/v1/openapi.json"): Spoken(None),
+    ("GET", "/metrics"): Spoken(None, kind="text/plain"),
+    ("GET", "/healthz"): Spoken(shapes.Alive),
+    ("GET", "/readyz"): Spoken(shapes.Ready),
+}
+
+_PREFIX = "#/components/schemas/{name}"
+
+
+def described(entry: Entry) -> bool:
+    return entry.path.startswith("/api/") or entry.path in ("/metrics", "/healthz", "/readyz")
+
+
+def document(table: Table, version: str) -> dict[str, Any]:
+    """The OpenAPI document of this box."""
+    entries = [entry for entry in table.entries if described(entry)]
+    types = {kind for spoken in SPOKEN.values() for kind in (spoken.answer, spoken.body) if kind} | {
+        shapes.Problem,
+        Kind,
+    }
+    ordered = sorted(types, key=lambda kind: kind.__name__)
+    _, schemas = msgspec.json.schema_components(ordered, ref_template=_PREFIX)
+    paths: dict[str, dict[str, Any]] = {}
+    for entry in entries:
+        paths.setdefault(entry.path, {})[entry.method.lower()] = _operation(entry, SPOKEN[entry.method, entry.path])
+    return {
+        "openapi": "3.1.0",
+        "info": {
+            "title": "Skerry",
+            "version": version,
+            "summary": "One site of the fleet, for programs.",
+            "description": "Times are Unix nanoseconds of receipt at this box unless a field says otherwise. "
+            'A value nobody has told is null. Every refusal is {"error": sentence}.',
+            "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
+        },
+        "paths": paths,
+        "components": {
+            "schemas": schemas,
+            "securitySchemes": {
+                "bearer": {"type": "http", "scheme": "bearer"},
+                "session": {"type": "apiKey", "in": "cookie", "name": "skerry_session"},
+            },
+        },
+    }
+
+
+def _operation(entry: Entry, spoken: Spoken) -> dict[str, Any]:
+    role = entry.policy.name.lower()
+    words = (entry.handler.__doc__ or "").strip().split("\n")[0]
+    operation: dict[str, Any] = {
+        "operationId": f"{entry.handler.__module__.rpartition('.')[2]}_{entry.handler.__name__}",
+        "summary": words,
+        "description": "Open to all." if entry.policy is Policy.PUBLIC else f"Needs the role {role} or more.",
+        "responses": {str(spoken.status): _response("Done.", spoken), "4XX": _problem(), "5XX": _problem()},
+    }
+    if spoken.answer is shapes.Ready:
+        operation["responses"]["503"] = _response("Not ready; `problems` says why.", spoken)
+    if entry.policy is not Policy.PUBLIC:
+        operation["security"] = [{"bearer": []}, {"session": []}]
+    parameters = [
+        {"name": query.name, "in": "query", "required": query.words.endswith("Required."), "description": query.words}
+        | {"schema": query.schema}
+        for query in spoken.queries
+    ]
+    if "{id}" in entry.path:
+        parameters.insert(0, {"name": "id", "in": "path", "required": True, "schema": {"type": "string"}})
+    if parameters:
+        operation["parameters"] = parameters
+    if spoken.body is not None:
+        operation["requestBody"] = {"required": True, "content": {"application/json": _schema(spoken.body)}}
+    return operation
+
+
+def _schema(kind: type | None) -> dict[str, Any]:
+    return {"schema": {"$ref": _PREFIX.format(name=kind.__name__)} if kind else {}}
+
+
+def _response(words: str, spoken: Spoken) -> dict[str, Any]:
+    return {"description": words, "content": {spoken.kind: _schema(spoken.answer)}}
+
+
+def _problem() -> dict[str, Any]:
+    return {"description": "Refused, with the reason.", "content": {"application/json": _schema(shapes.Problem)}}

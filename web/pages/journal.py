@@ -1,0 +1,82 @@
+"""Everything that happened, newest first; the proof that nobody changed it; the file to carry away."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import AsyncIterator
+
+from starlette.requests import Request
+from starlette.responses import Response, StreamingResponse
+
+from fleet import limits
+from fleet.events import KINDS
+from web import api_shapes, asked, forms, render
+from web.names import names
+from web.ports import Refused, Unavailable
+
+GROUPS = tuple(dict.fromkeys(kind.partition(".")[0] for kind in KINDS))
+STEP_SECONDS = 0.2
+
+
+async def show(request: Request) -> Response:
+    """GET /journal"""
+    query = request.query_params
+    before = forms.number(query, "before", default=0, low=0, high=2**62)
+    limit = forms.number(query, "limit", default=50, low=1, high=limits.page_items_max)
+    kind = forms.text(query, "kind", chars_max=64)
+    if kind and kind not in KINDS:
+        raise Refused("There is no such kind of event.", 400)
+    subject = forms.text(query, "subject", chars_max=limits.subject_chars_max)
+    events = await asked.box(request).timeline(asked.who(request), before, limit, subject or None, kind or None)
+    older = events[-1].position if len(events) == limit else 0
+    if asked.wants_json(request):
+        return render.data({"events": [api_shapes.event(one) for one in events], "before": older or None})
+    return render.page(
+        request,
+        "journal",
+        topic="journal",
+        events=events,
+        names=await names(request, [one.subject for one in events]),
+        older=older,
+        before=before,
+        kind=kind,
+        kinds=tuple(KINDS),
+        subject=subject,
+    )
+
+
+async def verify(request: Request) -> Response:
+    """GET /journal/verify: a page that is written while the check runs, and ends with its verdict. The steps replace
+    each other by style alone, so that it reads the same without a script."""
+    head, tail = render.halves(request, "verify")
+    return StreamingResponse(
+        _steps(request, head, tail), media_type="text/html; charset=utf-8", headers={"cache-control": "no-store"}
+    )
+
+
+async def _steps(request: Request, head: str, tail: str) -> AsyncIterator[str]:
+    ui = render.environment().get_template("components.html").module
+    yield head
+    verdict = None
+    try:
+        async for step in asked.box(request).verify(asked.who(request)):
+            verdict = step
+            yield str(ui.verify_step(step))  # type: ignore[attr-defined]
+    except (Refused, Unavailable, TimeoutError) as error:
+        yield str(ui.verify_cut(str(error)))  # type: ignore[attr-defined]
+    else:
+        if verdict is None or not verdict.done:
+            yield str(ui.verify_cut("The check ended without a verdict. Start it again."))  # type: ignore[attr-defined]
+    yield tail
+
+
+async def export(request: Request) -> Response:
+    """GET /journal/export: the whole journal as one file."""
+    house = asked.house(request)
+    site = re.sub(r"[^a-z0-9-]+", "-", house.box.name.lower()).strip("-") or "site"
+    name = f"journal-{site}-{render.stamp(house.clock())}.skj.zst"
+    return StreamingResponse(
+        house.box.export(asked.who(request)),
+        media_type="application/zstd",
+        headers={"content-disposition": f'attachment; filename="{name}"', "cache-control": "no-store"},
+    )

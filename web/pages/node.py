@@ -1,0 +1,138 @@
+"""One node: what it says now and since when, its past in charts and words, its raw records, what may be done with it."""
+
+from __future__ import annotations
+
+from urllib.parse import quote
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from fleet import limits
+from fleet.ids import is_ulid
+from fleet.limits import HOUR
+from fleet.node import Kind
+from web import asked, forms, render
+from web.ports import NodeView, Refused, Series
+
+SPANS_H = {1: "1 hour", 6: "6 hours", 24: "1 day", 168: "7 days"}
+TAIL_RECORDS = 40
+TIMELINE_EVENTS = 20
+REASON_CHARS_MAX = 300
+VALUE_CHARS_MAX = 512
+
+
+async def show(request: Request) -> Response:
+    """GET /nodes/{id}"""
+    return await _show(request)
+
+
+async def find(request: Request) -> NodeView:
+    """Refused (404) when there is no such node, or it is not this person's to see: the two look the same."""
+    node_id = request.path_params["id"]
+    view = await asked.box(request).node(asked.who(request), node_id) if is_ulid(node_id) else None
+    if view is None:
+        raise Refused("There is no node with this id here. It may be at another site.", 404)
+    return view
+
+
+async def _show(request: Request, *, problem: str = "", status: int = 200) -> Response:
+    view = await find(request)
+    if asked.wants_json(request):
+        return render.data(view)
+    who, box, query = asked.who(request), asked.box(request), request.query_params
+    part = asked.target(request)
+    span_h = forms.number(query, "hours", default=1, low=1, high=168)
+    metric = forms.text(query, "metric", chars_max=limits.name_chars_max) or _first_metric(view)
+    text = forms.text(query, "text", chars_max=200)
+    before = forms.number(query, "before", default=0, low=0, high=2**62)
+    node_id = view.row.id
+    tail = await box.records_before(who, 0, TAIL_RECORDS, node_id, text) if part in ("", "tail") else None
+    timeline = await box.timeline(who, before, TIMELINE_EVENTS, node_id) if part in ("", "timeline") else ()
+    series: tuple[Series, ...] = ()
+    if part == "":
+        chosen = dict.fromkeys(name for name in (metric, "rtt_ms") if name in view.metrics)
+        start_ns = view.now_ns - span_h * HOUR
+        series = tuple([await box.series(who, node_id, name, start_ns, view.now_ns) for name in chosen])
+    return render.page(
+        request,
+        "node",
+        status=status,
+        problem=problem,
+        topic=f"node:{node_id}",
+        view=view,
+        row=view.row,
+        node=view.node,
+        now_ns=view.now_ns,
+        tail=tail,
+        text=text,
+        timeline=timeline,
+        older=timeline[-1].position if len(timeline) == TIMELINE_EVENTS else 0,
+        series=series,
+        metric=metric,
+        span_h=span_h,
+        spans=SPANS_H,
+        kinds=tuple(Kind),
+        base=f"/nodes/{node_id}",
+        quote=quote,
+    )
+
+
+def _first_metric(view: NodeView) -> str:
+    return "battery_pct" if "battery_pct" in view.metrics or not view.metrics else view.metrics[0]
+
+
+FIELDS = ("name", "tags", "kind", "domain_id", "target_version", "address")
+
+
+async def change(request: Request) -> Response:
+    """POST /nodes/{id}/change: each field that differs from what the form was filled with."""
+    fields, view = await forms.form(request), await find(request)
+    try:
+        wishes = [
+            (name, forms.text(fields, name, chars_max=VALUE_CHARS_MAX))
+            for name in FIELDS
+            if name in fields and fields[name].strip() != fields.get(f"was_{name}", "").strip()
+        ]
+        if not fields.get("name", "x").strip():
+            raise Refused("A node needs a name.", 422)
+        for name, value in wishes:
+            await asked.box(request).change(asked.who(request), view.row.id, name, value)
+    except Refused as refused:
+        return await _show(request, problem=str(refused), status=refused.status)
+    return render.see(f"/nodes/{view.row.id}?done=changed")
+
+
+async def move(request: Request) -> Response:
+    """POST /nodes/{id}/move: one step in the lifecycle, with its reason."""
+    fields, view = await forms.form(request), await find(request)
+    try:
+        target = forms.text(fields, "target", chars_max=64, need="Choose where the node should go.")
+        reason = forms.text(
+            fields, "reason", chars_max=REASON_CHARS_MAX, need="Write why: the journal keeps it with your name."
+        )
+        await asked.box(request).move(asked.who(request), view.row.id, target, reason)
+    except Refused as refused:
+        return await _show(request, problem=str(refused), status=refused.status)
+    return render.see(f"/nodes/{view.row.id}?done=moved")
+
+
+async def release(request: Request) -> Response:
+    """POST /nodes/{id}/release: let go of a source."""
+    fields, view = await forms.form(request), await find(request)
+    try:
+        source = forms.text(fields, "source", chars_max=limits.subject_chars_max, need="Which source?")
+        await asked.box(request).release(asked.who(request), source)
+    except Refused as refused:
+        return await _show(request, problem=str(refused), status=refused.status)
+    return render.see(f"/nodes/{view.row.id}?done=released")
+
+
+async def claim(request: Request) -> Response:
+    """POST /nodes/{id}/claim: take an unclaimed source on."""
+    fields, view = await forms.form(request), await find(request)
+    try:
+        source = forms.text(fields, "source", chars_max=limits.subject_chars_max, need="Which source?")
+        await asked.box(request).claim(asked.who(request), source, view.row.id)
+    except Refused as refused:
+        return await _show(request, problem=str(refused), status=refused.status)
+    return render.see(f"/nodes/{view.row.id}?done=claimed")

@@ -1,0 +1,77 @@
+"""The first screen: how many are live, what needs a person, where everything is, and the list."""
+
+from __future__ import annotations
+
+from urllib.parse import urlencode
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from fleet import limits
+from fleet.connectivity import Reach
+from fleet.node import Kind
+from web import asked, forms, render
+from web.chart import map_of
+from web.ports import NodeQuery, Refused
+
+ORDERS = {
+    "attention": "Attention first",
+    "name": "Name",
+    "battery": "Battery",
+    "seen": "Last heard",
+    "rtt": "Round trip",
+}
+
+
+async def show(request: Request) -> Response:
+    """GET /"""
+    query = query_of(request)
+    view = await asked.box(request).site(asked.who(request), query)
+    if asked.wants_json(request):
+        return render.data(view)
+    return render.page(
+        request,
+        "site",
+        topic="site",
+        view=view,
+        now_ns=view.now_ns,
+        query=query,
+        total=sum(view.reach.values()),
+        map=map_of(view.places),
+        kinds=tuple(Kind),
+        orders=ORDERS,
+        link=lambda **change: link(query, **change),
+        intake=request.headers.get("host", "").rpartition(":")[0] or request.url.hostname,
+    )
+
+
+def query_of(request: Request) -> NodeQuery:
+    """Refused (400) for what no form of ours sends."""
+    asked_for = request.query_params
+    order = asked_for.get("order") or "attention"
+    if order not in ORDERS:
+        raise Refused(f"“order” is one of {', '.join(ORDERS)}.", 400)
+    return NodeQuery(
+        text=forms.text(asked_for, "text", chars_max=limits.name_chars_max),
+        reach=forms.choice(asked_for, "reach", Reach),
+        kind=forms.choice(asked_for, "kind", Kind),
+        tag=forms.text(asked_for, "tag", chars_max=limits.name_chars_max) or None,
+        order=order,
+        offset=forms.number(asked_for, "offset", default=0, low=0, high=1_000_000),
+        limit=forms.number(asked_for, "limit", default=limits.page_items_default, low=1, high=limits.page_items_max),
+    )
+
+
+def link(query: NodeQuery, **change: object) -> str:
+    """The list with one thing changed; a change of filter starts at its first page."""
+    asked_for: dict[str, object] = {
+        "text": query.text,
+        "reach": query.reach,
+        "kind": query.kind,
+        "tag": query.tag,
+        "order": "" if query.order == "attention" else query.order,
+        "limit": "" if query.limit == limits.page_items_default else query.limit,
+        **change,
+    }
+    filled = urlencode({name: str(value) for name, value in asked_for.items() if value})
+    return f"/?{filled}" if filled else "/"
