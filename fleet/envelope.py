@@ -98,10 +98,10 @@ def block_hash(log: Log, first_seq: int, previous: bytes, events: Sequence[bytes
         _PLACE.pack(log.epoch, first_seq, len(events)),
         previous,
     ]
-    pack = _LENGTH.pack
-    for event in events:
-        parts.append(pack(len(event)))
-        parts.append(event)
+    framed = [b""] * (2 * len(events))
+    framed[::2] = map(_LENGTH.pack, map(len, events))
+    framed[1::2] = events
+    parts += framed
     return hashlib.sha256(b"".join(parts)).digest()
 
 

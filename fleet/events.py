@@ -10,7 +10,7 @@ History of a version stands at its class; there is only version 1 so far.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from enum import IntEnum
 from typing import Any, ClassVar, NamedTuple, TypeVar
 
@@ -378,7 +378,7 @@ class Recorded(NamedTuple):
 
 Stamp = tuple[int, str, int, int]
 
-_HEAD_BYTES = 4096  # room for everything but the body
+_BODY_BYTES_MAX = limits.event_bytes_max - 4096  # the rest is room for everything but the body
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(Event).decode
 
@@ -386,14 +386,21 @@ _decode = msgspec.msgpack.Decoder(Event).decode
 def encode_body(body: Body) -> msgspec.Raw:
     """The body's canonical bytes. ValueError when it is larger than an event may be."""
     raw = _encode(body)
-    if len(raw) > limits.event_bytes_max - _HEAD_BYTES:
+    if len(raw) > _BODY_BYTES_MAX:
         raise ValueError(f"a {body.KIND} event of {len(raw)} bytes is over the limit of {limits.event_bytes_max}")
     return msgspec.Raw(raw)
 
 
-def encode(seq: int, hlc: int, wall_ns: int, clock: Clock, subject: str, body: Body, raw: msgspec.Raw) -> bytes:
-    """Canonical bytes of a new event, made once. `raw` is `encode_body(body)`."""
-    return _encode((seq, hlc, wall_ns, clock, body.KIND, body.VERSION, subject, raw))
+Staged = tuple[str, Body, msgspec.Raw]  # subject, body, `encode_body(body)`
+
+
+def encode_all(first_seq: int, first_hlc: int, wall_ns: int, clock: Clock, staged: Sequence[Staged]) -> list[bytes]:
+    """Canonical bytes of new events, made once. Numbers and stamps go up by one from event to event."""
+    confidence = int(clock)
+    return [
+        _encode((first_seq + index, first_hlc + index, wall_ns, confidence, body.KIND, body.VERSION, subject, raw))
+        for index, (subject, body, raw) in enumerate(staged)
+    ]
 
 
 def decode(raw: bytes, *, writer: str, epoch: int, position: int = 0) -> Recorded:

@@ -32,7 +32,7 @@ _PRAGMAS: dict[str, str | int] = {
     "journal_mode": "wal",
     "synchronous": 2,  # FULL: a commit is on the disk before anybody hears of it
     "foreign_keys": 1,
-    "wal_autocheckpoint": 1000,
+    "wal_autocheckpoint": 4000,  # pages: 16 MiB; a page that is written often is copied once, not four times
     "journal_size_limit": 32 * 1024 * 1024,
     "temp_store": 2,
     "cache_size": -8192,  # KiB: a batch's pages stay in memory until its commit

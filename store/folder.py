@@ -14,6 +14,7 @@ lock             held by the one process that runs on this folder
 from __future__ import annotations
 
 import fcntl
+import glob
 import os
 import sqlite3
 from pathlib import Path
@@ -31,6 +32,10 @@ class FolderProblem(Exception):
 
 class FolderTaken(FolderProblem):
     """Another process runs on this data folder; str() says which and what to do."""
+
+
+class FolderNewer(FolderProblem):
+    """A newer program wrote this data folder, in a way that this one does not know."""
 
 
 class Folder:
@@ -93,7 +98,10 @@ class Folder:
 
 
 def bring_up(path: Path) -> None:
-    """site.db at this program's revision: made from schema.sql when new, migrated by Alembic when older."""
+    """site.db at this program's revision: made from schema.sql when new, migrated by Alembic when older.
+
+    FolderNewer when its revision is none that this program knows; the file is left as it is.
+    """
     db = connect(path)
     try:
         found = _revision(db)
@@ -109,6 +117,12 @@ def bring_up(path: Path) -> None:
         raise StoreFault(fault_of(error) or Fault.IO, path.name, str(error)) from error
     finally:
         db.close()
+    steps = Path(__file__).parent / "migrations" / "versions"
+    if found and not any(steps.glob(f"{glob.escape(found)}_*.py")):
+        raise FolderNewer(
+            f"{path} was written by a newer Skerry (tables of revision {found}; this one knows them up to {REVISION});"
+            " install that version or a newer one, or restore a backup that this version made"
+        )
     from store.migrations import upgrade
 
     upgrade(path)

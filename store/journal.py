@@ -14,7 +14,6 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
-import msgspec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from fleet import envelope, events, hlc, limits
@@ -27,6 +26,16 @@ class Identity(NamedTuple):
 
     log: Log
     site: str
+
+
+_STATEMENT_ROWS = 128
+
+
+class _At(NamedTuple):
+    """The instant of a commit."""
+
+    wall_ns: int
+    clock: events.Clock
 
 
 Listener = Callable[[Sequence[events.Recorded]], None]
@@ -43,7 +52,7 @@ class Journal:
         self._key = key
         self._clock = clock
         self._hlc = 0
-        self._staged: list[tuple[str, events.Body, msgspec.Raw]] = []
+        self._staged: list[events.Staged] = []
         self._sealed: list[events.Recorded] = []
         self._next = (envelope.EMPTY, 0, 0)
         self._log_id = 0
@@ -78,27 +87,18 @@ class Journal:
         self._next = (self.head, self.position, self._hlc)
         if not self._staged:
             return
-        wall_ns, confidence = self._clock.now_ns(), self._clock.confidence()
+        at = _At(self._clock.now_ns(), self._clock.confidence())
         for start in range(0, len(self._staged), limits.block_events_max):
-            self._seal_block(db, self._staged[start : start + limits.block_events_max], wall_ns, confidence)
+            self._seal_block(db, self._staged[start : start + limits.block_events_max], at)
 
-    def _seal_block(
-        self,
-        db: sqlite3.Connection,
-        staged: Sequence[tuple[str, events.Body, msgspec.Raw]],
-        wall_ns: int,
-        confidence: events.Clock,
-    ) -> None:
+    def _seal_block(self, db: sqlite3.Connection, staged: Sequence[events.Staged], at: _At) -> None:
         head, position, stamp = self._next
         first_seq, first_position = head.seq + 1, position + 1
-        first_stamp = hlc.tick(stamp, wall_ns // limits.MS)  # while the wall clock stands, a tick adds one
-        encoded = [
-            events.encode(first_seq + index, first_stamp + index, wall_ns, confidence, subject, body, raw)
-            for index, (subject, body, raw) in enumerate(staged)
-        ]
+        first_stamp = hlc.tick(stamp, at.wall_ns // limits.MS)  # while the wall clock stands, a tick adds one
+        encoded = events.encode_all(first_seq, first_stamp, *at, staged)
         block = envelope.seal(self.log, head, encoded, self._key)
-        columns = [(body.KIND, subject, wall_ns) for subject, body, _ in staged]
-        insert_block(db, self._log_id, first_position, block, columns)
+        kinds, subjects = [body.KIND for _, body, _ in staged], [subject for subject, _, _ in staged]
+        insert_block(db, self._log_id, first_position, block, kinds, subjects, [at.wall_ns] * len(staged))
         self._next = (block.head, position + len(staged), first_stamp + len(staged) - 1)
         if self._listeners:
             _, writer, epoch = self.log
@@ -109,8 +109,7 @@ class Journal:
                     epoch,
                     first_seq + index,
                     first_stamp + index,
-                    wall_ns,
-                    confidence,
+                    *at,
                     body.KIND,
                     body.VERSION,
                     subject,
@@ -175,36 +174,55 @@ def _load(db: sqlite3.Connection, log: Log) -> tuple[int, Head, int]:
     return int(row[0]), Head(last[0], last[1]), stamp
 
 
-Columns = tuple[str, str, int]  # of an event's row: kind, subject, wall_ns
-
-
 def insert_block(
-    db: sqlite3.Connection, log_id: int, first_position: int, block: Block, columns: Sequence[Columns]
+    db: sqlite3.Connection,
+    log_id: int,
+    first_position: int,
+    block: Block,
+    kinds: Sequence[str],
+    subjects: Sequence[str],
+    walls_ns: Sequence[int],
 ) -> None:
     """Store a block and its events from `first_position` on. sqlite3.IntegrityError when one of them is there."""
-    rows = [
-        (first_position + index, log_id, block.first_seq + index, kind, subject, wall_ns, raw)
-        for index, (raw, (kind, subject, wall_ns)) in enumerate(zip(block.events, columns, strict=True))
-    ]
-    db.executemany("INSERT INTO event VALUES (?,?,?,?,?,?,?)", rows)
-    db.executemany("INSERT INTO mention VALUES (?,?,?)", mentions(first_position, [column[1] for column in columns]))
+    count = len(block.events)
+    positions = range(first_position, first_position + count)
+    seqs = range(block.first_seq, block.first_seq + count)
+    _insert(db, "event", (positions, [log_id] * count, seqs, kinds, subjects, walls_ns, block.events))
+    _insert(db, "mention", mentions(positions, subjects))
     db.execute(
         "INSERT INTO block VALUES (?,?,?,?,?,?)",
         (log_id, block.first_seq, block.head.seq, block.previous, block.hash, block.signature),
     )
 
 
-def mentions(first_position: int, subjects: Sequence[str]) -> list[tuple[str, int, int]]:
-    """Where in a block each subject comes first and last, as rows in the order of their key.
+def mentions(positions: Sequence[int], subjects: Sequence[str]) -> tuple[Sequence[str], list[int], list[int]]:
+    """Where in a block each subject comes first and last: the columns of `mention`, in the order of its key.
 
     An index entry per event would spread a burst about every node over as many pages as there are nodes, several
     times over; an entry per subject and block halves the cost of appending.
     """
-    last = {subject: position for position, subject in enumerate(subjects, first_position)}
-    first: dict[str, int] = {}
-    for position, subject in enumerate(subjects, first_position):
-        first.setdefault(subject, position)
-    return [(subject, first[subject], last[subject]) for subject in sorted(last)]
+    last = dict(zip(subjects, positions, strict=True))
+    first = dict(zip(reversed(subjects), reversed(positions), strict=True))
+    about = sorted(last)
+    return about, [first[subject] for subject in about], [last[subject] for subject in about]
+
+
+def _insert(db: sqlite3.Connection, table: str, columns: Sequence[Sequence[object]]) -> None:
+    """Whole columns as rows, many to a statement: a statement costs more than a row."""
+    width, rows = len(columns), len(columns[0])
+    flat: list[object] = [None] * (width * rows)
+    for index, column in enumerate(columns):
+        flat[index::width] = column
+    step = _STATEMENT_ROWS * width
+    whole = len(flat) - len(flat) % step
+    one = f"({','.join('?' * width)})"
+    if whole:
+        many = ",".join([one] * _STATEMENT_ROWS)
+        db.executemany(
+            f"INSERT INTO {table} VALUES {many}", (flat[start : start + step] for start in range(0, whole, step))
+        )
+    rest = (flat[start : start + width] for start in range(whole, len(flat), width))
+    db.executemany(f"INSERT INTO {table} VALUES {one}", rest)
 
 
 # -- readers ------------------------------------------------------------------------------------------------
@@ -327,7 +345,7 @@ def _stray(db: sqlite3.Connection, log_id: int, block: Block) -> str | None:
         signed = (block.first_seq + index, first_position + index, event.seq, event.kind, event.subject, event.wall_ns)
         if signed != (seq, position, seq, kind, subject, wall_ns):
             return f"event {seq}: its columns differ from its signed bytes"
-    for mention in mentions(first_position, [row[3] for row in rows]):
+    for mention in zip(*mentions([row[1] for row in rows], [row[3] for row in rows]), strict=True):
         if not db.execute(_MENTIONED, mention).fetchone():
             seq = rows[mention[1] - first_position][0]
             return f"event {seq}: it is missing from the list of what is about {mention[0]}"

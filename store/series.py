@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import logging
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import closing
 from pathlib import Path
+from typing import NamedTuple
 
 from backports import zstd
 
 from fleet import series
-from store.database import Participant, Reader, Writer, connect
+from store.database import Participant, Reader, Writer, connect_reader
+from store.faults import Fault, StoreFault, fault_of
+
+log = logging.getLogger(__name__)
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS series (
@@ -21,16 +27,28 @@ _SAVE_RECORD = "INSERT INTO meta VALUES ('record', ?) ON CONFLICT DO UPDATE SET 
 _UPSERT = "INSERT INTO series VALUES (?,?,?) ON CONFLICT DO UPDATE SET data=excluded.data"
 
 
+class Oldest(NamedTuple):
+    """The oldest windows, as far as they are worth letting go: those that start before `before_s`."""
+
+    windows: int
+    bytes_stored: int
+    from_s: int
+    before_s: int
+
+
 class SeriesStore:
     """Writes through its own writer (one file, one writing connection); reads beside it."""
 
-    def __init__(self, path: Path, participants: Sequence[Participant] = ()) -> None:
-        db = connect(path)
-        db.executescript(_SCHEMA)
-        row = db.execute("SELECT value FROM meta WHERE key='record'").fetchone()
-        db.close()
-        self.record = int(row[0]) if row else 0
-        self.writer = Writer(path, participants)
+    def __init__(
+        self,
+        path: Path,
+        participants: Sequence[Participant] = (),
+        *,
+        on_turn: Callable[[StoreFault | None], None] | None = None,
+    ) -> None:
+        self.path = path
+        self.record = _bring_up(path)
+        self.writer = Writer(path, participants, on_turn=on_turn)
         self._reader = Reader(path, 1)
 
     def save(self, windows: Sequence[tuple[str, series.Window]], record: int) -> None:
@@ -39,9 +57,7 @@ class SeriesStore:
 
         def job(db: sqlite3.Connection) -> None:
             db.executemany(_UPSERT, rows)
-            db.execute(
-                "INSERT INTO meta VALUES ('record', ?) ON CONFLICT DO UPDATE SET value=excluded.value", (record,)
-            )
+            db.execute(_SAVE_RECORD, (record,))
 
         self.writer.submit(job).result()
         self.record = record
@@ -51,26 +67,65 @@ class SeriesStore:
             "SELECT start_s, data FROM series WHERE node_id=? AND start_s BETWEEN ? AND ? ORDER BY start_s",
             (node_id, series.start_of(from_s), to_s),
         )
-        return [series.decode(start_s, zstd.decompress(data)) for start_s, data in rows]
+        found = [_window(node_id, start_s, data) for start_s, data in rows]
+        return [window for window in found if window is not None]
 
     def load(self, node_id: str, start_s: int) -> series.Window | None:
-        """A stored window to go on with after a restart; on the writer's thread, so it blocks."""
+        """A stored window to go on with after a restart; blocks. None too when it cannot be read: what is worth
+        charting must not end the thread that reads what devices say."""
+        try:
+            with closing(connect_reader(self.path)) as db:
+                row = db.execute("SELECT data FROM series WHERE node_id=? AND start_s=?", (node_id, start_s)).fetchone()
+        except (StoreFault, sqlite3.DatabaseError) as error:
+            log.error("series: the window %d of %s cannot be read: %s", start_s, node_id, error)
+            return None
+        return _window(node_id, start_s, row[0]) if row else None
 
-        def job(db: sqlite3.Connection) -> bytes | None:
-            row = db.execute("SELECT data FROM series WHERE node_id=? AND start_s=?", (node_id, start_s)).fetchone()
-            return row[0] if row else None
-
-        data = self.writer.submit(job).result()
-        return series.decode(start_s, zstd.decompress(data)) if data else None
+    def oldest(self, bytes_wanted: int) -> Oldest | None:
+        """The oldest windows that together hold `bytes_wanted`, or all there are; None when there are none. Blocks."""
+        windows = held = 0
+        with closing(connect_reader(self.path)) as db:
+            rows = db.execute(
+                "SELECT start_s, count(*), sum(length(data)) FROM series GROUP BY 1 ORDER BY 1"
+            ).fetchall()
+        for start_s, count, size in rows:
+            windows, held = windows + count, held + size
+            if held >= bytes_wanted:
+                return Oldest(windows, held, rows[0][0], start_s + 1)
+        return Oldest(windows, held, rows[0][0], rows[-1][0] + 1) if rows else None
 
     def drop_before(self, start_s: int) -> int:
-        """Let the oldest windows go; returns how many."""
+        """Let the oldest windows go and give their pages back to the disk; returns how many. Blocks."""
 
         def job(db: sqlite3.Connection) -> int:
-            return db.execute("DELETE FROM series WHERE start_s < ?", (start_s,)).rowcount
+            dropped = db.execute("DELETE FROM series WHERE start_s < ?", (start_s,)).rowcount
+            (free,) = db.execute("PRAGMA freelist_count").fetchone()
+            for _ in range(free):  # a page at each step, and the statement is stepped but once
+                db.execute("PRAGMA incremental_vacuum(1)")
+            return dropped
 
         return self.writer.submit(job).result()
 
     async def close(self) -> None:
         await self._reader.close()
         self.writer.close()
+
+
+def _bring_up(path: Path) -> int:
+    """Make the tables; returns the record up to which the windows are complete. StoreFault when the disk refuses."""
+    try:
+        with closing(sqlite3.connect(path, isolation_level=None)) as db:
+            db.execute("PRAGMA auto_vacuum=INCREMENTAL")  # before the first table: a shed window must free its pages
+            db.executescript(_SCHEMA)
+            row = db.execute("SELECT value FROM meta WHERE key='record'").fetchone()
+    except sqlite3.DatabaseError as error:
+        raise StoreFault(fault_of(error) or Fault.IO, path.name, str(error)) from error
+    return int(row[0]) if row else 0
+
+
+def _window(node_id: str, start_s: int, data: bytes) -> series.Window | None:
+    try:
+        return series.decode(start_s, zstd.decompress(data))
+    except (ValueError, zstd.ZstdError) as error:
+        log.error("series: the window %d of %s is damaged: %s", start_s, node_id, error)
+        return None

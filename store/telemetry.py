@@ -20,7 +20,7 @@ import os
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import NamedTuple
@@ -66,6 +66,7 @@ class Telemetry:
         self.next_id = 1
         self.paused = False  # set by any thread: refuse appends, as a full disk would
         self.rotation_wanted = False  # set by any thread: rotate at the next look
+        self.unreadable: list[Path] = []  # partitions of an earlier run that `open` could not read
         self._folder = folder
         self._monotonic_ns = monotonic_ns
         self._db: sqlite3.Connection | None = None
@@ -79,18 +80,18 @@ class Telemetry:
         """Find the partitions of an earlier run. `sealed_up_to` is the last id in a segment, `known_up_to` the last
         one that any cursor has seen. Partitions that cannot be read stay where they are, for the keeper."""
         self.next_id = max(sealed_up_to, known_up_to) + 1
+        unreadable = False
         for partition in self.partitions():
-            unreadable = False
             try:
-                last = _last_id(partition.path, check=True)
+                last, unreadable = _last_id(partition.path, check=True), False
             except StoreFault as fault:
                 log.error("telemetry: %s cannot be read: %s", partition.path.name, fault.detail)
                 last, unreadable = partition.first_id, True
+                self.unreadable.append(partition.path)
             if last is None:
                 _remove(partition.path)
-            else:
-                self.next_id = max(self.next_id, last + 1)
-        if unreadable if self.partitions() else False:
+            self.next_id = max(self.next_id, (last or 0) + 1, partition.first_id)
+        if unreadable:
             self.next_id += _ID_JUMP
 
     def partitions(self) -> list[Partition]:
@@ -104,7 +105,7 @@ class Telemetry:
         with self._lock:  # after the list: a file that was on it and is not active now was closed in between
             active = self._active
         ends = [partition.first_id - 1 for partition in found[1:]] + [next_id - 1]
-        return [Closed(*one, end) for one, end in zip(found, ends, strict=True) if one != active]
+        return [Closed(*one, end) for one, end in zip(found, ends, strict=False) if one != active]
 
     def append(self, offers: Sequence[Offer]) -> list[Record]:
         """Commit `offers` in one transaction and return them with their ids. StoreFault when the disk refuses."""
@@ -229,7 +230,9 @@ def _fault(error: Exception, store: str) -> StoreFault:
 
 def _damage(error: Exception, path: Path) -> StoreFault:
     """As `_fault`; but what is no fault of the disk is one of the file's content."""
-    return error if isinstance(error, StoreFault) else StoreFault(fault_of(error) or Fault.DAMAGED, path.name, str(error))
+    return (
+        error if isinstance(error, StoreFault) else StoreFault(fault_of(error) or Fault.DAMAGED, path.name, str(error))
+    )
 
 
 def _last_id(path: Path, *, check: bool = False) -> int | None:
@@ -254,7 +257,7 @@ def _remove(path: Path) -> None:
         path.with_name(path.name + suffix).unlink(missing_ok=True)
 
 
-def partition_frames(path: Path, after: int = 0) -> Iterator[Frame]:
+def partition_frames(path: Path, after: int = 0) -> Generator[Frame, None, None]:
     """The frames of a partition with an id above `after`, ascending. StoreFault when they cannot be read."""
     with closing(connect_reader(path)) as db:
         try:
@@ -267,6 +270,19 @@ def partition_frames(path: Path, after: int = 0) -> Iterator[Frame]:
 # -- sealing ----------------------------------------------------------------------------------------------------
 
 
+class _Place(NamedTuple):
+    """Where a frame stands in its segment: a row of `segment_frame`."""
+
+    first_id: int
+    last_id: int
+    offset: int
+    length: int
+    records: int
+    from_ns: int
+    to_ns: int
+    sources: bytes
+
+
 class Sealed(NamedTuple):
     """A segment as its file says, with the place of each frame in it."""
 
@@ -277,7 +293,7 @@ class Sealed(NamedTuple):
     from_ns: int
     to_ns: int
     bytes_stored: int
-    frames: tuple[tuple[int, int, int, int, int, int, int, bytes], ...]  # rows of segment_frame without the segment
+    frames: tuple[_Place, ...]
 
 
 class Sealing(NamedTuple):
@@ -325,19 +341,28 @@ def _readable_frames(path: Path, after: int) -> Iterator[Frame]:
     for order in ("", " DESC"):
         try:
             with closing(connect_reader(path)) as db:
-                for row in db.execute(f"SELECT first_id FROM frame WHERE last_id > ? ORDER BY first_id{order}", (after,)):
+                for row in db.execute(
+                    f"SELECT first_id FROM frame WHERE last_id > ? ORDER BY first_id{order}", (after,)
+                ):
                     found.add(row[0])
         except (StoreFault, sqlite3.DatabaseError) as error:
             log.warning("telemetry: %s: %s", path.name, error)
     for first_id in sorted(found):
         try:
-            with closing(connect_reader(path)) as db:
-                frame = Frame(*db.execute("SELECT * FROM frame WHERE first_id=?", (first_id,)).fetchone())
+            frame = _frame(path, first_id)
             _records_of(frame)
-        except (StoreFault, sqlite3.DatabaseError, TypeError) as error:
+        except (StoreFault, sqlite3.DatabaseError) as error:
             log.warning("telemetry: %s: frame %d: %s", path.name, first_id, error)
         else:
             yield frame
+
+
+def _frame(path: Path, first_id: int) -> Frame:
+    with closing(connect_reader(path)) as db:
+        row = db.execute("SELECT * FROM frame WHERE first_id=?", (first_id,)).fetchone()
+    if row is None:
+        raise StoreFault(Fault.DAMAGED, path.name, f"frame {first_id} is in one index and not in the other")
+    return Frame(*row)
 
 
 def _holes(sealed: Sequence[Sealed], first_id: int, last_id: int) -> Iterator[tuple[int, int]]:
@@ -351,15 +376,16 @@ def _holes(sealed: Sequence[Sealed], first_id: int, last_id: int) -> Iterator[tu
 
 def _write_segment(records: Iterable[Record], segments: Path) -> Sealed:
     fresh = segments / "sealing.new"
-    found: list[Frame] = []
-    digest = hashlib.sha256()
+    places: list[_Place] = []
+    digest, offset = hashlib.sha256(), 0
     try:
         with fresh.open("wb") as file:
             for chunk in frames.chunks(records):
                 frame = frames.encode(chunk, sealed=True)
                 file.write(frame.data)
                 digest.update(frame.data)
-                found.append(frame)
+                places.append(_place(frame, offset))
+                offset += len(frame.data)
             file.flush()
             os.fsync(file.fileno())
         fresh.rename(segment_path(segments, digest.digest()))
@@ -368,17 +394,26 @@ def _write_segment(records: Iterable[Record], segments: Path) -> Sealed:
         raise _fault(error, "segments") from error
     finally:
         fresh.unlink(missing_ok=True)
-    return _sealed(digest.digest(), found)
+    return _sealed(digest.digest(), places)
 
 
-def _sealed(sha256: bytes, found: Sequence[Frame]) -> Sealed:
-    rows, offset = [], 0
-    for frame in found:
-        rows.append((*frame[:2], offset, len(frame.data), *frame[2:6]))
-        offset += len(frame.data)
-    first, last = found[0].first_id, found[-1].last_id
-    times = min(frame.from_ns for frame in found), max(frame.to_ns for frame in found)
-    return Sealed(sha256, first, last, sum(frame.records for frame in found), *times, offset, tuple(rows))
+def _place(frame: Frame, offset: int) -> _Place:
+    return _Place(
+        frame.first_id, frame.last_id, offset, len(frame.data), frame.records, frame.from_ns, frame.to_ns, frame.sources
+    )
+
+
+def _sealed(sha256: bytes, places: Sequence[_Place]) -> Sealed:
+    return Sealed(
+        sha256,
+        places[0].first_id,
+        places[-1].last_id,
+        sum(place.records for place in places),
+        min(place.from_ns for place in places),
+        max(place.to_ns for place in places),
+        sum(place.length for place in places),
+        tuple(places),
+    )
 
 
 def segment_path(segments: Path, sha256: bytes) -> Path:
@@ -387,19 +422,18 @@ def segment_path(segments: Path, sha256: bytes) -> Path:
 
 def inspect(path: Path) -> Sealed:
     """A segment as nothing but its file tells. StoreFault (damaged) when it is no segment."""
-    found: list[Frame] = []
+    places: list[_Place] = []
     try:
         with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
             digest, offset = hashlib.sha256(content).digest(), 0
             while offset < len(content):
-                with memoryview(content) as view, view[offset:] as rest:
+                with memoryview(content) as whole, whole[offset:] as rest:
                     data = bytes(rest[: zstd.get_frame_size(rest)])
-                found.append(frames.describe(frames.decode(data), data)._replace(data=b""))
-                rows_bytes = len(data)
-                offset += rows_bytes
+                places.append(_place(frames.describe(frames.decode(data), data), offset))
+                offset += len(data)
     except (OSError, ValueError, IndexError, zstd.ZstdError) as error:
         raise _damage(error, path) from error
-    return _sealed(digest, found)
+    return _sealed(digest, places)
 
 
 def intact(path: Path, sha256: bytes) -> bool:
@@ -413,3 +447,276 @@ def intact(path: Path, sha256: bytes) -> bool:
         raise _fault(error, path.name) from error
 
 
+# -- the table of segments (each inside the caller's transaction, beside the event that says so) ------------------
+
+
+class Segment(NamedTuple):
+    """A segment that is still here. `in_custody`: a hub has taken it over."""
+
+    first_id: int
+    last_id: int
+    sha256: bytes
+    records: int
+    from_ns: int
+    to_ns: int
+    bytes_stored: int
+    in_custody: bool = False
+
+
+class LetGo(NamedTuple):
+    """What left on purpose, since the beginning."""
+
+    segments: int
+    records: int
+    bytes_freed: int
+
+
+def enter(db: sqlite3.Connection, sealed: Sealed, now_ns: int) -> None:
+    """Announce a segment. IntegrityError when it stands there already."""
+    db.execute("INSERT INTO segment VALUES (?,?,?,?,?,?,?,?,NULL)", (*_row(sealed), now_ns))
+    db.executemany(
+        "INSERT INTO segment_frame VALUES (?,?,?,?,?,?,?,?,?)",
+        [(place.first_id, place.last_id, sealed.first_id, *place[2:]) for place in sealed.frames],
+    )
+
+
+def _row(sealed: Sealed) -> tuple[int, int, bytes, int, int, int, int]:
+    first_id, last_id, sha256 = sealed.first_id, sealed.last_id, sealed.sha256
+    return first_id, last_id, sha256, sealed.records, sealed.from_ns, sealed.to_ns, sealed.bytes_stored
+
+
+def enter_lost(db: sqlite3.Connection, first_id: int, last_id: int, now_ns: int) -> None:
+    """Say that these ids were in a partition and cannot be read any more."""
+    db.execute("INSERT INTO segment VALUES (?,?,x'',0,0,0,0,?,?)", (first_id, last_id, now_ns, now_ns))
+
+
+def drop(db: sqlite3.Connection, first_id: int, now_ns: int, *, damaged: bool = False) -> bool:
+    """Mark a segment as gone; its file may be removed after the commit. False when it was gone before."""
+    stored = "0" if damaged else "bytes_stored"
+    changed = db.execute(
+        f"UPDATE segment SET dropped_ns=?, bytes_stored={stored} WHERE first_id=? AND dropped_ns IS NULL",
+        (now_ns, first_id),
+    ).rowcount
+    db.execute("DELETE FROM segment_frame WHERE segment_id=?", (first_id,))
+    return changed == 1
+
+
+def announced(db: sqlite3.Connection, partition: Closed) -> tuple[int, bool]:
+    """The last id of a partition up to which its records are announced, and whether some of them were lost."""
+    last, lost = db.execute(
+        "SELECT max(last_id), max(sha256 = x'') FROM segment WHERE first_id BETWEEN ? AND ?",
+        (partition.first_id, partition.last_id),
+    ).fetchone()
+    return (partition.first_id - 1, False) if last is None else (last, bool(lost))
+
+
+def live(db: sqlite3.Connection) -> list[Segment]:
+    """The segments that are here, oldest first."""
+    columns = "first_id, last_id, sha256, records, from_ns, to_ns, bytes_stored"
+    rows = db.execute(f"SELECT {columns} FROM segment WHERE dropped_ns IS NULL ORDER BY first_id")
+    return [Segment(*row) for row in rows]
+
+
+def let_go(db: sqlite3.Connection) -> LetGo:
+    return LetGo(
+        *db.execute(
+            "SELECT count(*), coalesce(sum(records), 0), coalesce(sum(bytes_stored), 0) FROM segment"
+            " WHERE dropped_ns IS NOT NULL AND bytes_stored > 0"
+        ).fetchone()
+    )
+
+
+def was_let_go(db: sqlite3.Connection, sha256: bytes) -> bool:
+    return (
+        db.execute("SELECT 1 FROM segment WHERE sha256=? AND dropped_ns IS NOT NULL", (sha256,)).fetchone() is not None
+    )
+
+
+def holds_any(db: sqlite3.Connection, first_id: int, last_id: int) -> bool:
+    """Whether one of these ids stands in the table, here or gone."""
+    rows = db.execute("SELECT 1 FROM segment WHERE first_id <= ? AND last_id >= ?", (last_id, first_id))
+    return rows.fetchone() is not None
+
+
+# -- reading ----------------------------------------------------------------------------------------------------
+
+
+class Gap(NamedTuple):
+    """Ids that are no longer here, and why."""
+
+    first_id: int
+    last_id: int
+    reason: str
+
+
+class Page(NamedTuple):
+    """Records in order of id, and the id up to which everything was looked at (`after` of the next call)."""
+
+    records: list[Record]
+    scanned: int
+    gaps: list[Gap]
+
+
+_Load = Callable[[], bytes | None]
+_Found = tuple[int, int, bytes, _Load]  # first id, last id, source codes, and how to get the frame (None: just dropped)
+
+_LET_GO = "let go: past its retention or over the byte budget"
+_LOST = "damaged on the disk"
+
+
+class History:
+    """Reads raw records from partitions and segments alike. Blocking; call it off the event loop. Safe across threads:
+    each call opens what it reads.
+
+    A record is found whatever happens beside the reader: a partition is listed before the table of segments is asked,
+    and goes only after its segments stand there.
+    """
+
+    def __init__(self, folder: Folder) -> None:
+        self._folder = folder
+
+    def after(self, after: int, limit: int, sources: frozenset[str] | None = None, seconds: float = 1.0) -> Page:
+        """Up to `limit` records with an id above `after`, oldest first, within about `seconds`. StoreFault when
+        something cannot be read."""
+        gone = self._gaps(after, _ID_END)
+        found: list[Record] = []
+        deadline = time.monotonic() + seconds
+        codes = frozenset(map(frames.source_code, sources)) if sources is not None else None
+        scanned = after
+        for _, last_id, held, load in self._frames_after(after):
+            data = load() if codes is None or frames.holds(held, codes) else None
+            for record in frames.decode(data) if data is not None else ():
+                if record.id > scanned:
+                    if sources is None or record.source in sources:
+                        if len(found) == limit:
+                            return Page(found, scanned, self._gaps(after, scanned))
+                        found.append(record)
+                    scanned = record.id
+            scanned = max(scanned, last_id)
+            if time.monotonic() > deadline:
+                break
+        else:  # nothing is left above `scanned`; what was gone before we looked is no reason to wait
+            scanned = max(scanned, gone[-1].last_id if gone else 0)
+        return Page(found, scanned, self._gaps(after, scanned))
+
+    def before(self, before: int, limit: int, sources: frozenset[str] | None = None, seconds: float = 0.05) -> Page:
+        """Up to `limit` records with an id below `before`, newest first; `scanned` is the `before` of the next call,
+        0 at the end."""
+        found: list[Record] = []
+        deadline = time.monotonic() + seconds
+        codes = frozenset(map(frames.source_code, sources)) if sources is not None else None
+        scanned = before
+        for first_id, _, held, load in self._frames_before(before):
+            data = load() if codes is None or frames.holds(held, codes) else None
+            for record in reversed(frames.decode(data)) if data is not None else ():
+                if record.id < scanned and (sources is None or record.source in sources):
+                    found.append(record)
+                    scanned = record.id
+                    if len(found) == limit:
+                        return Page(found, scanned, self._gaps(scanned, before - 1))
+            scanned = min(scanned, first_id)
+            if time.monotonic() > deadline:
+                break
+        else:
+            scanned = 0
+        return Page(found, scanned, self._gaps(scanned, before - 1))
+
+    def _frames_after(self, after: int) -> Iterator[_Found]:
+        """Every frame that may hold ids above `after`, ascending."""
+        position = after
+        partitions = _partitions(self._folder)
+        starts = [partition.first_id for partition in partitions[1:]] + [_ID_END]
+        for partition, following in zip(partitions, starts, strict=False):
+            for row in self._sealed_after(position, partition.first_id):
+                position = row[1]
+                yield row
+            if following <= position + 1:
+                continue
+            try:
+                for frame in partition_frames(partition.path, position):
+                    position = frame.last_id
+                    yield frame.first_id, frame.last_id, frame.sources, lambda data=frame.data: data  # type: ignore[misc]
+            except StoreFault as fault:
+                if partition.path.exists():
+                    raise
+                log.debug("%s was sealed meanwhile: %s", partition.path.name, fault.detail)
+        yield from self._sealed_after(position, _ID_END)
+
+    def _frames_before(self, before: int) -> Iterator[_Found]:
+        """Every frame that may hold ids below `before`, descending."""
+        lowest = before
+        for partition in reversed(_partitions(self._folder)):
+            if partition.first_id >= before:
+                continue
+            try:
+                with closing(connect_reader(partition.path)) as db:
+                    rows = db.execute("SELECT first_id, last_id, sources FROM frame ORDER BY first_id DESC").fetchall()
+                    for row in self._sealed_before(lowest, rows[0][1] if rows else partition.first_id - 1):
+                        lowest = row[0]
+                        yield row
+                    for first_id, last_id, held in rows:
+                        if first_id < lowest:
+                            lowest = first_id
+                            yield first_id, last_id, held, lambda db=db, first_id=first_id: _frame_data(db, first_id)  # type: ignore[misc]
+            except (StoreFault, sqlite3.DatabaseError) as error:  # sealed meanwhile, or damaged: the keeper will say
+                log.warning("%s: %s", partition.path.name, error)
+        yield from self._sealed_before(lowest, 0)
+
+    def _sealed_after(self, position: int, end: int) -> Iterator[_Found]:
+        yield from self._sealed(
+            "f.last_id > :low AND f.first_id < :high"
+            " AND f.first_id >= coalesce((SELECT max(first_id) FROM segment_frame WHERE first_id <= :low), 0)"
+            " ORDER BY f.first_id",
+            {"low": position, "high": end},
+        )
+
+    def _sealed_before(self, lowest: int, floor: int) -> Iterator[_Found]:
+        where = "f.first_id > :low AND f.first_id < :high ORDER BY f.first_id DESC"
+        yield from self._sealed(where, {"low": floor, "high": lowest})
+
+    def _sealed(self, where: str, parameters: dict[str, int]) -> Iterator[_Found]:
+        with closing(connect_reader(self._folder.site_db)) as db:
+            rows = db.execute(
+                "SELECT f.first_id, f.last_id, f.sources, f.offset, f.length, s.sha256 FROM segment_frame f"
+                f" JOIN segment s ON s.first_id = f.segment_id WHERE {where}",
+                parameters,
+            )
+            for first_id, last_id, held, offset, length, sha256 in rows:
+                yield first_id, last_id, held, lambda p=(sha256, offset, length): self._piece(*p)  # type: ignore[misc]
+
+    def _piece(self, sha256: bytes, offset: int, length: int) -> bytes | None:
+        path = segment_path(self._folder.segments, sha256)
+        try:
+            with path.open("rb") as file:
+                file.seek(offset)
+                return file.read(length)
+        except FileNotFoundError as error:
+            with closing(connect_reader(self._folder.site_db)) as db:
+                here = db.execute("SELECT 1 FROM segment WHERE sha256=? AND dropped_ns IS NULL", (sha256,)).fetchone()
+            if here:
+                raise StoreFault(Fault.DAMAGED, path.name, "the segment's file is gone") from error
+            return None
+        except OSError as error:
+            raise _fault(error, path.name) from error
+
+    def _gaps(self, after: int, upto: int) -> list[Gap]:
+        """What is gone of the ids above `after` and up to `upto`, ascending."""
+        with closing(connect_reader(self._folder.site_db)) as db:
+            rows = db.execute(
+                "SELECT first_id, last_id, bytes_stored FROM segment WHERE dropped_ns IS NOT NULL AND last_id > :after"
+                " AND first_id <= :upto AND first_id >= coalesce((SELECT max(first_id) FROM segment"
+                " WHERE first_id <= :after), 0) ORDER BY first_id",
+                {"after": after, "upto": upto},
+            ).fetchall()
+        gaps: list[Gap] = []
+        for first_id, last_id, stored in rows:
+            reason = _LET_GO if stored else _LOST
+            if gaps and gaps[-1].last_id + 1 == first_id and gaps[-1].reason == reason:
+                first_id = gaps.pop().first_id
+            gaps.append(Gap(first_id, last_id, reason))
+        return gaps
+
+
+def _frame_data(db: sqlite3.Connection, first_id: int) -> bytes:
+    row = db.execute("SELECT data FROM frame WHERE first_id=?", (first_id,)).fetchone()
+    return bytes(row[0])
