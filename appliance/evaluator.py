@@ -61,14 +61,14 @@ def spoke(standing: Standing, at_ns: int, record: int, via: str, reading: Readin
     if record <= standing.record:
         return []
     standing.record = record
-    standing.spoke_ns = at_ns
+    standing.spoke_ns = max(standing.spoke_ns, at_ns)  # what is read back from the disk may be older
     standing.mute = False
     turns = _heard(standing, at_ns, via, record, bounds)
     turns += _settle(standing, at_ns, "it speaks again")
     if reading.heartbeat:
         if standing.heartbeat_missing:
-            turns.append(HeartbeatResumed(at_ns - standing.heartbeat_ns, record))
-        standing.heartbeat_ns, standing.heartbeat_missing = at_ns, False
+            turns.append(HeartbeatResumed(max(at_ns - standing.heartbeat_ns, 0), record))
+        standing.heartbeat_ns, standing.heartbeat_missing = max(standing.heartbeat_ns, at_ns), False
     if reading.health is not None and reading.health is not standing.health:
         reason = (reading.text or "")[:200]
         turns.append(HealthChanged(standing.health.value, reading.health.value, reason, record))
@@ -85,13 +85,13 @@ def echoed(
     """The node answered ping; `slow` is the judgement of the ping intake, hysteresis included."""
     turns = _heard(standing, at_ns, "ping", 0, bounds)
     standing.slow = slow
-    return turns + _settle(standing, at_ns, SLOW if slow else "link is well again", rtt_ms, loss_pct)
+    return turns + _settle(standing, at_ns, "link is well again", rtt_ms, loss_pct)
 
 
 def unanswered(standing: Standing, at_ns: int, slow: bool, rtt_ms: float | None, loss_pct: float | None) -> list[Body]:
     """The node did not answer ping this time."""
-    standing.slow = slow
-    return _settle(standing, at_ns, SLOW if slow else "link is well again", rtt_ms, loss_pct)
+    standing.slow = standing.slow or slow  # a link that falls silent has not become well: only an echo says so
+    return _settle(standing, at_ns, "", rtt_ms, loss_pct)
 
 
 def tick(standing: Standing, now_ns: int, bounds: Bounds) -> list[Body]:
@@ -101,7 +101,7 @@ def tick(standing: Standing, now_ns: int, bounds: Bounds) -> list[Body]:
     if now_ns - standing.heard_ns > bounds.silence_ns_max:
         return _quiet(standing, now_ns, bounds)
     standing.mute = standing.spoke_ns > 0 and now_ns - standing.spoke_ns > bounds.silence_ns_max
-    turns = _settle(standing, now_ns, MUTE if standing.mute else SLOW)
+    turns = _settle(standing, now_ns, "")
     beating = standing.heartbeat_ns > 0 and not standing.heartbeat_missing
     if beating and now_ns - standing.heartbeat_ns > bounds.heartbeat_ns_max:
         standing.heartbeat_missing = True
@@ -125,14 +125,14 @@ def _heard(standing: Standing, at_ns: int, via: str, record: int, bounds: Bounds
 
 
 def _settle(
-    standing: Standing, at_ns: int, reason: str, rtt_ms: float | None = None, loss_pct: float | None = None
+    standing: Standing, at_ns: int, relief: str, rtt_ms: float | None = None, loss_pct: float | None = None
 ) -> list[Body]:
-    """LIVE while neither mute nor slow, DELAYED otherwise."""
-    trouble = standing.mute or standing.slow
+    """LIVE while neither mute nor slow, DELAYED otherwise. `relief` says why, if it is well again."""
+    trouble = MUTE if standing.mute else SLOW if standing.slow else ""
     if trouble and standing.mode is Mode.LIVE:
-        return [_turn(standing, Trigger.LATE, at_ns, reason, rtt_ms, loss_pct)]
+        return [_turn(standing, Trigger.LATE, at_ns, trouble, rtt_ms, loss_pct)]
     if not trouble and standing.mode is Mode.DELAYED:
-        return [_turn(standing, Trigger.RECOVERED, at_ns, reason, rtt_ms, loss_pct)]
+        return [_turn(standing, Trigger.RECOVERED, at_ns, relief, rtt_ms, loss_pct)]
     return []
 
 

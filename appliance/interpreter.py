@@ -57,6 +57,7 @@ _SAVE_NS = 10 * SECOND
 _SERIES_NS = 120 * SECOND
 _TICK_NS = SECOND // 4
 _JUST_NS = 5 * SECOND
+_STOP_S = 3.0
 _READ_RECORDS = 4_096
 _SAMPLE_BYTES = 512
 
@@ -94,6 +95,7 @@ class Interpreter:
         self._posts: deque[Callable[[], None]] = deque()
         self._wake = threading.Event()
         self._stopping = False
+        self._stopping_since = 0.0
         self._turns: list[tuple[str, Body]] = []
         self._forgotten: list[str] = []
         self._saved_ns = self._series_ns = self._ticked_ns = steady_ns()
@@ -142,7 +144,8 @@ class Interpreter:
         self._stale("intake")
 
     def stop(self) -> None:
-        """Read what is stored, save, end."""
+        """Read what is stored, as far as that is quick (the next start reads on), save, end."""
+        self._stopping_since = time.monotonic()
         self._stopping = True
         self._wake.set()
         self.loop.join()
@@ -163,7 +166,8 @@ class Interpreter:
                     time.sleep(0.02)
         self._tick()
         self._commit_turns()
-        over = self._stopping and not self.waiting and not self._posts
+        late = self._stopping and time.monotonic() - self._stopping_since > _STOP_S
+        over = self._stopping and not self._posts and (not self.waiting or late)
         self._save(final=over)
         return not over
 

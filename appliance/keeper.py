@@ -287,10 +287,9 @@ class Keeper:
 
     def _shed(self, now_ns: int) -> None:
         usage = budget.usage(self._folder)
-        trusted = self._clock_trusted()
-        sheds = budget.plan(
-            usage, self.bounds, now_ns, self._segments(), budget.copies(self._folder), clock_trusted=trusted
-        )
+        sheds = self._plan(usage, now_ns, series_left=True)
+        if any(shed.data_class is DataClass.SERIES for shed in sheds) and self._series.oldest(1) is None:
+            sheds = self._plan(usage, now_ns, series_left=False)
         self._shed_segments([shed for shed in sheds if shed.segment is not None][:_SHEDS_MAX], now_ns)
         for shed in sheds:
             if shed.copy is not None:
@@ -299,6 +298,10 @@ class Keeper:
                 self._shed_series(shed)
         if budget.rotates(usage, self.bounds):
             self._telemetry.rotation_wanted = True
+
+    def _plan(self, usage: Usage, now_ns: int, *, series_left: bool) -> list[Shed]:
+        segments, copies, trusted = self._segments(), budget.copies(self._folder), self._clock_trusted()
+        return budget.plan(usage, self.bounds, now_ns, segments, copies, clock_trusted=trusted, series_left=series_left)
 
     def _segments(self) -> list[Segment]:
         with closing(connect_reader(self._folder.site_db)) as db:

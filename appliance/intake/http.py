@@ -186,4 +186,4 @@ def parse(raw: bytes, received_ns: int) -> Reading:
     draft = payload.read(raw)
     if not raw.lstrip(_BLANK).startswith(b"{") or Mark.BAD_JSON in draft.marks or Mark.TOO_DEEP in draft.marks:
         draft.mark(Mark.UNPARSED)
-    return payload.reading(draft)
+    return payload.reading(draft, name=sender(raw))
