@@ -101,7 +101,7 @@ def _adopt(control: Path, simulator: list[str]) -> None:
     for device in devices:
         if device["name"] in known:
             continue
-        source = f"syslog/{device['address']}/{device['name']}"
+        source = f"{device['intake']}/{device['address']}/{device['name']}"
         body = {"source": source, "name": device["name"], "kind": device["kind"], "tags": [device["role"]]}
         node_id = call(control, "POST", "/api/v1/adopt", body)["id"]
         call(

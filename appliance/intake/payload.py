@@ -90,7 +90,7 @@ def add(draft: Draft, body: str) -> None:
     """Read `body` into `draft`: the JSON it is or ends with, then the words before that."""
     words = _json(draft, body)
     if "=" in words:
-        for key, double, single, bare in _WORD.findall(words):
+        for key, double, single, bare in _WORD.findall(words)[:_WORDS_MAX]:
             value = bare.rstrip(")]}>.") if bare else single or _unquoted(double)
             if value:
                 _member(draft, key, value)
@@ -515,6 +515,7 @@ _WORD = re.compile(
     (?:=(?:"([^"\\]*+(?:\\.[^"\\]*+)*+)"|'([^']*+)'|([^\s,;"']++(?:,(?=[0-9.+\-])[^\s,;]++)*+)))?+""",
     re.VERBOSE | re.ASCII | re.DOTALL,
 )
+_WORDS_MAX = 2_048  # of one body; what stands beyond is text only
 _ESCAPE = re.compile(r"\\(.)", re.DOTALL)
 # Its own first word, or its only one: a text may also tell that a heartbeat was lost.
 _HEARTBEAT = re.compile(r"heartbeat\b[\s:,;.\-]*+(?:\Z|[\w.\-]++=|\{)", re.IGNORECASE)
