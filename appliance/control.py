@@ -50,11 +50,14 @@ def call(control: Path, method: str, path: str, body: Any = None) -> Any:
         connection.request(method, path, json.dumps(body) if body is not None else None, headers)
         answer = connection.getresponse()
         raw = answer.read()
-    except OSError as error:
+    except (OSError, http.client.HTTPException) as error:
         raise NotRunning(f"no appliance answers on {control.parent}; start it with: skerry appliance run") from error
     finally:
         connection.close()
-    content = json.loads(raw) if raw else None
+    try:
+        content = json.loads(raw) if raw else None
+    except ValueError as error:
+        raise Refusal(f"what answers on {control} is no appliance") from error
     if answer.status >= 400:
         words = content.get("error", "") if isinstance(content, dict) else ""
         raise Refusal(words or f"{method} {path} was answered with {answer.status}")

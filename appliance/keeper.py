@@ -251,10 +251,10 @@ class Keeper:
 
     def _seal_one(self, partition: Closed, now_ns: int) -> None:
         with closing(connect_reader(self._folder.site_db)) as db:
-            upto, lost = telemetry.announced(db, partition)
-        if upto < partition.last_id:
+            upto, last_id, lost = telemetry.announced(db, partition)
+        if upto < last_id:
             self._check_room(partition)
-            sealing = telemetry.seal(partition, self._folder.segments, upto)
+            sealing = telemetry.seal(partition._replace(last_id=last_id), self._folder.segments, upto)
             self._announce(sealing, partition.path.name, now_ns)
             lost = lost or bool(sealing.lost)
             upto = max([upto, *(one.last_id for one in sealing.sealed), *(last for _, last in sealing.lost)])

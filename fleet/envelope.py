@@ -25,6 +25,8 @@ from fleet import limits
 
 VERSION = 1
 GENESIS = bytes(32)
+BLOCK_BYTES_MAX = 16 * 1024 * 1024  # of events
+_NUMBER_MAX = (1 << 63) - 1  # what a database holds
 
 _BLOCK = b"skerry block\x00"
 _SIGNATURE = b"skerry block signature\x00"
@@ -83,6 +85,8 @@ class Fault(StrEnum):
     GAP = "events are missing before this block"
     FORK = "another block with the same sequence numbers is already here"
     WRITER = "the block is of another log"
+    EVENT = "the block holds something that is no event, or not in its place"
+    START = "the log does not begin with the event that names its key"
 
 
 def _lp(raw: bytes) -> bytes:
@@ -119,10 +123,13 @@ def check(block: Block, key: Ed25519PublicKey) -> Fault | None:
         return Fault.VERSION
     if not block.events:
         return Fault.EMPTY
-    if len(block.events) > limits.block_events_max or any(len(e) > limits.event_bytes_max for e in block.events):
+    sizes = [len(event) for event in block.events]
+    if len(sizes) > limits.block_events_max or max(sizes) > limits.event_bytes_max or sum(sizes) > BLOCK_BYTES_MAX:
         return Fault.SIZE
-    if len(block.previous) != len(GENESIS) or block.first_seq < 1:
+    if len(block.previous) != len(GENESIS) or block.first_seq < 1 or block.head.seq > _NUMBER_MAX:
         return Fault.CHAIN
+    if not 0 <= block.epoch <= _NUMBER_MAX:
+        return Fault.WRITER
     if block_hash(block.log, block.first_seq, block.previous, block.events) != block.hash:
         return Fault.HASH
     try:

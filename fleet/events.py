@@ -378,7 +378,7 @@ class Recorded(NamedTuple):
 
 Stamp = tuple[int, str, int, int]
 
-_BODY_BYTES_MAX = limits.event_bytes_max - 4096  # the rest is room for everything but the body
+_BODY_BYTES_MAX = limits.event_bytes_max - 4_096  # the rest is room for everything but the body
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(Event).decode
 

@@ -32,6 +32,8 @@ _ADDRESS_FAILURES_MAX = 20
 _ENTRY_NS = 60 * MINUTE
 _LOCK_NS = 15 * MINUTE
 _HASHING_MAX = 2  # Argon2 takes 19 MiB each
+_FAILURES_HELD_MAX = 10_000
+_SESSIONS_HELD_MAX = 10_000
 
 SETUP_KEY = "setup_hash"
 
@@ -57,6 +59,7 @@ class Accounts:
         self._failures: dict[str, _Failures] = {}
         self._sessions: dict[bytes, tuple[Identity, int]] = {}
         self._tokens: dict[bytes, Identity] | None = None
+        self._ended = 0  # counts what ended or changed: a look-up that began before must not be remembered
         self._entries: dict[bytes, tuple[str, int]] = {}  # sign-in links: account, until when (monotonic)
         self._hashing = asyncio.Semaphore(_HASHING_MAX)
 
@@ -92,17 +95,16 @@ class Accounts:
     # -- sessions ---------------------------------------------------------------------------------------------
 
     async def sign_in(self, name: str, password: str, address: str) -> str:
-        locked = self._locked(f"account {name}", _ACCOUNT_FAILURES_MAX) or self._locked(
-            f"address {address}", _ADDRESS_FAILURES_MAX
-        )
-        if locked:
-            raise Refused(f"too many failed attempts; try again in {locked // MINUTE + 1} min", 429)
+        self._check_lock(name, address)
         rows = await self._reader.fetch(
             "SELECT password_hash FROM account WHERE name=? AND tenant=? AND NOT disabled", (name, self._tenant)
         )
         stored = rows[0][0] if rows else None
         async with self._hashing:
+            self._check_lock(name, address)  # guesses side by side wait here while the first ones fail
             matches = await asyncio.to_thread(keys.password_matches, stored, password[:_PASSWORD_CHARS_MAX])
+            if not matches:
+                self._count_failure(name, address)
         if not matches:
             await self._refuse_sign_in(name, address)
         self._failures.pop(f"account {name}", None)
@@ -127,14 +129,22 @@ class Accounts:
             raise Refused("this sign-in link is no longer good; make another one with: skerry account link", 403)
         return await self._open_session(name, address)
 
-    async def _refuse_sign_in(self, name: str, address: str) -> None:
-        for who, most in ((f"account {name}", _ACCOUNT_FAILURES_MAX), (f"address {address}", _ADDRESS_FAILURES_MAX)):
+    def _check_lock(self, name: str, address: str) -> None:
+        locked = max(self._locked(who, most) for who, most in _bounds(name, address))
+        if locked:
+            raise Refused(f"too many failed attempts; try again in {-(-locked // MINUTE)} min", 429)
+
+    def _count_failure(self, name: str, address: str) -> None:
+        if len(self._failures) > _FAILURES_HELD_MAX:
+            self._failures.clear()  # a flood of invented names must not fill the memory
+        for who, _ in _bounds(name, address):
             held = self._failures.get(who, _Failures(0, 0))
             self._failures[who] = _Failures(held.times + 1, self._monotonic_ns())
-            if held.times + 1 == most:
+
+    async def _refuse_sign_in(self, name: str, address: str) -> None:
+        for who, most in _bounds(name, address):
+            if self._failures.get(who, _Failures(0, 0)).times == most:
                 await self._record("", events.AccountRefused(name[:64], address, f"locked: {who}"))
-        if len(self._failures) > 10_000:
-            self._failures.clear()  # a flood of invented names must not fill the memory
         await self._record(name[:64], events.AccountRefused(name[:64], address, "wrong name or password"))
         raise Refused("the name or the password is wrong", 401)
 
@@ -166,7 +176,6 @@ class Accounts:
 
     async def sign_out(self, session_secret: str, address: str) -> None:
         digest = keys.secret_hash(session_secret)
-        self._sessions.pop(digest, None)
 
         def job(db: sqlite3.Connection) -> None:
             row = db.execute("DELETE FROM session WHERE secret_hash=? RETURNING account", (digest,)).fetchone()
@@ -174,11 +183,13 @@ class Accounts:
                 self._journal.stage(row[0], events.AccountSignedOut(row[0], address))
 
         await self._writer.write(job)
+        self._ended += 1
+        self._sessions.pop(digest, None)
 
     async def session(self, session_secret: str, address: str) -> Identity | None:
         digest = keys.secret_hash(session_secret)
         held = self._sessions.get(digest)
-        now_ns = self._now_ns()
+        now_ns, ended = self._now_ns(), self._ended
         if held is None:
             rows = await self._reader.fetch(
                 "SELECT account.name, account.role, account.tenant, session.expires_ns FROM session JOIN account"
@@ -190,9 +201,10 @@ class Accounts:
             name, role, tenant, expires_ns = rows[0]
             csrf = keys.secret_hash(f"csrf {session_secret}").hex()
             held = Identity(name=name, role=Role[role], tenant=tenant, address=address, csrf=csrf), expires_ns
-            if len(self._sessions) > 10_000:
+            if len(self._sessions) > _SESSIONS_HELD_MAX:
                 self._sessions.clear()
-            self._sessions[digest] = held
+            if self._ended == ended:
+                self._sessions[digest] = held
         identity, expires_ns = held
         return identity if now_ns < expires_ns else None
 
@@ -256,6 +268,7 @@ class Accounts:
         self._forget(name)
 
     def _forget(self, name: str) -> None:
+        self._ended += 1
         for digest, (identity, _) in tuple(self._sessions.items()):
             if identity.name == name:
                 del self._sessions[digest]
@@ -263,15 +276,18 @@ class Accounts:
     # -- tokens -----------------------------------------------------------------------------------------------
 
     async def bearer(self, token_secret: str, address: str) -> Identity | None:
-        if self._tokens is None:
+        tokens, ended = self._tokens, self._ended
+        if tokens is None:
             rows = await self._reader.fetch(
                 "SELECT secret_hash, name, role, tenant FROM token WHERE revoked_ns IS NULL"
             )
-            self._tokens = {
+            tokens = {
                 digest: Identity(name=name, role=Role[role], tenant=tenant, via="token")
                 for digest, name, role, tenant in rows
             }
-        return self._tokens.get(keys.secret_hash(token_secret))
+            if self._ended == ended:
+                self._tokens = tokens
+        return tokens.get(keys.secret_hash(token_secret))
 
     async def tokens(self) -> Sequence[TokenView]:
         rows = await self._reader.fetch(
@@ -295,7 +311,7 @@ class Accounts:
             self._journal.stage(name, events.TokenCreated(name, role.name, who.name))
 
         await self._writer.write(job)
-        self._tokens = None
+        self._forget_tokens()
         return secret
 
     async def revoke_token(self, who: Identity, name: str) -> None:
@@ -309,6 +325,10 @@ class Accounts:
             self._journal.stage(name, events.TokenRevoked(name, who.name))
 
         await self._writer.write(job)
+        self._forget_tokens()
+
+    def _forget_tokens(self) -> None:
+        self._ended += 1
         self._tokens = None
 
     # -- small things -----------------------------------------------------------------------------------------
@@ -322,6 +342,11 @@ class Accounts:
 
 
 _SET_META = "INSERT INTO meta VALUES (?,?) ON CONFLICT DO UPDATE SET value=excluded.value"
+
+
+def _bounds(name: str, address: str) -> tuple[tuple[str, int], ...]:
+    """What counts failures, and how many lock it."""
+    return ((f"account {name}", _ACCOUNT_FAILURES_MAX), (f"address {address}", _ADDRESS_FAILURES_MAX))
 
 
 def _check_name(name: str) -> None:

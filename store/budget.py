@@ -103,15 +103,17 @@ def plan(
     copies: Sequence[Copy] = (),
     *,
     clock_trusted: bool = True,
+    series_left: bool = True,
 ) -> list[Shed]:
-    """What must go now, in order. `segments` and `copies` oldest first. A clock that nobody trusts ends no retention."""
+    """What must go now, in order. `segments` and `copies` oldest first. A clock that nobody trusts ends no retention;
+    an empty series.db has a size too, so the caller says whether there is anything in it."""
     oldest_ns = now_ns - bounds.retention_ns
     expired = [segment for segment in segments if clock_trusted and segment.to_ns < oldest_ns]
     sheds = [Shed(DataClass.RAW, PAST_RETENTION, segment.bytes_stored, segment) for segment in expired]
     over, short = usage.used - bounds.budget_bytes, _free_wanted(usage, bounds) - usage.disk_free
     need = max(over, short) - sum(shed.bytes_freed for shed in sheds)
     reason = OVER_BUDGET if over >= short else DISK_FULL
-    for shed in _in_order(usage, reason, sorted(set(segments) - set(expired)), copies):
+    for shed in _in_order(usage.series * series_left, reason, sorted(set(segments) - set(expired)), copies):
         if need <= 0:
             break
         if shed.data_class is not DataClass.RAW and need <= usage.raw_open:
@@ -123,11 +125,11 @@ def plan(
     return sheds
 
 
-def _in_order(usage: Usage, reason: str, segments: Iterable[Segment], copies: Iterable[Copy]) -> Iterator[Shed]:
+def _in_order(series: int, reason: str, segments: Iterable[Segment], copies: Iterable[Copy]) -> Iterator[Shed]:
     for segment in sorted(segments, key=lambda one: (not one.in_custody, one.first_id)):
         yield Shed(DataClass.RAW, reason, segment.bytes_stored, segment)
-    if usage.series:
-        yield Shed(DataClass.SERIES, reason, usage.series)
+    if series:
+        yield Shed(DataClass.SERIES, reason, series)
     for copy in copies:
         yield Shed(DataClass.DAMAGED, reason, copy.bytes_stored, copy=copy)
 

@@ -104,7 +104,7 @@ def bring_up(path: Path) -> None:
     """
     db = connect(path)
     try:
-        found = _revision(db)
+        found = revision_of(db)
         if found == REVISION:
             return
         if found is None:
@@ -117,8 +117,7 @@ def bring_up(path: Path) -> None:
         raise StoreFault(fault_of(error) or Fault.IO, path.name, str(error)) from error
     finally:
         db.close()
-    steps = Path(__file__).parent / "migrations" / "versions"
-    if found and not any(steps.glob(f"{glob.escape(found)}_*.py")):
+    if found and not is_known(found):
         raise FolderNewer(
             f"{path} was written by a newer Skerry (tables of revision {found}; this one knows them up to {REVISION});"
             " install that version or a newer one, or restore a backup that this version made"
@@ -134,8 +133,15 @@ _STAMP = (
 )
 
 
-def _revision(db: sqlite3.Connection) -> str | None:
+def revision_of(db: sqlite3.Connection) -> str | None:
+    """The revision of the tables in site.db; None when there are none yet."""
     if not db.execute("SELECT 1 FROM sqlite_master WHERE name='alembic_version'").fetchone():
         return None
     row = db.execute("SELECT version_num FROM alembic_version").fetchone()
     return str(row[0]) if row else ""
+
+
+def is_known(revision: str) -> bool:
+    """Whether this program has the step that leads to `revision`."""
+    steps = Path(__file__).parent / "migrations" / "versions"
+    return any(steps.glob(f"{glob.escape(revision)}_*.py"))

@@ -87,36 +87,38 @@ class Journal:
         self._next = (self.head, self.position, self._hlc)
         if not self._staged:
             return
+        first_seq, first_position = self.head.seq + 1, self.position + 1
         at = _At(self._clock.now_ns(), self._clock.confidence())
-        for start in range(0, len(self._staged), limits.block_events_max):
-            self._seal_block(db, self._staged[start : start + limits.block_events_max], at)
-
-    def _seal_block(self, db: sqlite3.Connection, staged: Sequence[events.Staged], at: _At) -> None:
-        head, position, stamp = self._next
-        first_seq, first_position = head.seq + 1, position + 1
-        first_stamp = hlc.tick(stamp, at.wall_ns // limits.MS)  # while the wall clock stands, a tick adds one
-        encoded = events.encode_all(first_seq, first_stamp, *at, staged)
-        block = envelope.seal(self.log, head, encoded, self._key)
-        kinds, subjects = [body.KIND for _, body, _ in staged], [subject for subject, _, _ in staged]
-        insert_block(db, self._log_id, first_position, block, kinds, subjects, [at.wall_ns] * len(staged))
-        self._next = (block.head, position + len(staged), first_stamp + len(staged) - 1)
+        first_stamp = hlc.tick(self._hlc, at.wall_ns // limits.MS)  # while the wall clock stands, a tick adds one
+        encoded = events.encode_all(first_seq, first_stamp, *at, self._staged)
+        head, start = self.head, 0
+        for end in _ends(encoded):
+            block = envelope.seal(self.log, head, encoded[start:end], self._key)
+            kinds = [body.KIND for _, body, _ in self._staged[start:end]]
+            subjects = [subject for subject, _, _ in self._staged[start:end]]
+            insert_block(db, self._log_id, first_position + start, block, kinds, subjects, [at.wall_ns] * len(kinds))
+            head, start = block.head, end
+        self._next = (head, self.position + start, first_stamp + start - 1)
         if self._listeners:
-            _, writer, epoch = self.log
-            self._sealed += [
-                events.Recorded(
-                    first_position + index,
-                    writer,
-                    epoch,
-                    first_seq + index,
-                    first_stamp + index,
-                    *at,
-                    body.KIND,
-                    body.VERSION,
-                    subject,
-                    body,
-                )
-                for index, (subject, body, _) in enumerate(staged)
-            ]
+            self._sealed = self._recorded(first_position, first_seq, first_stamp, at)
+
+    def _recorded(self, first_position: int, first_seq: int, first_stamp: int, at: _At) -> list[events.Recorded]:
+        _, writer, epoch = self.log
+        return [
+            events.Recorded(
+                first_position + index,
+                writer,
+                epoch,
+                first_seq + index,
+                first_stamp + index,
+                *at,
+                body.KIND,
+                body.VERSION,
+                subject,
+                body,
+            )
+            for index, (subject, body, _) in enumerate(self._staged)
+        ]
 
     def committed(self) -> None:
         self.committed_events += len(self._staged)
@@ -162,16 +164,26 @@ def start_log(db: sqlite3.Connection, log: Log, public_key: bytes, now_ns: int) 
     return int(log_id)
 
 
+def head_of(db: sqlite3.Connection, log: Log) -> Head:
+    """The end of a log as stored; the empty head when it holds nothing, or is not here."""
+    row = db.execute(
+        "SELECT last_seq, hash FROM block WHERE log_id=(SELECT id FROM log WHERE tenant=? AND writer=? AND epoch=?)"
+        " ORDER BY first_seq DESC LIMIT 1",
+        log,
+    ).fetchone()
+    return Head(*row) if row else envelope.EMPTY
+
+
 def _load(db: sqlite3.Connection, log: Log) -> tuple[int, Head, int]:
+    """The log's row, its end, and the stamp to go on from: the newest of this box, so that what a new epoch says is
+    never older than what the one before it said."""
     row = db.execute("SELECT id FROM log WHERE tenant=? AND writer=? AND epoch=?", log).fetchone()
     if row is None:
         raise ValueError(f"this folder holds no log of {log.writer} in epoch {log.epoch}")
-    last = db.execute("SELECT last_seq, hash FROM block WHERE log_id=? ORDER BY first_seq DESC LIMIT 1", row).fetchone()
-    if last is None:
-        return int(row[0]), envelope.EMPTY, 0
-    (raw,) = db.execute("SELECT raw FROM event WHERE log_id=? AND seq=?", (row[0], last[0])).fetchone()
-    stamp = events.decode(raw, writer=log.writer, epoch=log.epoch).hlc
-    return int(row[0]), Head(last[0], last[1]), stamp
+    newest = "SELECT raw FROM event WHERE +log_id IN (SELECT id FROM log WHERE tenant=? AND writer=?)"
+    last = db.execute(f"{newest} ORDER BY position DESC LIMIT 1", (log.tenant, log.writer)).fetchone()
+    stamp = events.decode(last[0], writer=log.writer, epoch=log.epoch).hlc if last else 0
+    return int(row[0]), head_of(db, log), stamp
 
 
 def insert_block(
@@ -223,6 +235,19 @@ def _insert(db: sqlite3.Connection, table: str, columns: Sequence[Sequence[objec
         )
     rest = (flat[start : start + width] for start in range(whole, len(flat), width))
     db.executemany(f"INSERT INTO {table} VALUES {one}", rest)
+
+
+def _ends(encoded: Sequence[bytes]) -> Iterator[int]:
+    """Where each block of these events ends: as few blocks as their bounds allow, nearly always one."""
+    sizes = list(map(len, encoded))
+    if len(sizes) > limits.block_events_max or sum(sizes) > envelope.BLOCK_BYTES_MAX:
+        start = held = 0
+        for index, size in enumerate(sizes):
+            if index - start == limits.block_events_max or held + size > envelope.BLOCK_BYTES_MAX:
+                yield index
+                start, held = index, 0
+            held += size
+    yield len(sizes)
 
 
 # -- readers ------------------------------------------------------------------------------------------------

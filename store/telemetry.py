@@ -52,7 +52,8 @@ class Partition(NamedTuple):
 
 
 class Closed(NamedTuple):
-    """A partition that nothing writes to any more, and the last id that may be in it."""
+    """A partition that nothing writes to any more, and the last id that may be in it (as far as partitions tell:
+    one that followed may be sealed already, see `announced`)."""
 
     path: Path
     first_id: int
@@ -83,6 +84,7 @@ class Telemetry:
         unreadable = False
         for partition in self.partitions():
             try:
+                _roll_back(partition.path)
                 last, unreadable = _last_id(partition.path, check=True), False
             except StoreFault as fault:
                 log.error("telemetry: %s cannot be read: %s", partition.path.name, fault.detail)
@@ -104,6 +106,9 @@ class Telemetry:
         found = self.partitions()
         with self._lock:  # after the list: a file that was on it and is not active now was closed in between
             active = self._active
+            for partition in found:
+                if partition != active:
+                    _roll_back(partition.path)
         ends = [partition.first_id - 1 for partition in found[1:]] + [next_id - 1]
         return [Closed(*one, end) for one, end in zip(found, ends, strict=False) if one != active]
 
@@ -249,6 +254,17 @@ def _last_id(path: Path, *, check: bool = False) -> int | None:
         except sqlite3.DatabaseError as error:
             raise _damage(error, path) from error
     return None if last is None else int(last)
+
+
+def _roll_back(path: Path) -> None:
+    """Undo the making of a partition that was cut off, which no reader may. StoreFault when the disk refuses."""
+    if not path.with_name(f"{path.name}-journal").exists():
+        return
+    try:
+        with closing(sqlite3.connect(path)) as db:
+            db.execute("SELECT 1 FROM sqlite_master").fetchall()
+    except sqlite3.DatabaseError as error:
+        raise _damage(error, path) from error
 
 
 def _remove(path: Path) -> None:
@@ -463,6 +479,15 @@ class Segment(NamedTuple):
     in_custody: bool = False
 
 
+class Announced(NamedTuple):
+    """Of a partition: `upto` which id its records are announced, `last_id` that it may hold, and whether some of those
+    that are announced were lost."""
+
+    upto: int
+    last_id: int
+    lost: bool
+
+
 class LetGo(NamedTuple):
     """What left on purpose, since the beginning."""
 
@@ -501,13 +526,19 @@ def drop(db: sqlite3.Connection, first_id: int, now_ns: int, *, damaged: bool = 
     return changed == 1
 
 
-def announced(db: sqlite3.Connection, partition: Closed) -> tuple[int, bool]:
-    """The last id of a partition up to which its records are announced, and whether some of them were lost."""
-    last, lost = db.execute(
-        "SELECT max(last_id), max(sha256 = x'') FROM segment WHERE first_id BETWEEN ? AND ?",
+def announced(db: sqlite3.Connection, partition: Closed) -> Announced:
+    """How much of a partition stands in the table. Rows count from its first id on, without a hole: what comes after
+    one belongs to a later partition, which was sealed first."""
+    upto, some_lost = partition.first_id - 1, False
+    rows = db.execute(
+        "SELECT first_id, last_id, sha256 = x'' FROM segment WHERE first_id BETWEEN ? AND ? ORDER BY first_id",
         (partition.first_id, partition.last_id),
-    ).fetchone()
-    return (partition.first_id - 1, False) if last is None else (last, bool(lost))
+    )
+    for first_id, last_id, lost in rows:
+        if first_id > upto + 1:
+            return Announced(upto, first_id - 1, some_lost)
+        upto, some_lost = last_id, some_lost or bool(lost)
+    return Announced(upto, partition.last_id, some_lost)
 
 
 def live(db: sqlite3.Connection) -> list[Segment]:

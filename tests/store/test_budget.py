@@ -90,6 +90,12 @@ def test_series_go_after_the_last_segment_and_damaged_copies_after_them() -> Non
     assert [shed.copy for shed in sheds[2:]] == copies
 
 
+def test_an_empty_series_file_frees_nothing() -> None:
+    usage = ROOMY._replace(log=90 * MIB, series=5 * MIB, damaged=MIB)
+    sheds = budget.plan(usage, BOUNDS, NOW, [], [Copy("a.db", MIB, 1)], series_left=False)
+    assert [shed.data_class for shed in sheds] == [DataClass.DAMAGED]
+
+
 def test_no_more_series_are_asked_for_than_are_needed() -> None:
     usage = ROOMY._replace(log=90 * MIB, series=5 * MIB)
     assert [shed.bytes_freed for shed in budget.plan(usage, BOUNDS, NOW, [])] == [3 * MIB]

@@ -48,10 +48,10 @@ def bearer(name: str) -> dict[str, str]:
 class Server:
     """A real server in a thread of its own; `call` runs a function in its loop."""
 
-    def __init__(self, island: Island, people: People, clock: Callable[[], int]) -> None:
+    def __init__(self, island: Island, people: People, clock: Callable[[], int], *, port: int = 0) -> None:
         app = application(island, people, clock=clock)
         config = uvicorn.Config(
-            app, port=0, log_level="warning", http="h11", lifespan="off", timeout_graceful_shutdown=1
+            app, port=port, log_level="warning", http="h11", lifespan="off", timeout_graceful_shutdown=1
         )
         self.island, self.people = island, people
         self._server = uvicorn.Server(config)

@@ -338,6 +338,19 @@ class Island:
         )
 
     def _happen(self) -> None:
+        for number, name in enumerate(("kestrel-9", "nmea-gps", ""), 1):
+            key = f"syslog-udp · 192.168.4.8{number}{' · ' + name if name else ''}"
+            self.unclaimed[key] = SourceView(
+                key=key,
+                intake="syslog-udp",
+                address=f"192.168.4.8{number}",
+                name=name,
+                node_id=None,
+                first_ns=NOW_NS - number * HOUR,
+                last_ns=NOW_NS - number * 4 * SECOND,
+                records=number * 811,
+                sample=f"<14>1 - {name or '-'} agent - - - battery=87 rssi=-61",
+            )
         ids = list(self.rows)
         if len(ids) < 15:
             return
@@ -423,19 +436,6 @@ class Island:
                 text=text,
                 size=len(text),
                 times=number * number,
-            )
-        for number, name in enumerate(("kestrel-9", "nmea-gps", ""), 1):
-            key = f"syslog-udp · 192.168.4.8{number}{' · ' + name if name else ''}"
-            self.unclaimed[key] = SourceView(
-                key=key,
-                intake="syslog-udp",
-                address=f"192.168.4.8{number}",
-                name=name,
-                node_id=None,
-                first_ns=NOW_NS - number * HOUR,
-                last_ns=NOW_NS - number * 4 * SECOND,
-                records=number * 811,
-                sample=f"<14>1 - {name or '-'} agent - - - battery=87 rssi=-61",
             )
 
     def _speak(self) -> None:
