@@ -113,9 +113,13 @@ def doctor(args: argparse.Namespace) -> int:
 
 
 def journal_verify(args: argparse.Namespace) -> int:
-    from appliance.archive import verify
+    if args.source.is_dir():
+        from appliance.archive import verify
 
-    return _told(verify(args.source, progress=_progress("verifying", "events")))
+        return _told(verify(args.source, progress=_progress("verifying", "events")))
+    from hub.receive import check_file
+
+    return _told(check_file(args.source, progress=_progress("verifying", "bytes")))
 
 
 def journal_export(args: argparse.Namespace) -> int:

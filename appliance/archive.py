@@ -22,11 +22,7 @@ Progress = Callable[[int, int], None]  # done so far, in all (0: not known)
 Told = tuple[bool, str]
 
 
-def verify(source: Path, progress: Progress) -> Told:
-    return _verify_folder(source, progress) if source.is_dir() else _verify_file(source, progress)
-
-
-def _verify_folder(data: Path, progress: Progress) -> Told:
+def verify(data: Path, progress: Progress) -> Told:
     try:
         with closing(connect_reader(Folder(data).site_db)) as db:
             (total,) = db.execute("SELECT count(*) FROM event").fetchone()
@@ -44,12 +40,6 @@ def _verify_folder(data: Path, progress: Progress) -> Told:
         for verdict in verdicts
     )
     return True, f"{data}: every event holds, from the first to the last\n{logs}"
-
-
-def _verify_file(path: Path, progress: Progress) -> Told:
-    from hub.receive import check_file
-
-    return check_file(path, progress)
 
 
 def export(data: Path, to: Path, progress: Progress) -> Told:

@@ -7,20 +7,15 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections import deque
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import closing
 from typing import TypeVar
 
 import msgspec
 
-from appliance import stale
-from appliance.intake.gate import Gate
-from appliance.interpreter import Interpreter
-from appliance.keeper import Keeper
-from appliance.recorder import Recorder
-from appliance.supervisor import Supervisor
-from appliance.world import NodeState, Parse, SourceState, World, source_key
+from appliance.gauges import gauges
+from appliance.parts import Line, Parts
+from appliance.world import NodeState, SourceState, source_key
 from fleet import lifecycle, series
 from fleet.connectivity import REACH, Mode, Reach
 from fleet.envelope import Log
@@ -29,20 +24,11 @@ from fleet.limits import MINUTE, SECOND
 from fleet.metrics import BY_NAME
 from fleet.node import Actual, Connectivity, Endpoint, Firmware, Kind, Lifecycle, LinkQuality, Node, SupplyChain, drift
 from fleet.people import Identity, Refused, Unavailable
-from fleet.projections import connectivity as connectivity_view
-from fleet.projections import lifecycle as lifecycle_view
 from fleet.reading import Health
 from store import journal, keys
-from store.clock import WallClock
-from store.commands import Commands
-from store.database import Reader, connect_reader
+from store.database import connect_reader
 from store.faults import StoreFault
-from store.folder import Folder
 from store.frames import Record
-from store.quarantine import Quarantine
-from store.series import SeriesStore
-from store.telemetry import History
-from store.views import View
 from sync import wire
 from web import ports
 
@@ -54,44 +40,6 @@ _SEARCH_S = 0.25
 _CHUNK_RECORDS = 500
 _REMEMBERED_RECORDS = 2_000  # an adopted node's past that its first snapshot is made of
 BATTERY_LOW_PCT = 20.0
-
-
-class Line(msgspec.Struct):
-    """What the box knows of one way in beside its tally."""
-
-    intake: str
-    address: str = ""
-    problem: str | None = None
-    rates: deque[float] = msgspec.field(default_factory=lambda: deque(maxlen=300))
-    last_records: int = 0
-
-
-class Parts(msgspec.Struct, frozen=True):
-    """Everything the box answers from; wired in `appliance.compose`."""
-
-    folder: Folder
-    clock: WallClock
-    identity: journal.Identity
-    journal: journal.Journal
-    reader: Reader
-    commands: Commands
-    quarantine: Quarantine
-    history: History
-    series: SeriesStore
-    world: World
-    gate: Gate
-    recorder: Recorder
-    interpreter: Interpreter
-    keeper: Keeper
-    supervisor: Supervisor
-    stale: stale.Stale
-    lines: dict[str, Line]
-    connectivity: View[connectivity_view.State]
-    lifecycle: View[lifecycle_view.State]
-    parsers: Mapping[str, Parse]
-    steady_ns: Callable[[], int]
-    version: str
-    started_ns: int
 
 
 class ApplianceBox:
@@ -516,8 +464,6 @@ class ApplianceBox:
         return self._parts.stale.watch()
 
     async def gauges(self) -> Sequence[ports.Gauge]:
-        from appliance.gauges import gauges
-
         return gauges(self._parts, self._all_rows(), await self._parts.quarantine.count())
 
     async def health(self) -> ports.Fitness:

@@ -17,7 +17,7 @@ import msgspec
 
 from appliance import config as configuration
 from appliance import console
-from appliance.box import ApplianceBox, Line, Parts
+from appliance.box import ApplianceBox
 from appliance.control import short_address
 from appliance.evaluator import Bounds, Standing
 from appliance.intake import http, ping, syslog, syslog_listeners
@@ -25,6 +25,7 @@ from appliance.intake.gate import Gate
 from appliance.intake.http_listener import Ingest
 from appliance.interpreter import Interpreter
 from appliance.keeper import Keeper
+from appliance.parts import Line, Parts
 from appliance.recorder import Recorder
 from appliance.stale import Stale
 from appliance.supervisor import Supervisor

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import resource
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
+from appliance.parts import Parts
 from fleet.connectivity import Reach
 from fleet.limits import SECOND
 from web.ports import Gauge, NodeRow
-
-if TYPE_CHECKING:
-    from appliance.box import Parts
 
 
 def gauges(parts: Parts, rows: Sequence[NodeRow], quarantined: int) -> list[Gauge]:

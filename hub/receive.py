@@ -28,7 +28,6 @@ from store.folder import Folder, bring_up
 from sync import wire
 from sync.wire import Header, WireProblem
 
-
 _NUMBER_MAX = (1 << 63) - 1  # what a database holds
 
 

@@ -86,10 +86,12 @@ class Quarantine:
         count, size = db.execute("SELECT count(*), coalesce(sum(length(raw)), 0) FROM quarantine").fetchone()
         if count <= limits.quarantine_items_max and size <= limits.quarantine_bytes_max:
             return
-        doomed = db.execute(
-            "SELECT id, at_ns, length(raw) FROM quarantine ORDER BY settled_ns IS NULL, id LIMIT ?",
-            (limits.quarantine_items_max // 10,),
-        ).fetchall()
+        doomed = []
+        for row in db.execute("SELECT id, at_ns, length(raw) FROM quarantine ORDER BY settled_ns IS NULL, id").fetchall():
+            if count <= limits.quarantine_items_max * 9 // 10 and size <= limits.quarantine_bytes_max * 9 // 10:
+                break  # room for a while, so that not every newcomer drops one
+            doomed.append(row)
+            count, size = count - 1, size - row[2]
         db.executemany("DELETE FROM quarantine WHERE id=?", [(row[0],) for row in doomed])
         ids, times, sizes = zip(*doomed, strict=True)
         self._journal.stage(

@@ -1,0 +1,63 @@
+"""What the box answers from, in one value; wired in `appliance.compose`."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Mapping
+
+import msgspec
+
+from appliance.intake.gate import Gate
+from appliance.interpreter import Interpreter
+from appliance.keeper import Keeper
+from appliance.recorder import Recorder
+from appliance.stale import Stale
+from appliance.supervisor import Supervisor
+from appliance.world import Parse, World
+from fleet.projections import connectivity as connectivity_view
+from fleet.projections import lifecycle as lifecycle_view
+from store import journal
+from store.clock import WallClock
+from store.commands import Commands
+from store.database import Reader
+from store.folder import Folder
+from store.quarantine import Quarantine
+from store.series import SeriesStore
+from store.telemetry import History
+from store.views import View
+
+
+class Line(msgspec.Struct):
+    """What the box knows of one way in beside its tally."""
+
+    intake: str
+    address: str = ""
+    problem: str | None = None
+    rates: deque[float] = msgspec.field(default_factory=lambda: deque(maxlen=300))
+    last_records: int = 0
+
+
+class Parts(msgspec.Struct, frozen=True):
+    folder: Folder
+    clock: WallClock
+    identity: journal.Identity
+    journal: journal.Journal
+    reader: Reader
+    commands: Commands
+    quarantine: Quarantine
+    history: History
+    series: SeriesStore
+    world: World
+    gate: Gate
+    recorder: Recorder
+    interpreter: Interpreter
+    keeper: Keeper
+    supervisor: Supervisor
+    stale: Stale
+    lines: dict[str, Line]
+    connectivity: View[connectivity_view.State]
+    lifecycle: View[lifecycle_view.State]
+    parsers: Mapping[str, Parse]
+    steady_ns: Callable[[], int]
+    version: str
+    started_ns: int
