@@ -475,8 +475,10 @@ class ApplianceBox:
             ("keeper", parts.keeper.alive),
         ):
             loops[name] = "running" if alive else "stopped"
+        if parts.keeper.alive and parts.keeper.last_error:
+            loops["keeper"] = f"running; last pass: {parts.keeper.last_error}"
         problems = [str(parts.gate.fault)] if parts.gate.fault else []
-        problems += [f"{name}: {state}" for name, state in loops.items() if state not in ("running", "ended")]
+        problems += [f"{name}: {state}" for name, state in loops.items() if not state.startswith(("running", "ended"))]
         return ports.Fitness(ready=not problems, problems=tuple(problems), loops=loops)
 
 

@@ -276,9 +276,9 @@ class Appliance:
 
     async def _listen(self) -> None:
         config = self.config
+        self.keeper.start()  # first: what an unclean stop left unreadable is put right before anybody reads on
         self.recorder.start()
         self.interpreter.start()
-        self.keeper.start()
         if config.syslog.udp:
             host, port = configuration.address(config.syslog.udp, "syslog.udp")
             self.udp = syslog_listeners.UdpListener(self.gate, host, port, now_ns=self.clock.now_ns)

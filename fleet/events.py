@@ -244,7 +244,8 @@ class SegmentSealed(Body, frozen=True):
 
 @_fact("telemetry.dropped")
 class TelemetryDropped(Body, frozen=True):
-    """An intentional, bounded loss: the range that was let go, and why. `data_class` is raw, series or quarantine."""
+    """An intentional, bounded loss: the range that was let go, and why. `data_class` is raw, series,
+    damaged or quarantine."""
 
     data_class: str
     reason: str

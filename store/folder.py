@@ -22,6 +22,7 @@ from typing import IO
 
 from store.database import connect
 from store.faults import Fault, StoreFault, fault_of
+from store.keys import sync_folder
 
 REVISION = "0001"
 
@@ -54,8 +55,11 @@ class Folder:
     def prepare(self) -> None:
         """Make the folders. StoreFault when the disk does not allow it."""
         try:
+            missing = [one for one in (self.root, *self.root.parents) if not one.exists()]
             for folder in (self.root, self.telemetry, self.segments, self.damaged, self.writer_key.parent):
                 folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            for folder in (self.root, *(one.parent for one in missing)):  # a power loss takes a name nobody synced
+                sync_folder(folder)
         except OSError as error:
             raise StoreFault(fault_of(error) or Fault.IO, str(self.root), str(error)) from error
 

@@ -87,7 +87,9 @@ class Quarantine:
         if count <= limits.quarantine_items_max and size <= limits.quarantine_bytes_max:
             return
         doomed = []
-        for row in db.execute("SELECT id, at_ns, length(raw) FROM quarantine ORDER BY settled_ns IS NULL, id").fetchall():
+        for row in db.execute(
+            "SELECT id, at_ns, length(raw) FROM quarantine ORDER BY settled_ns IS NULL, id"
+        ).fetchall():
             if count <= limits.quarantine_items_max * 9 // 10 and size <= limits.quarantine_bytes_max * 9 // 10:
                 break  # room for a while, so that not every newcomer drops one
             doomed.append(row)

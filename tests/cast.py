@@ -93,7 +93,9 @@ def island(data: Path, *flags: str, environment: dict[str, str] | None = None) -
     command = [sys.executable, str(FRONT), "appliance", "run", "--data", str(data), "--name", "alder"]
     command += ["--http", "127.0.0.1:0", "--syslog-udp", "127.0.0.1:0", "--syslog-tcp", "127.0.0.1:0"]
     with log.open("wb") as out:
-        process = subprocess.Popen([*command, *flags], stdout=out, stderr=out, env={**os.environ, **(environment or {})})
+        process = subprocess.Popen(
+            [*command, *flags], stdout=out, stderr=out, env={**os.environ, **(environment or {})}
+        )
     site = Site(data, process, log)
     try:
         _wait_until_up(site)

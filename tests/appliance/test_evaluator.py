@@ -136,7 +136,13 @@ STORIES: dict[str, tuple[tuple[Step, ...], list[str]]] = {
     ),
     "back on a slow link it is live, and late": (
         (*QUIET, Echo(20, slow=True), Word(21), Word(22)),
-        ["node.heard LIVE", "node.quiet", "node.heard RETURNING", "node.recovered LIVE", f"node.degraded DELAYED {SLOW}"],
+        [
+            "node.heard LIVE",
+            "node.quiet",
+            "node.heard RETURNING",
+            "node.recovered LIVE",
+            f"node.degraded DELAYED {SLOW}",
+        ],
     ),
     "a heartbeat that stops is missed once": (
         (Word(0, BEAT), Word(6), Tick(11), Word(12), Tick(13)),
