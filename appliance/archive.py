@@ -6,15 +6,16 @@ Each works beside a running appliance: it only reads, through read-only connecti
 from __future__ import annotations
 
 import json
+import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 
 from fleet import events
 from fleet.envelope import Log
-from store import journal
+from store import journal, keys
 from store.database import connect_reader
-from store.faults import StoreFault
+from store.faults import Fault, StoreFault, fault_of
 from store.folder import Folder
 from sync import wire
 
@@ -28,8 +29,13 @@ def verify(data: Path, progress: Progress) -> Told:
             (total,) = db.execute("SELECT count(*) FROM event").fetchone()
             verdicts = journal.verify(db, lambda checked: progress(checked, total))
             progress(total, total)
-    except StoreFault as fault:
-        return False, str(fault)
+            strange = _strange_key(db, Folder(data))
+    except (StoreFault, keys.KeyProblem) as problem:
+        return False, str(problem)
+    except sqlite3.DatabaseError as error:
+        return False, str(StoreFault(fault_of(error) or Fault.DAMAGED, f"{data}/site.db", str(error)))
+    if strange:
+        return False, f"{data}: {strange}"
     bad = next((verdict for verdict in verdicts if verdict.fault), None)
     if bad is not None:
         place = f"log {bad.log.writer}, epoch {bad.log.epoch}, event {bad.seq}"
@@ -40,6 +46,16 @@ def verify(data: Path, progress: Progress) -> Told:
         for verdict in verdicts
     )
     return True, f"{data}: every event holds, from the first to the last\n{logs}"
+
+
+def _strange_key(db: sqlite3.Connection, folder: Folder) -> str | None:
+    """A log that holds in itself may have been written anew under another key; this folder's own key says so."""
+    identity = journal.read_identity(db)
+    if identity is None or not folder.writer_key.exists():
+        return None
+    if journal.public_key(db, identity.log) == keys.public_bytes(keys.load_or_create(folder.writer_key)):
+        return None
+    return "the journal is not signed with keys/writer.pem: it was written anew, or the key was exchanged"
 
 
 def export(data: Path, to: Path, progress: Progress) -> Told:

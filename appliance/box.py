@@ -391,19 +391,19 @@ class ApplianceBox:
         node = Node(id=node_id, name=name, kind=kind, tags=tags, tenant=tenant, endpoints=endpoints)
         rows = tuple(self._source_row(text) for text in siblings)
         await self._parts.commands.adopt(who.name, node, siblings, rows)
-        await self._enter(node, key.sender)
+        await self._enter(node, source)
         return node_id
 
-    async def _enter(self, node: Node, sender: str) -> None:
+    async def _enter(self, node: Node, source: str) -> None:
         """Bring a new node into the world, with its past: the latest records of its sources, folded once."""
-        world = self._parts.world
-        known = frozenset(text for text, source in tuple(world.sources.items()) if source.key.sender == sender)
+        world, sender = self._parts.world, source_key(source).sender
+        known = frozenset(text for text, held in tuple(world.sources.items()) if held.key.sender == sender)
         past = await _in_thread(lambda: self._parts.history.before(1 << 62, _REMEMBERED_RECORDS, known, 1.0))
         entered = asyncio.get_running_loop().create_future()
         loop = asyncio.get_running_loop()
 
         def change() -> None:
-            self._parts.interpreter.enter(node, sender, list(reversed(past.records)))
+            self._parts.interpreter.enter(node, source, list(reversed(past.records)))
             loop.call_soon_threadsafe(_done, entered)
 
         self._parts.interpreter.post(change)

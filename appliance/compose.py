@@ -136,6 +136,11 @@ class Appliance:
                 journal.write_identity(db, identity)
                 journal.start_log(db, log_, public_key, self.clock.now_ns())
                 db.execute("COMMIT")
+            if journal.public_key(db, identity.log) != public_key:
+                raise keys.KeyProblem(
+                    f"{self.folder.writer_key} is not the key that this folder's log is signed with;"
+                    " restore it from a backup"
+                )
             meta = dict(db.execute("SELECT key, value FROM meta WHERE key IN ('clean', 'cursor')").fetchall())
             return identity, meta.get("clean") == "1", int(meta.get("cursor", "0"))
         finally:

@@ -148,6 +148,7 @@ def _free_port(wanted: int) -> int:
             socket.socket(socket.AF_INET, socket.SOCK_STREAM) as tcp,
             socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as udp,
         ):
+            tcp.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as the server does: one that just ended is free
             try:
                 tcp.bind(("127.0.0.1", port))
                 udp.bind(("127.0.0.1", tcp.getsockname()[1]))

@@ -70,7 +70,7 @@ def spoke(standing: Standing, at_ns: int, record: int, via: str, reading: Readin
             turns.append(HeartbeatResumed(max(at_ns - standing.heartbeat_ns, 0), record))
         standing.heartbeat_ns, standing.heartbeat_missing = max(standing.heartbeat_ns, at_ns), False
     if reading.health is not None and reading.health is not standing.health:
-        reason = (reading.text or "")[:200]
+        reason = _words(reading.text)
         turns.append(HealthChanged(standing.health.value, reading.health.value, reason, record))
         standing.health = reading.health
     if reading.version is not None and reading.version != standing.version:
@@ -107,6 +107,13 @@ def tick(standing: Standing, now_ns: int, bounds: Bounds) -> list[Body]:
         standing.heartbeat_missing = True
         turns.append(HeartbeatMissed(standing.heartbeat_ns, bounds.heartbeat_ns_max))
     return turns
+
+
+def _words(text: str | None) -> str:
+    """What a device said in words. Data (JSON, key=value) is no reason: its record has it, and the event names that."""
+    if not text or text[0] in "{[" or "=" in text.split(maxsplit=1)[0]:
+        return ""
+    return text[:200]
 
 
 def _heard(standing: Standing, at_ns: int, via: str, record: int, bounds: Bounds) -> list[Body]:

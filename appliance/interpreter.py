@@ -131,15 +131,18 @@ class Interpreter:
     def echoes(self, echoes: Sequence[Echo]) -> None:
         self.post(lambda: self._echoes(echoes))
 
-    def enter(self, node: Node, sender: str, past: Sequence[Record]) -> None:
-        """A node was adopted: on this thread, give it its sources and the latest of its past (oldest first)."""
+    def enter(self, node: Node, source: str, past: Sequence[Record]) -> None:
+        """A node was adopted: on this thread, give it its sources and the latest of its past (oldest first). The source
+        may be one that has not spoken yet."""
+        key, now_ns = source_key(source), time.time_ns()
+        self.world.sources.setdefault(source, SourceState(key, node.id, now_ns, now_ns, 0, 0, b""))
         state = NodeState(node, evaluator.Standing(), snapshot.Snapshot(), place=lifecycle.Place(Phase.ENROLLED))
         self.world.nodes[node.id] = state
-        self.world.claim(sender, node.id)
+        self.world.claim(key.sender, node.id)
         for record in past:
-            source = self.world.sources.get(record.source)
-            if source is not None:  # the past fills the values; only its last word is a turn of state
-                self._interpret(state, record, source, self._steady_ns(), judge=record is past[-1])
+            held = self.world.sources.get(record.source)
+            if held is not None:  # the past fills the values; only its last word is a turn of state
+                self._interpret(state, record, held, self._steady_ns(), judge=record is past[-1])
         self._stale("site")
         self._stale("intake")
 

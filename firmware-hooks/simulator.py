@@ -355,9 +355,9 @@ def _laptop(world: World, device: Device, second: float) -> State:
 
 
 def _station(world: World, device: Device, second: float) -> State:
-    """A station speaks of its link to the mainland; now and then weather makes it lossy."""
+    """A station speaks of its link to the mainland; slow weather makes it lossy now and then."""
     noise = functools.partial(world.noise, device, second)
-    weather = max(0.0, world.noise(device, second / 4, 9)) ** 3
+    weather = max(0.0, world.noise(device, second / 40, 9)) ** 3
     metrics = {
         "rtt_ms": round(24 + 90 * weather + 6 * noise(10), 1),
         "loss_pct": round(12 * weather, 2),

@@ -22,6 +22,7 @@ http_inflated_bytes_max = 32 * 1024 * 1024
 http_records_max = 10_000
 json_depth_max = 32
 metrics_per_record_max = 64
+metrics_per_node_max = 256  # beyond it a node's new names are not kept as values
 tcp_connections_max = 1_024
 tcp_idle_seconds_max = 600
 

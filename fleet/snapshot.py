@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import msgspec
 
+from fleet import limits
 from fleet.reading import Flight, Health, Position, Reading
 
 
@@ -52,7 +53,8 @@ def fold(snapshot: Snapshot, record: int, at_ns: int, source: str, reading: Read
     snapshot.records += 1
     snapshot.seen_ns, snapshot.seen_via = at_ns, source
     for metric, value in reading.metrics.items():
-        snapshot.values[metric] = Measure(value, at_ns, record, source)
+        if metric in snapshot.values or len(snapshot.values) < limits.metrics_per_node_max:
+            snapshot.values[metric] = Measure(value, at_ns, record, source)
     if reading.position is not None:
         snapshot.position, snapshot.position_ns = reading.position, at_ns
     if reading.health is not None:

@@ -67,8 +67,11 @@ def decide(head: Head, block: Block, key: Ed25519PublicKey, held: bytes | None =
     """What becomes of `block`, where the log ends at `head`. `held` is the hash of the block that is here with the same
     first event, None when there is none."""
     fault = envelope.check(block, key)
-    if fault is not None:
-        return Refuse(fault)
+    return Refuse(fault) if fault is not None else _place(head, block, held)
+
+
+def _place(head: Head, block: Block, held: bytes | None) -> Decision:
+    """`decide`, for a block that holds in itself."""
     if block.first_seq <= head.seq:
         return Duplicate() if held == block.hash else Fork(block.first_seq, held or head.hash, block.hash)
     if block.first_seq > head.seq + 1:
@@ -99,6 +102,9 @@ def receive(db: sqlite3.Connection, block: Block, public_key: bytes, now_ns: int
 
     `public_key` is the key that whoever brings the block names for its log.
     """
+    fault = envelope.check(block, envelope.public_key(public_key))
+    if fault is not None:
+        return Refuse(fault)
     found = db.execute("SELECT id, public_key FROM log WHERE tenant=? AND writer=? AND epoch=?", block.log).fetchone()
     if found is not None and found[1] != public_key:
         return Refuse(Fault.SIGNATURE)
@@ -108,7 +114,7 @@ def receive(db: sqlite3.Connection, block: Block, public_key: bytes, now_ns: int
             "SELECT hash FROM block WHERE log_id=? AND first_seq=?", (found[0], block.first_seq)
         ).fetchone()
         held = row[0] if row else None
-    decision = decide(journal.head_of(db, block.log), block, envelope.public_key(public_key), held)
+    decision = _place(journal.head_of(db, block.log), block, held)
     if not isinstance(decision, Accept):
         return decision
     facts = _facts(block, public_key)

@@ -174,6 +174,12 @@ def head_of(db: sqlite3.Connection, log: Log) -> Head:
     return Head(*row) if row else envelope.EMPTY
 
 
+def public_key(db: sqlite3.Connection, log: Log) -> bytes | None:
+    """The key that a log says it is signed with; None when there is no such log."""
+    row = db.execute("SELECT public_key FROM log WHERE tenant=? AND writer=? AND epoch=?", log).fetchone()
+    return row[0] if row else None
+
+
 def _load(db: sqlite3.Connection, log: Log) -> tuple[int, Head, int]:
     """The log's row, its end, and the stamp to go on from: the newest of this box, so that what a new epoch says is
     never older than what the one before it said."""
@@ -328,11 +334,14 @@ def verify(db: sqlite3.Connection, progress: Callable[[int], None] = lambda even
         log, head, count, total = Log(tenant, writer, epoch), envelope.EMPTY, 0, 0
         try:
             key = envelope.public_key(raw_key)
-        except ValueError as error:
+        except (ValueError, TypeError) as error:
             verdicts.append(Verdict(log, 0, 0, head, Fault.SIGNATURE, 1, str(error)))
             continue
         problem: tuple[Fault, int, str] | None = None
         for block in blocks(db, log_id):
+            if not _typed(block):
+                problem = (Fault.HASH, head.seq + 1, "a column of the block or of its events is of a wrong type")
+                break
             fault = envelope.check(block, key) or envelope.follows(block, head)
             if fault:
                 problem = (fault, block.first_seq, fault.value)
@@ -349,6 +358,17 @@ def verify(db: sqlite3.Connection, progress: Callable[[int], None] = lambda even
         checked += total
         verdicts.append(Verdict(log, total, count, head, *(problem or ())))
     return verdicts
+
+
+_TYPES = (int, str, str, int, int, bytes, bytes, bytes, tuple)
+
+
+def _typed(block: Block) -> bool:
+    """SQLite keeps whatever is put into a column; what is hashed must be what a block is made of."""
+    fields = (getattr(block, name) for name in block.__struct_fields__)
+    return (
+        all(map(isinstance, fields, _TYPES)) and block.epoch >= 0 and all(isinstance(raw, bytes) for raw in block.events)
+    )
 
 
 _MENTIONED = "SELECT 1 FROM mention WHERE subject=? AND first_position=? AND last_position=?"

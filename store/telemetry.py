@@ -248,12 +248,17 @@ def _last_id(path: Path, *, check: bool = False) -> int | None:
             verdict = db.execute("PRAGMA quick_check(1)").fetchone() if check else ("ok",)
             if verdict != ("ok",):
                 raise StoreFault(Fault.DAMAGED, path.name, str(verdict[0]))
-            if not db.execute("SELECT 1 FROM sqlite_master WHERE name='frame'").fetchone():
+            if not _is_made(db):
                 return None
             (last,) = db.execute("SELECT max(last_id) FROM frame").fetchone()
         except sqlite3.DatabaseError as error:
             raise _damage(error, path) from error
     return None if last is None else int(last)
+
+
+def _is_made(db: sqlite3.Connection) -> bool:
+    """False for a partition that is being made this moment, or whose making was cut off: nothing is in it."""
+    return db.execute("SELECT 1 FROM sqlite_master WHERE name='frame'").fetchone() is not None
 
 
 def _roll_back(path: Path) -> None:
@@ -277,6 +282,8 @@ def partition_frames(path: Path, after: int = 0) -> Generator[Frame, None, None]
     """The frames of a partition with an id above `after`, ascending. StoreFault when they cannot be read."""
     with closing(connect_reader(path)) as db:
         try:
+            if not _is_made(db):
+                return
             for row in db.execute("SELECT * FROM frame WHERE last_id > ? ORDER BY first_id", (after,)):
                 yield Frame(*row)
         except sqlite3.DatabaseError as error:
@@ -681,7 +688,8 @@ class History:
                 continue
             try:
                 with closing(connect_reader(partition.path)) as db:
-                    rows = db.execute("SELECT first_id, last_id, sources FROM frame ORDER BY first_id DESC").fetchall()
+                    sql = "SELECT first_id, last_id, sources FROM frame ORDER BY first_id DESC"
+                    rows = db.execute(sql).fetchall() if _is_made(db) else []
                     for row in self._sealed_before(lowest, rows[0][1] if rows else partition.first_id - 1):
                         lowest = row[0]
                         yield row

@@ -161,13 +161,6 @@ async def me(request: Request) -> Response:
     return render.data(account.me_of(request))
 
 
-async def openapi(request: Request) -> Response:
-    """This description."""
-    from web.openapi import document
-
-    return render.data(document(request.scope["skerry.table"], asked.box(request).version))
-
-
 async def alive(request: Request) -> Response:
     """The process answers."""
     return render.data(shapes.Alive(True, asked.box(request).version))

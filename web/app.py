@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 from urllib.parse import quote
 
 from starlette.datastructures import MutableHeaders
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -43,7 +43,7 @@ def application(
     """The pages and the API of a box. `extra_routes` are the box's own (its HTTP intake), policy included; `clock`
     gives Unix ns. AssertionError when a route has no policy."""
     table = Table((*TABLE, *extra_routes))
-    house = asked.House(box, people, clock, secure_cookies)
+    house = asked.House(box, people, clock, secure_cookies, {})
     return Headers(Finding(Authentication(Answer(), people), table, house))
 
 
@@ -130,6 +130,8 @@ class Answer:
             return _turned_away(request, refused)
         except Unavailable as unavailable:
             return refusal(request, unavailable.status, str(unavailable))
+        except ClientDisconnect:
+            return Response(status_code=400)  # nobody reads it
         except TimeoutError:
             return refusal(request, 503, "The box is busy and did not answer in time. Nothing is lost; try again.")
 

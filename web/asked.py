@@ -14,12 +14,13 @@ from web.ports import Box, Identity, People
 
 
 class House(NamedTuple):
-    """What all requests share."""
+    """What all requests share. `names` is kept by `web.names`: by tenant, since when, and id → name."""
 
     box: Box
     people: People
     clock: Callable[[], int]
     secure_cookies: bool
+    names: dict[str, tuple[int, dict[str, str]]]
 
 
 def house(request: Request) -> House:
@@ -67,4 +68,9 @@ def target(request: Request) -> str:
 def here(request: Request) -> str:
     """Path and query of this page, always from its root: what a live part asks for again."""
     query = request.url.query
-    return request.url.path + (f"?{query}" if query else "")
+    return path(request) + (f"?{query}" if query else "")
+
+
+def path(request: Request) -> str:
+    """The path with one slash at its head: with two, a browser would take its first part for a host."""
+    return "/" + request.url.path.lstrip("/")

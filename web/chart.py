@@ -194,8 +194,8 @@ def _crowd(spots: Sequence[Spot]) -> tuple[tuple[Reach, str], ...]:
 
 def _boxes(x: float, y: float, width: float) -> Iterator[tuple[str, Box]]:
     half = _LINE / 2
-    yield "right", (x + 15, y - half, x + 15 + width, y + half)
-    yield "left", (x - 15 - width, y - half, x - 15, y + half)
+    yield "right", (x + 19, y - half, x + 19 + width, y + half)
+    yield "left", (x - 19 - width, y - half, x - 19, y + half)
     yield "above", (x - width / 2, y - 12 - _LINE, x + width / 2, y - 12)
     yield "below", (x - width / 2, y + 12, x + width / 2, y + 12 + _LINE)
 

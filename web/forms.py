@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 from urllib.parse import parse_qsl
 
 import msgspec
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
 
 from web.ports import Refused
 
@@ -35,10 +35,7 @@ async def form(request: Request) -> Mapping[str, str]:
         kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
         if kind not in ("", "application/x-www-form-urlencoded"):
             raise Refused("Send this as a form (application/x-www-form-urlencoded).", 415)
-        try:
-            held = decode_form(await request.body())
-        except ClientDisconnect as error:
-            raise Refused("The form did not arrive whole.", 400) from error
+        held = decode_form(await request.body())
         request.scope["skerry.form"] = held
     return held
 

@@ -6,7 +6,6 @@ The names of a tenant's nodes are asked for at most once in `FRESH_NS`; a name t
 from __future__ import annotations
 
 from collections.abc import Iterable
-from weakref import WeakKeyDictionary
 
 from starlette.requests import Request
 
@@ -14,28 +13,25 @@ from fleet import limits
 from fleet.ids import is_ulid
 from fleet.limits import SECOND
 from web import asked
-from web.ports import Box
 
 FRESH_NS = 10 * SECOND
 NAMES_MAX = 10_000
-
-_held: WeakKeyDictionary[Box, dict[str, tuple[int, dict[str, str]]]] = WeakKeyDictionary()
 
 
 async def names(request: Request, subjects: Iterable[str]) -> dict[str, str]:
     """Node id → name, for at least those of `subjects` that are nodes of this tenant."""
     if not any(is_ulid(subject) for subject in subjects):
         return {}
-    box, who, now_ns = asked.box(request), asked.who(request), asked.house(request).clock()
-    tenants = _held.setdefault(box, {})
-    at_ns, known = tenants.get(who.tenant, (0, {}))
+    house, who = asked.house(request), asked.who(request)
+    now_ns = house.clock()
+    at_ns, known = house.names.get(who.tenant, (0, {}))
     if not known or not 0 <= now_ns - at_ns < FRESH_NS:
         known, after = {}, ""
         while len(known) < NAMES_MAX:
-            some = await box.nodes(who, after, limits.page_items_max)
+            some = await house.box.nodes(who, after, limits.page_items_max)
             known |= {node.id: node.name for node in some}
             if len(some) < limits.page_items_max:
                 break
             after = some[-1].id
-        tenants[who.tenant] = (now_ns, known)
+        house.names[who.tenant] = (now_ns, known)
     return known

@@ -8,10 +8,13 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import msgspec
+from starlette.requests import Request
+from starlette.responses import Response
 
 from fleet import limits
 from fleet.node import Kind
 from web import api_shapes as shapes
+from web import asked, render
 from web.api import PULL_ITEMS_MAX
 from web.policy import Entry, Policy, Table
 from web.ports import NodeView, Series
@@ -90,6 +93,11 @@ SPOKEN: dict[tuple[str, str], Spoken] = {
 }
 
 _PREFIX = "#/components/schemas/{name}"
+
+
+async def description(request: Request) -> Response:
+    """This description."""
+    return render.data(document(request.scope["skerry.table"], asked.box(request).version))
 
 
 def described(entry: Entry) -> bool:

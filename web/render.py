@@ -104,7 +104,7 @@ def context(request: Request, values: Mapping[str, Any]) -> dict[str, Any]:
         "can_operate": who is not None and who.role >= Role.OPERATOR,
         "is_admin": who is not None and who.role >= Role.ADMIN,
         "scheme": scheme if scheme in SCHEMES else "auto",
-        "path": request.url.path,
+        "path": asked.path(request),
         "here": asked.here(request),
         "topic": "",
         "problem": "",

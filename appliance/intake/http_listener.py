@@ -8,8 +8,9 @@ good ones are stored, the bad ones quarantined), 400 when nothing could be read,
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import msgspec
 from starlette.requests import ClientDisconnect, Request
@@ -26,6 +27,8 @@ from web.policy import Entry, Policy
 INTAKE = "http"
 _BODY_SECONDS_MAX = 60.0
 _COMMIT_SECONDS_MAX = 30.0
+_ROOM_BYTES_MAX = 64 * 1024 * 1024
+_SPLITS_MAX = 2  # × limits.http_inflated_bytes_max: the most that unpacking takes of the memory
 
 
 class Answer(msgspec.Struct, omit_defaults=True):
@@ -34,6 +37,33 @@ class Answer(msgspec.Struct, omit_defaults=True):
     last_id: int = 0
     refused: list[dict[str, object]] = msgspec.field(default_factory=list)
     error: str = ""
+
+
+class Room:
+    """The bytes of bodies that are being read, over all connections. When full, a body is turned away (429).
+
+    It counts bytes that came, not connections: a sender that dawdles takes no room from the others.
+    """
+
+    def __init__(self, bytes_max: int = _ROOM_BYTES_MAX) -> None:
+        self.bytes, self.bytes_max = 0, bytes_max
+
+    @contextlib.contextmanager
+    def share(self) -> Iterator[Callable[[int], None]]:
+        """A function that takes bytes, all given back at the end. It raises Refused when there is no room."""
+        taken = 0
+
+        def take(size: int) -> None:
+            nonlocal taken
+            if self.bytes + size > self.bytes_max:
+                raise Refused("too many bodies come in at once; keep the records and send them again", 429)
+            self.bytes += size
+            taken += size
+
+        try:
+            yield take
+        finally:
+            self.bytes -= taken
 
 
 class Ingest:
@@ -46,20 +76,21 @@ class Ingest:
     ) -> None:
         self._gate, self._quarantine, self._now_ns = gate, quarantine, now_ns
         self._names = SourceNames(INTAKE)
-        self._bodies = asyncio.Semaphore(8)  # × the bounds below: the most that bodies may take of the memory
+        self.room = Room()
+        self._splits = asyncio.Semaphore(_SPLITS_MAX)
 
     def routes(self) -> tuple[Entry, ...]:
         return (Entry("POST", "/v1/ingest", self.ingest, Policy.PUBLIC, None),)
 
     async def ingest(self, request: Request) -> Response:
         address = request.client.host if request.client else "console"
-        async with self._bodies:
+        with self.room.share() as take:
             try:
-                body = await asyncio.wait_for(self._body(request), _BODY_SECONDS_MAX)
+                body = await asyncio.wait_for(self._body(request, take), _BODY_SECONDS_MAX)
                 raws, refusals = await self._split(body, request)
             except Refused as no:
                 self._gate.refuse(INTAKE, _REASONS.get(no.status, "unreadable"))
-                return _answer(no.status, Answer(error=str(no)))
+                return _answer(no.status, Answer(error=str(no)), {"retry-after": "1"} if no.status == 429 else None)
             except TimeoutError:
                 self._gate.refuse(INTAKE, "too slow")
                 return _answer(408, Answer(error=f"the body did not arrive within {_BODY_SECONDS_MAX:.0f} s"))
@@ -97,7 +128,7 @@ class Ingest:
         answer = Answer(len(offers), stored.first_id, stored.last_id, refused)
         return _answer(207 if refused else 200, answer)
 
-    async def _body(self, request: Request) -> bytes:
+    async def _body(self, request: Request, take: Callable[[int], None]) -> bytes:
         announced = request.headers.get("content-length", "0")
         if announced.isdigit() and int(announced) > limits.http_body_bytes_max:
             raise Refused(_TOO_LARGE, 413)
@@ -106,6 +137,7 @@ class Ingest:
             size += len(part)
             if size > limits.http_body_bytes_max:
                 raise Refused(_TOO_LARGE, 413)
+            take(len(part))
             parts.append(part)
         return b"".join(parts)
 
@@ -124,12 +156,14 @@ class Ingest:
                     raise Refused(str(bad), bad.status) from bad
             return http.split(inflated, kind)
 
-        # A small body is quicker split than handed to another thread.
-        return work() if len(body) < 16_384 and encoding != "gzip" else await asyncio.to_thread(work)
+        if len(body) < 16_384 and encoding != "gzip":
+            return work()  # a small body is quicker split than handed to another thread
+        async with self._splits:
+            return await asyncio.to_thread(work)
 
 
 _TOO_LARGE = f"a body has at most {limits.http_body_bytes_max} bytes; send smaller batches"
-_REASONS = {413: "too large", 415: "unknown encoding", 400: "unreadable"}
+_REASONS = {413: "too large", 415: "unknown encoding", 400: "unreadable", 429: "no room"}
 
 
 def _turned_away(reason: str, words: str) -> Response:

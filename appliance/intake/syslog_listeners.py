@@ -26,6 +26,7 @@ TCP = "syslog-tcp"
 INTAKE = "syslog"  # one source, whichever transport carries it
 
 _DRAIN_RECORDS = 2_048
+_DRAIN_BYTES = 4 * 1024 * 1024  # an offer is taken whole or not at all, so it must be small beside the gate
 _RECEIVE_BUFFER_BYTES = 128 * 1024 * 1024
 _SO_MEMINFO = 55  # asm-generic/socket.h; nine u32, the ninth counts drops (sk_meminfo, SK_MEMINFO_DROPS)
 _SO_RCVBUFFORCE = 33
@@ -103,20 +104,22 @@ class UdpListener:
 
     def _drain(self) -> bool:
         """One slice of what waits in the kernel; whether there may be more."""
-        receive, key, sender, size_max = self._socket.recvfrom, self._names.key, syslog.sender, limits.record_bytes_max
+        receive, key, sender = self._socket.recvfrom, self._names.key, syslog.sender
         offers: list[Offer] = []
-        now_ns = self._now_ns()
+        now_ns, size = self._now_ns(), 0
         more = False
         try:
             for _ in range(_DRAIN_RECORDS):
-                raw, peer = receive(65_536)
+                raw, peer = receive(65_536)  # no datagram is longer: RFC 5426 3.2 leaves the bound to IP
                 offers.append(Offer(now_ns, key(peer[0], sender(raw)), raw))
+                size += len(raw)
+                if size >= _DRAIN_BYTES:
+                    break
             more = True
         except BlockingIOError:
             pass
         except OSError:  # an ICMP error of an earlier answer; the socket itself stands
             more = not self._stopping
-        assert size_max >= 65_536  # no datagram is longer: RFC 5426 leaves the bound to IP
         if offers:
             self._gate.offer(UDP, offers)
         return more
@@ -196,4 +199,8 @@ class TcpListener:
         while (reason := self._gate.offer(TCP, offers)) and wait and not self._gate.closed:
             # Not lost: the sender still has what we do not read. Only what is in our hands waits here.
             self._gate.tally(TCP).refused[reason] -= len(offers)
-            await asyncio.sleep(0.05)
+            try:
+                await asyncio.sleep(0.05)
+            except asyncio.CancelledError:
+                self._gate.refuse(TCP, "stopping", len(offers))
+                raise

@@ -65,10 +65,10 @@ def test_what_is_wrong_is_named_with_what_would_be_right(tmp_path: Path, text: s
 
 
 def test_the_file_is_named_when_it_is_missing_or_no_text(tmp_path: Path) -> None:
-    with pytest.raises(ConfigProblem, match="absent.toml: there is no such file"):
+    with pytest.raises(ConfigProblem, match=r"absent\.toml: there is no such file"):
         load(tmp_path / "absent.toml", {}, {})
     (tmp_path / "bytes.toml").write_bytes(b"\xff\xfe")
-    with pytest.raises(ConfigProblem, match="bytes.toml: it cannot be read"):
+    with pytest.raises(ConfigProblem, match=r"bytes\.toml: it cannot be read"):
         load(tmp_path / "bytes.toml", {}, {})
     with pytest.raises(ConfigProblem, match="it cannot be read"):
         load(tmp_path, {}, {})

@@ -70,7 +70,7 @@ def test_an_appliance_that_dies_in_mid_sentence_is_not_running(tmp_path: Path, a
 def test_an_answer_that_is_no_json_is_refused_in_words(tmp_path: Path) -> None:
     with (
         answering(tmp_path / "control.sock", http("200 OK", b"<html>")),
-        pytest.raises(Refusal, match="what answers on .* is no appliance"),
+        pytest.raises(Refusal, match=r"what answers on .* is no appliance"),
     ):
         call(tmp_path / "control.sock", "GET", "/readyz")
 

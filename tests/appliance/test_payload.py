@@ -302,6 +302,7 @@ def test_only_a_heartbeat_is_a_heartbeat(body: str, beats: bool) -> None:
 
 def test_of_several_names_the_devices_own_counts() -> None:
     assert read('{"id": "a1", "name": "drone-7", "device": "alder-7"}').name == "alder-7"
+    assert read('{"device": "alder-7", "name": "drone-7", "id": "a1"}').name == "alder-7"
     assert read('{"id": "a1", "name": "drone-7"}').name == "drone-7"
     assert read('{"id": 17}').name is None
     assert read('{"name": "  "}').name is None

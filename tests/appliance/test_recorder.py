@@ -21,7 +21,8 @@ from store.faults import Fault, StoreFault
 from store.folder import Folder, bring_up
 from store.frames import Offer, Record
 from store.telemetry import History, Telemetry
-from tests.cast import ROOT, eventually
+from bench.island import ROOT
+from tests.cast import eventually
 
 NOW = 1_795_219_200_000_000_000
 
@@ -127,7 +128,7 @@ def test_a_refused_batch_is_refused_to_those_who_wait_and_counted_for_the_others
 # -- a disk that really refuses ------------------------------------------------------------------------------------------
 
 
-def write_until_refused(root: Path, refuse: Callable[[], None], relent: Callable[[], None]) -> None:
+def write_until_refused(root: Path, refuse: Callable[[], object], relent: Callable[[], object]) -> None:
     """In a process of its own: write, then to a disk that refuses, then to one that relents; prints what happened."""
     bench = Bench(root / "alder")
     acknowledged: list[str] = []

@@ -427,6 +427,14 @@ def test_a_long_message_of_many_lines_is_skipped_to_its_nul() -> None:
     assert [(len(frame.raw), frame.marks) for frame in frames] == [(RECORD_MAX, ("oversize",)), (7, ())]
 
 
+@pytest.mark.parametrize("step", [1, 2, 3, 70_000])
+def test_a_line_behind_what_was_skipped_is_found_however_it_arrives(step: int) -> None:
+    framer = Framer()
+    framer.feed(b"<0>first\x00<1>" + b"x" * (RECORD_MAX + 10))
+    rest = b"xx\nxx\n<2>next\x00"
+    assert [f for at in range(0, len(rest), step) for f in framer.feed(rest[at : at + step])] == [Frame(b"<2>next")]
+
+
 def test_an_end_in_the_middle_of_what_was_cut_adds_nothing() -> None:
     for stream in (b"x" * (RECORD_MAX + 10), b"99999999 " + b"x" * (RECORD_MAX + 10)):
         framer = Framer()
@@ -436,7 +444,7 @@ def test_an_end_in_the_middle_of_what_was_cut_adds_nothing() -> None:
 
 @pytest.mark.parametrize(
     "stream",
-    [b"\n" * 100_000, b"a\n" * 50_000, b"1" * 100_000, b"x\x00y\n<1z\n" + b"a\n" * 50_000, b"9 <\n" * 30_000],
+    [b"\n" * 100_000, b"a\n" * 50_000, b"1" * 100_000, b"x\x00y\n<1z\n" + b"a\n" * 200_000, b"9 <\n" * 30_000],
     ids=lambda stream: repr(stream[:8]),
 )
 def test_a_stream_of_one_kind_is_split_all_the_same(stream: bytes) -> None:

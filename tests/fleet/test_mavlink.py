@@ -87,6 +87,13 @@ def test_noise_between_frames_is_named_and_passed_over() -> None:
     assert frames[2] == Bad(5 + len(encode(LANDED)), Fault.NOT_A_FRAME)
 
 
+@pytest.mark.parametrize("false", [b"\xfd\x08", b"\xfe\x10", b"\xfd\x20\x00\x00\x00\x00\x00\x21\x00\x00"])
+def test_a_false_beginning_does_not_swallow_the_frame_behind_it(false: bytes) -> None:
+    bad, good = mavlink.decode(false + encode(HEARTBEAT) + bytes(40))[:2]
+    assert isinstance(bad, Bad)
+    assert isinstance(good, Message)
+
+
 @pytest.mark.parametrize("wire", WIRES)
 def test_every_single_flipped_bit_is_found(wire: str) -> None:
     frame = encode(POSITION, wire)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import closing
 from pathlib import Path
 
@@ -69,10 +69,10 @@ def test_a_checkpoint_saves_time_and_changes_nothing(alder: Alder) -> None:
     alder.say((NODES[0], events.NodeHeard(Mode.RETURNING, Mode.DISCONNECTED, "syslog", 9)))
     read: list[int] = []
 
-    def counting(state: connectivity.State, batch: object) -> connectivity.State:
-        batch = list(batch)  # type: ignore[call-overload]
-        read.append(len(batch))
-        return connectivity.advance(state, batch)
+    def counting(state: connectivity.State, batch: Iterable[events.Recorded]) -> connectivity.State:
+        held = list(batch)
+        read.append(len(held))
+        return connectivity.advance(state, held)
 
     resumed = loaded(alder, CONNECTIVITY._replace(advance=counting))
     assert sum(read) == 1, "only what came after the checkpoint"

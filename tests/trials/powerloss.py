@@ -23,7 +23,6 @@ import shutil
 import struct
 import subprocess
 import sys
-from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
 from enum import IntEnum
@@ -105,7 +104,7 @@ def record(library: Path, top: Path, seed: int, synchronous: str) -> list[Step]:
     environment = {
         **os.environ,
         "LD_PRELOAD": str(library),
-        "TRACE_ROOT": f"{top}/",
+        "TRACE_ROOT": str(top),
         "TRACE_FILE": str(trace),
         "PYTHONPATH": str(HERE.parents[1]),
     }
@@ -303,7 +302,11 @@ class Box:
         key = keys.load_or_create(self.folder.writer_key)
         self.log = Log("default", WRITER, 1)
         with closing(connect(self.folder.site_db)) as db:
-            journal.start_log(db, self.log, keys.public_bytes(key), now_ns)
+            if journal.read_identity(db) is None:
+                db.execute("BEGIN IMMEDIATE")
+                journal.write_identity(db, journal.Identity(self.log, "alder"))
+                journal.start_log(db, self.log, keys.public_bytes(key), now_ns)
+                db.execute("COMMIT")
             (sealed,) = db.execute("SELECT coalesce(max(last_id), 0) FROM segment").fetchone()
         self.journal = Journal(self.log, key, WallClock())
         self.site = Writer(self.folder.site_db, [self.journal])
@@ -331,6 +334,11 @@ class Box:
         self.site.close()
         self.series.writer.close()
         self.folder.release()
+
+
+def note(words: str) -> None:
+    """A line of a trial's result, shown with -s and when it fails."""
+    sys.stdout.write(f"{words}\n")
 
 
 def say(words: str) -> None:

@@ -20,7 +20,7 @@ from typing import NamedTuple
 
 import powerloss
 import pytest
-from powerloss import Box, Disk, Fate, Op, Step
+from powerloss import Box, Disk, Fate, Op, Step, note
 
 from fleet import series
 from fleet.limits import SECOND
@@ -164,7 +164,7 @@ def judged(run: Run, disks: Path, seed: int, states: int) -> Counter[str]:
         for kind in {problem.partition(":")[0] for problem in found}:
             counts[kind] += 1
         if found and counts.total() <= 5:
-            print(f"seed {seed} state {number} cut {cut}: {found[:3]}")
+            note(f"seed {seed} state {number} cut {cut}: {found[:3]}")
         shutil.rmtree(image)
     return counts
 
@@ -180,11 +180,11 @@ def _problems(run: Run, image: Path, acknowledged: Ledger, *, deep: bool) -> lis
 def test_the_power_goes_and_nothing_acknowledged_is_lost(disks: Path, number: int) -> None:
     seed = SEED + number
     counts = judged(run := recorded(disks, seed, "FULL"), disks, seed, STATES)
-    print(f"T2 seed {seed}: {STATES} states of {len(run.steps)} steps, {dict(counts)}")
+    note(f"T2 seed {seed}: {STATES} states of {len(run.steps)} steps, {dict(counts)}")
     assert not counts
 
 
 def test_the_control_that_does_not_sync_at_a_commit_loses_something(disks: Path) -> None:
     counts = judged(run := recorded(disks, SEED, "NORMAL"), disks, SEED, CONTROL_STATES)
-    print(f"T2 control, seed {SEED}: {CONTROL_STATES} states of {len(run.steps)} steps, {dict(counts)}")
+    note(f"T2 control, seed {SEED}: {CONTROL_STATES} states of {len(run.steps)} steps, {dict(counts)}")
     assert counts["lost"] > 0

@@ -190,6 +190,18 @@ def test_there_are_enough_payloads() -> None:
     assert len(PAYLOADS) >= 200
 
 
+def test_the_ear_hears_what_runs_and_what_the_policy_stops(browser: Any, served: Server) -> None:  # noqa: F811
+    with page_of(browser, served.url) as page:
+        page.set_content(f"<img src=x onerror={RUN}>")
+        page.wait_for_timeout(200)
+        assert page.evaluate("window.__ran") == 1
+        page.goto(f"{served.url}/login")
+        page.evaluate("document.body.insertAdjacentHTML('beforeend', '<img src=x onerror=window.__ran=1>')")
+        page.wait_for_timeout(200)
+        assert page.evaluate("window.__ran") is None
+        assert page.evaluate("window.__heard") != []
+
+
 @pytest.mark.parametrize("part", range(2))
 def test_nothing_that_is_written_ever_runs(browser: Any, part: int, served: Server) -> None:  # noqa: F811
     island: Any = served.island

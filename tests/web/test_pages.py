@@ -78,6 +78,12 @@ def test_a_state_has_a_shape_and_a_word_and_a_class(ask: TestClient) -> None:
     assert "online" not in row[0], "unknown is never green"
 
 
+def test_what_a_silent_node_said_of_itself_is_told_in_the_past(ask: TestClient) -> None:
+    row = re.search(r"<tr id=\"n-.*?</tr>", ask.get("/?text=merlin-3", headers=ALICE).text, re.DOTALL)
+    assert row
+    assert "was OK" in row[0]
+
+
 def test_the_list_finds_filters_and_turns_its_pages(ask: TestClient) -> None:
     found = ask.get("/?text=kestrel&reach=degraded", headers=ALICE).text
     assert "kestrel-6</a>" in found
@@ -91,7 +97,7 @@ def test_the_list_finds_filters_and_turns_its_pages(ask: TestClient) -> None:
 def test_an_empty_site_says_what_to_do() -> None:
     client = TestClient(application(Island(nodes=0), People(), clock=lambda: NOW_NS))
     text = client.get("/", headers=ALICE).text
-    assert "Point a device’s syslog at <code>testserver</code>" in text
+    assert "Point a device’s syslog at <code>testserver:5514</code> (syslog-udp)" in text
     assert "3 waiting now" in text
 
 
@@ -217,6 +223,10 @@ def test_what_is_not_there_has_a_page_that_says_so(ask: TestClient, path: str) -
     answer = ask.get(path, headers=ALICE)
     assert answer.status_code == 404
     assert "Nothing here" in answer.text or path.startswith("/static")
+
+
+def test_an_address_with_two_slashes_links_to_no_other_site(ask: TestClient) -> None:
+    assert '="//' not in ask.get("http://testserver//mallory.example/?x=1", headers=ALICE).text
 
 
 def test_a_wrong_method_is_told_the_right_ones(ask: TestClient) -> None:

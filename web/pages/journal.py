@@ -14,9 +14,6 @@ from web import api_shapes, asked, forms, render
 from web.names import names
 from web.ports import Refused, Unavailable
 
-GROUPS = tuple(dict.fromkeys(kind.partition(".")[0] for kind in KINDS))
-STEP_SECONDS = 0.2
-
 
 async def show(request: Request) -> Response:
     """GET /journal"""
@@ -75,8 +72,16 @@ async def export(request: Request) -> Response:
     house = asked.house(request)
     site = re.sub(r"[^a-z0-9-]+", "-", house.box.name.lower()).strip("-") or "site"
     name = f"journal-{site}-{render.stamp(house.clock())}.skj.zst"
+    blocks = aiter(house.box.export(asked.who(request)))
+    first = await anext(blocks, b"")  # what is refused is refused before the answer has begun
     return StreamingResponse(
-        house.box.export(asked.who(request)),
+        _joined(first, blocks),
         media_type="application/zstd",
         headers={"content-disposition": f'attachment; filename="{name}"', "cache-control": "no-store"},
     )
+
+
+async def _joined(first: bytes, rest: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    yield first
+    async for block in rest:
+        yield block

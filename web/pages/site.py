@@ -29,6 +29,7 @@ async def show(request: Request) -> Response:
     view = await asked.box(request).site(asked.who(request), query)
     if asked.wants_json(request):
         return render.data(view)
+    total = sum(view.reach.values())
     return render.page(
         request,
         "site",
@@ -36,13 +37,22 @@ async def show(request: Request) -> Response:
         view=view,
         now_ns=view.now_ns,
         query=query,
-        total=sum(view.reach.values()),
+        total=total,
         map=map_of(view.places),
         kinds=tuple(Kind),
         orders=ORDERS,
         link=lambda **change: link(query, **change),
-        intake=request.headers.get("host", "").rpartition(":")[0] or request.url.hostname,
+        doors=() if total else await _doors(request),
+        http=request.headers.get("host", ""),
     )
+
+
+async def _doors(request: Request) -> tuple[tuple[str, str], ...]:
+    """(way in, HOST:PORT as this person would reach it): what an empty site tells to do."""
+    host = request.headers.get("host", "").removesuffix(f":{request.url.port}")
+    lines = (await asked.box(request).intake(asked.who(request))).lines
+    ports = ((line.intake, line.address.rpartition(":")[2]) for line in lines if line.problem is None)
+    return tuple((intake, f"{host}:{port}") for intake, port in ports if port.isdigit() and intake.startswith("syslog"))
 
 
 def query_of(request: Request) -> NodeQuery:
