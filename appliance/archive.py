@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 from fleet import events
@@ -16,24 +16,35 @@ from fleet.envelope import Log
 from store import journal, keys
 from store.database import connect_reader
 from store.faults import Fault, StoreFault, fault_of
-from store.folder import Folder
+from store.folder import Folder, FolderProblem
 from sync import wire
 
 Progress = Callable[[int, int], None]  # done so far, in all (0: not known)
 Told = tuple[bool, str]
 
 
+@contextmanager
+def _reading(data: Path) -> Iterator[sqlite3.Connection]:
+    """site.db of a data folder. FolderProblem when this is none, StoreFault when it cannot be read."""
+    path = Folder(data).site_db
+    if not path.exists():
+        raise FolderProblem(f"{data} is no data folder of an appliance: it holds no site.db. Is it the right --data?")
+    try:
+        with closing(connect_reader(path)) as db:
+            yield db
+    except sqlite3.DatabaseError as error:
+        raise StoreFault(fault_of(error) or Fault.DAMAGED, str(path), str(error)) from error
+
+
 def verify(data: Path, progress: Progress) -> Told:
     try:
-        with closing(connect_reader(Folder(data).site_db)) as db:
+        with _reading(data) as db:
             (total,) = db.execute("SELECT count(*) FROM event").fetchone()
             verdicts = journal.verify(db, lambda checked: progress(checked, total))
             progress(total, total)
             strange = _strange_key(db, Folder(data))
-    except (StoreFault, keys.KeyProblem) as problem:
+    except (StoreFault, keys.KeyProblem, FolderProblem) as problem:
         return False, str(problem)
-    except sqlite3.DatabaseError as error:
-        return False, str(StoreFault(fault_of(error) or Fault.DAMAGED, f"{data}/site.db", str(error)))
     if strange:
         return False, f"{data}: {strange}"
     bad = next((verdict for verdict in verdicts if verdict.fault), None)
@@ -62,7 +73,7 @@ def export(data: Path, to: Path, progress: Progress) -> Told:
     if to.exists():
         return False, f"{to} is already there; choose another name"
     try:
-        with closing(connect_reader(Folder(data).site_db)) as db, to.open("xb") as file:
+        with _reading(data) as db, to.open("xb") as file:
             (total,) = db.execute("SELECT count(*) FROM event").fetchone()
             done = 0
             for log_id, tenant, writer, epoch, public_key in db.execute(
@@ -81,9 +92,9 @@ def export(data: Path, to: Path, progress: Progress) -> Told:
 
 
 def show(data: Path, *, after: int, limit: int, kind: str | None, subject: str | None) -> Iterator[str]:
-    """Events as JSON, a line each, oldest first."""
+    """Events as JSON, a line each, oldest first. StoreFault or FolderProblem when they cannot be read."""
     shown = 0
-    with closing(connect_reader(Folder(data).site_db)) as db:
+    with _reading(data) as db:
         for batch in journal.read(db, after):
             for event in batch:
                 if (kind and event.kind != kind) or (subject and event.subject != subject):

@@ -36,6 +36,7 @@ from fleet import events, series
 from fleet.envelope import Log
 from fleet.limits import SECOND
 from store import database, journal, keys
+from store import series as stored_series
 from store.clock import BUILT_NS, WallClock
 from store.database import Writer, connect
 from store.folder import Folder, bring_up
@@ -339,6 +340,11 @@ class Box:
 def note(words: str) -> None:
     """A line of a trial's result, shown with -s and when it fails."""
     sys.stdout.write(f"{words}\n")
+
+
+def opened_window(start_s: int, data: bytes) -> series.Window | None:
+    """A stored window, read as the store reads it; None when it cannot be."""
+    return stored_series._window(NODE, start_s, data)
 
 
 def say(words: str) -> None:
