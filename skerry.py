@@ -130,10 +130,17 @@ def journal_export(args: argparse.Namespace) -> int:
 
 def journal_show(args: argparse.Namespace) -> int:
     from appliance.archive import show
+    from store.faults import StoreFault
+    from store.folder import FolderProblem
 
-    with contextlib.suppress(BrokenPipeError):
-        for line in show(args.data, after=args.after, limit=args.limit, kind=args.kind, subject=args.subject):
-            print(line)
+    try:
+        with contextlib.suppress(BrokenPipeError):
+            for line in show(args.data, after=args.after, limit=args.limit, kind=args.kind, subject=args.subject):
+                print(line)
+    except (StoreFault, FolderProblem) as problem:
+        fail(str(problem))
+    except ValueError as error:
+        fail(f"an event cannot be read ({error}); where, tells: skerry journal verify {args.data}")
     return 0
 
 
@@ -194,6 +201,9 @@ def token_revoke(args: argparse.Namespace) -> int:
 def _control(data: Path, method: str, path: str, body: Any = None) -> Any:
     """Ask the running appliance; when none runs, run one on this folder for the length of the question."""
     from appliance.control import NotRunning, Refusal, call
+    from store.faults import StoreFault
+    from store.folder import FolderProblem
+    from store.keys import KeyProblem
 
     control = data / "control.sock"
     try:
@@ -203,8 +213,8 @@ def _control(data: Path, method: str, path: str, body: Any = None) -> Any:
             if not (data / "site.db").exists():
                 fail(str(problem))
             return asyncio.run(_ask_briefly(data, control, method, path, body))
-    except Refusal as refusal:
-        fail(str(refusal))
+    except (Refusal, StoreFault, FolderProblem, KeyProblem) as problem:
+        fail(str(problem))
 
 
 async def _ask_briefly(data: Path, control: Path, method: str, path: str, body: Any) -> Any:

@@ -42,6 +42,9 @@ def verify(data: Path, progress: Progress) -> Told:
             (total,) = db.execute("SELECT count(*) FROM event").fetchone()
             verdicts = journal.verify(db, lambda checked: progress(checked, total))
             progress(total, total)
+            for (verdict,) in db.execute("PRAGMA quick_check(1)"):
+                if verdict != "ok":
+                    raise StoreFault(Fault.DAMAGED, f"{data}/site.db", verdict)
             strange = _strange_key(db, Folder(data))
     except (StoreFault, keys.KeyProblem, FolderProblem) as problem:
         return False, str(problem)
@@ -84,8 +87,8 @@ def export(data: Path, to: Path, progress: Progress) -> Told:
                     file.write(chunk)
                     progress(min(done := done + 1, total), total)
             progress(total, total)
-    except StoreFault as fault:
-        return False, str(fault)
+    except (StoreFault, FolderProblem) as problem:
+        return False, str(problem)
     except OSError as error:
         return False, f"{to}: {error.strerror}"
     return True, f"{total:,} events are in {to}; check them anywhere with: skerry journal verify {to}"

@@ -272,6 +272,7 @@ class ApplianceBox:
             text=visible(record.content),
             marks=record.marks,
             node_id=source.node_id if source else None,
+            content=record.content,
         )
 
     async def verify(self, who: Identity) -> AsyncIterator[ports.VerifyStep]:

@@ -36,12 +36,12 @@ from fleet.limits import SECOND
 from fleet.projections import connectivity as connectivity_view
 from fleet.projections import lifecycle as lifecycle_view
 from fleet.snapshot import Snapshot
-from store import journal, keys
+from store import budget, journal, keys
 from store.accounts import Accounts
 from store.clock import WallClock
 from store.commands import Commands, load_nodes
 from store.database import Reader, Writer, connect, connect_reader
-from store.faults import StoreFault
+from store.faults import Fault, StoreFault, fault_of
 from store.folder import Folder, bring_up
 from store.quarantine import Quarantine
 from store.series import SeriesStore
@@ -88,13 +88,21 @@ class Appliance:
         sys.setswitchinterval(_SWITCH_S)
         self.folder.prepare()
         self.folder.hold()
+        budget.make_room_to_start(self.folder)
         try:
-            self._open_stores()
-            self._wire()
+            self._open()
             await self._listen()
         except BaseException:
             await self.stop()
             raise
+
+    def _open(self) -> None:
+        try:
+            self._open_stores()
+            self._wire()
+        except (sqlite3.DatabaseError, msgspec.MsgspecError, ValueError, TypeError) as error:
+            # What this box wrote itself, and cannot read any more.
+            raise StoreFault(fault_of(error) or Fault.DAMAGED, self.folder.site_db.name, str(error)) from error
 
     def _open_stores(self) -> None:
         folder = self.folder
@@ -310,7 +318,7 @@ class Appliance:
         self.lines[intake].address = shown
 
     async def _serve(self) -> None:
-        import uvicorn
+        from appliance.http_server import server
 
         host, port = configuration.address(self.config.http.listen, "http.listen")
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
@@ -327,20 +335,7 @@ class Appliance:
         app = application(
             self.box, self.accounts, extra_routes=(*ingest.routes(), *console.ROUTES), clock=self.clock.now_ns
         )
-        settings = uvicorn.Config(
-            app,
-            http="h11",
-            ws="none",
-            lifespan="off",
-            access_log=False,
-            log_config=None,
-            server_header=False,
-            timeout_keep_alive=15,
-            timeout_graceful_shutdown=3,
-            h11_max_incomplete_event_size=64 * 1024,
-        )
-        self._server = uvicorn.Server(settings)
-        self._server.install_signal_handlers = lambda: None
+        self._server = server(app)
         self._server.capture_signals = contextlib.nullcontext
         self._serving = asyncio.create_task(self._server.serve(sockets=[listener, self._control_socket()]))
         while not self._server.started:

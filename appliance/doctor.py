@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from store.clock import WallClock
+from store.database import connect_reader
 from store.faults import StoreFault
 from store.folder import Folder, FolderProblem
 
@@ -93,6 +94,7 @@ def _folder(data: Path) -> Iterator[Finding]:
     )
     if (data / "site.db").exists():
         yield from _held(data)
+        yield from _readable(data / "site.db")
 
 
 def _held(data: Path) -> Iterator[Finding]:
@@ -106,3 +108,14 @@ def _held(data: Path) -> Iterator[Finding]:
     else:
         folder.release()
         yield Finding(True, f"no appliance runs on {data}")
+
+
+def _readable(path: Path) -> Iterator[Finding]:
+    """The first pages of the journal; every event is checked by `skerry journal verify`."""
+    try:
+        with contextlib.closing(connect_reader(path)) as db:
+            (events,) = db.execute("SELECT coalesce(max(position), 0) FROM event").fetchone()
+    except (StoreFault, sqlite3.DatabaseError) as problem:
+        yield Finding(False, f"{path} cannot be read: {problem}", "skerry restore BACKUP --data ANOTHER-DIR")
+        return
+    yield Finding(True, f"the journal holds {events:,} events; check them with: skerry journal verify {path.parent}")

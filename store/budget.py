@@ -24,6 +24,7 @@ from store.telemetry import Segment
 
 _MIB = 1024 * 1024
 _PARTITION_BYTES_MIN = _MIB  # a smaller one is not worth a segment of its own
+_START_BYTES_MIN = _MIB  # with less, site.db may not even open
 _ROOM_PARTS = 8  # an open partition takes at most this part of the room for raw records
 _RESERVE_PARTS = 8  # the reserve takes at most this part of the disk
 _FORECAST_NS_MIN = 60 * SECOND
@@ -242,6 +243,12 @@ def hold_reserve(folder: Folder, size: int) -> bool:
             return False
         raise StoreFault(fault_of(error) or Fault.IO, path.name, str(error)) from error
     return True
+
+
+def make_room_to_start(folder: Folder) -> None:
+    """A box that starts on a full disk lives on its reserve. OSError when the disk cannot be looked at."""
+    if disk_free(folder) < _START_BYTES_MIN:
+        release_reserve(folder)
 
 
 def release_reserve(folder: Folder) -> None:

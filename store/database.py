@@ -166,7 +166,13 @@ class Writer:
             if self.fault is not None:
                 self._reopen()
             if batch and self._db is not None:
-                self._transact(self._db, batch)
+                try:
+                    self._transact(self._db, batch)
+                except Exception as error:  # a participant's bug must not end the thread that everybody waits for
+                    log.exception("%s: a transaction failed by a fault of ours", self.path.name)
+                    self._fell(error)
+                    assert self.fault is not None
+                    _fail([future for _, future in batch], self.fault)
             elif batch and self.fault is not None:
                 _fail([future for _, future in batch], self.fault)
         if self._db is not None:

@@ -10,6 +10,8 @@ import errno
 import sqlite3
 from enum import StrEnum
 
+from fleet.people import Unavailable
+
 
 class Fault(StrEnum):
     FULL = "full"
@@ -30,11 +32,11 @@ WORDS: dict[Fault, str] = {
 }
 
 
-class StoreFault(Exception):
+class StoreFault(Unavailable):
     """The store cannot write (or read) now. `fault` says why in one word, str() in one sentence for a person."""
 
     def __init__(self, fault: Fault, store: str, detail: str) -> None:
-        super().__init__(f"{store}: {WORDS[fault]}")
+        super().__init__(f"{store}: {WORDS[fault]}", 507 if fault is Fault.FULL else 503)
         self.fault, self.store, self.detail = fault, store, detail
 
 
@@ -61,6 +63,8 @@ def fault_of(error: Exception) -> Fault | None:
     """The fault behind an exception, or None when it is not the disk's."""
     if isinstance(error, sqlite3.DatabaseError):
         code = getattr(error, "sqlite_errorcode", None)
+        if code == sqlite3.SQLITE_IOERR_SHMSIZE:  # the index of a WAL could not be made: SQLite's word for a full disk
+            return Fault.FULL
         return _PRIMARY.get(code & 0xFF) if code is not None else None
     if isinstance(error, OSError):
         return _ERRNO.get(error.errno or 0, Fault.IO)

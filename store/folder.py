@@ -13,6 +13,7 @@ lock             held by the one process that runs on this folder
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import glob
 import os
@@ -79,15 +80,17 @@ class Folder:
                 f"an appliance already runs on {self.root} (process {owner});"
                 " stop it first, or give this one another --data folder"
             ) from error
-        lock.seek(0)
-        lock.truncate()
-        lock.write(str(os.getpid()))
-        lock.flush()
         self._lock = lock
+        with contextlib.suppress(OSError):  # whose it is is a courtesy that a full disk may refuse
+            lock.seek(0)
+            lock.truncate()
+            lock.write(str(os.getpid()))
+            lock.flush()
 
     def release(self) -> None:
         if self._lock is not None:
-            self._lock.close()
+            with contextlib.suppress(OSError):
+                self._lock.close()
             self._lock = None
 
     def bytes_used(self) -> int:

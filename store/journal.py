@@ -64,7 +64,9 @@ class Journal:
         self._listeners.append(listener)
 
     def stage(self, subject: str, body: events.Body) -> None:
-        """Make `body` part of the block of this transaction. ValueError when it is too large to be an event."""
+        """Make `body` part of the block of this transaction. ValueError when it cannot be an event: too large, or with
+        text that is no Unicode."""
+        subject.encode()
         if len(subject) > limits.subject_chars_max:
             raise ValueError(f"a subject of {len(subject)} characters is over the limit of {limits.subject_chars_max}")
         self._staged.append((subject, body, events.encode_body(body)))
@@ -352,13 +354,19 @@ def verify(db: sqlite3.Connection, progress: Callable[[int], None] = lambda even
                 break
             head, count, total = block.head, count + 1, total + len(block.events)
             progress(checked + total)
-        (held,) = db.execute("SELECT count(*) FROM event WHERE log_id=?", (log_id,)).fetchone()
+        (held,) = db.execute(_HELD, (log_id, head.seq, log_id)).fetchone()
         if problem is None and held != total:
             problem = (Fault.GAP, head.seq + 1, f"{held} events are stored, {total} stand in signed blocks")
         checked += total
         verdicts.append(Verdict(log, total, count, head, *(problem or ())))
     return verdicts
 
+
+# Events of a log without those of blocks that were appended since we read: an appliance may be running here.
+_HELD = (
+    "SELECT count(*) FROM event WHERE log_id=? AND"
+    " (seq <= ? OR seq > (SELECT coalesce(max(last_seq), 0) FROM block WHERE log_id=?))"
+)
 
 _TYPES = (int, str, str, int, int, bytes, bytes, bytes, tuple)
 
@@ -367,7 +375,9 @@ def _typed(block: Block) -> bool:
     """SQLite keeps whatever is put into a column; what is hashed must be what a block is made of."""
     fields = (getattr(block, name) for name in block.__struct_fields__)
     return (
-        all(map(isinstance, fields, _TYPES)) and block.epoch >= 0 and all(isinstance(raw, bytes) for raw in block.events)
+        all(map(isinstance, fields, _TYPES))
+        and block.epoch >= 0
+        and all(isinstance(raw, bytes) for raw in block.events)
     )
 
 

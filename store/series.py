@@ -23,6 +23,7 @@ CREATE TABLE IF NOT EXISTS series (
 ) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID;
 """
+_CHECKED: dict[int, int] = {zstd.CompressionParameter.checksum_flag: 1}  # a flipped bit must not be charted
 _SAVE_RECORD = "INSERT INTO meta VALUES ('record', ?) ON CONFLICT DO UPDATE SET value=excluded.value"
 _UPSERT = "INSERT INTO series VALUES (?,?,?) ON CONFLICT DO UPDATE SET data=excluded.data"
 
@@ -53,7 +54,9 @@ class SeriesStore:
 
     def save(self, windows: Sequence[tuple[str, series.Window]], record: int) -> None:
         """Make `windows` durable as of `record`; blocks. StoreFault when the disk refuses."""
-        rows = [(node_id, window.start_s, zstd.compress(window.encode())) for node_id, window in windows]
+        rows = [
+            (node_id, window.start_s, zstd.compress(window.encode(), options=_CHECKED)) for node_id, window in windows
+        ]
 
         def job(db: sqlite3.Connection) -> None:
             db.executemany(_UPSERT, rows)

@@ -219,6 +219,8 @@ class Telemetry:
         try:
             last = max((_last_id(partition.path) or 0 for partition in self.partitions()[-1:]), default=0)
         except StoreFault as fault:
+            if fault.fault in (Fault.FULL, Fault.READ_ONLY):
+                raise  # it can be read once there is space
             log.error("telemetry: ids go on with a jump: %s", fault.detail)
             return self.next_id + _ID_JUMP
         return max(self.next_id, last + 1)

@@ -8,7 +8,7 @@ import msgspec
 
 from fleet.events import Recorded, fields
 from fleet.node import Difference, Kind, Node, drift
-from web.ports import QuarantineItem, RecordPage, Role, SourceView, TokenView
+from web.ports import QuarantineItem, RecordPage, RecordView, Role, SourceView, TokenView
 from web.words import event as in_words
 
 
@@ -51,12 +51,13 @@ class EventList(msgspec.Struct, frozen=True):
 
 
 class RecordOut(msgspec.Struct, frozen=True, kw_only=True):
-    """One raw message. `raw` is its text: control characters made visible, invalid UTF-8 as \\xNN."""
+    """One raw message, byte for byte: `raw` when it is UTF-8, `raw_b64` (base 64) when it is not; the other is null."""
 
     id: int
     at_ns: int
     source: str
-    raw: str
+    raw: str | None
+    raw_b64: bytes | None
     marks: tuple[str, ...]
     node_id: str | None
 
@@ -205,15 +206,25 @@ def event(one: Recorded) -> EventOut:
     )
 
 
-def records(page: RecordPage) -> RecordList:
-    return RecordList(
-        tuple(
-            RecordOut(id=r.id, at_ns=r.at_ns, source=r.source, raw=r.text, marks=r.marks, node_id=r.node_id)
-            for r in page.records
-        ),
-        page.next,
-        tuple(GapOut(first, last, reason) for first, last, reason in page.gaps),
+def record(view: RecordView) -> RecordOut:
+    try:
+        raw, raw_b64 = view.content.decode(), None
+    except UnicodeDecodeError:
+        raw, raw_b64 = None, view.content
+    return RecordOut(
+        id=view.id,
+        at_ns=view.at_ns,
+        source=view.source,
+        raw=raw,
+        raw_b64=raw_b64,
+        marks=view.marks,
+        node_id=view.node_id,
     )
+
+
+def records(page: RecordPage) -> RecordList:
+    gaps = tuple(GapOut(first, last, reason) for first, last, reason in page.gaps)
+    return RecordList(tuple(record(one) for one in page.records), page.next, gaps)
 
 
 def token(view: TokenView) -> TokenOut:

@@ -140,6 +140,7 @@ class RecordView(_View, frozen=True):
     text: str  # control characters made visible, invalid UTF-8 as \xNN
     marks: tuple[str, ...] = ()
     node_id: str | None = None
+    content: bytes = b""  # as received, byte for byte
 
 
 class RecordPage(_View, frozen=True):

@@ -9,6 +9,8 @@ import re
 import shutil
 import socket
 import sqlite3
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -27,14 +29,20 @@ def site(tmp_path: Path) -> Iterator[Site]:
         yield made
 
 
-@pytest.fixture
-def used(tmp_path: Path) -> Path:
-    """A data folder that an appliance used and left in order."""
-    with island(tmp_path / "birch", environment=QUICK) as made:
+@pytest.fixture(scope="session")
+def used_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    data = tmp_path_factory.mktemp("used") / "birch"
+    with island(data, environment=QUICK) as made:
         send_udp(made.udp, b"<13>1 2026-11-21T05:40:26Z kestrel-1 fc - - - battery_pct=90")
         (source,) = eventually(lambda: made.call("GET", "/api/v1/sources")["sources"])
         made.adopt(source["key"], "kestrel-1")
-    return tmp_path / "birch"
+    return data
+
+
+@pytest.fixture
+def used(used_once: Path, tmp_path: Path) -> Path:
+    """A data folder that an appliance used and left in order."""
+    return shutil.copytree(used_once, tmp_path / "birch")
 
 
 def one_sentence(stderr: str) -> str:
@@ -140,9 +148,7 @@ def test_a_read_only_disk_is_named(tmp_path: Path) -> None:
         pytest.skip("only root may mount a read-only disk")
     disk = tmp_path / "disk"
     disk.mkdir()
-    script = f"mount -t tmpfs -o ro tmpfs {disk} && exec {os.sys.executable} {FRONT} appliance run --data {disk}/alder"  # type: ignore[attr-defined]
-    import subprocess
-
+    script = f"mount -t tmpfs -o ro tmpfs {disk} && exec {sys.executable} {FRONT} appliance run --data {disk}/alder"
     ended = subprocess.run(
         ["unshare", "--mount", "sh", "-c", f"{script} --http 127.0.0.1:0"],
         capture_output=True,
@@ -291,33 +297,48 @@ def test_the_journal_travels_in_a_file_and_is_checked_anywhere(used: Path, tmp_p
 def test_a_changed_event_is_found(used: Path) -> None:
     assert skerry("journal", "verify", str(used)).returncode == 0
     with sqlite3.connect(used / "site.db") as db:
-        db.execute("UPDATE event SET raw = replace(raw, 'kestrel-1', 'kestrel-2') WHERE kind='node.adopted'")
-        (seq,) = db.execute("SELECT seq FROM event WHERE kind='node.adopted'").fetchone()
+        ((raw,),) = db.execute("SELECT raw FROM event WHERE kind='node.adopted'").fetchall()
+        changed = raw.replace(b"kestrel-1", b"kestrel-2")
+        db.execute("UPDATE event SET raw=? WHERE kind='node.adopted'", (changed,))
     db.close()
+    assert changed != raw
     bad = skerry("journal", "verify", str(used))
     assert bad.returncode == 1
     assert "the journal does not hold" in bad.stderr
-    assert seq
+    assert "does not match its hash" in bad.stderr
 
 
 @pytest.mark.parametrize(
-    "command", [("verify", "{}"), ("show", "--data", "{}"), ("export", "--data", "{}", "{}.out")], ids=lambda one: one[0]
+    "command",
+    [
+        ("journal", "verify", "{}"),
+        ("journal", "show", "--data", "{}"),
+        ("journal", "export", "--data", "{}", "{}.out"),
+        ("backup", "--data", "{}", "{}.out"),
+        ("restore", "{}", "--data", "{}.out"),
+    ],
+    ids=lambda one: " ".join(one[:2]),
 )
-def test_a_journal_that_is_not_there_is_said_in_one_line(tmp_path: Path, command: tuple[str, ...]) -> None:
-    nowhere = str(tmp_path / "nowhere")
-    ended = skerry("journal", *(word.format(nowhere) for word in command))
+@pytest.mark.parametrize("empty", [False, True])
+def test_a_folder_that_is_no_appliance_s_is_said_in_one_line(
+    tmp_path: Path, command: tuple[str, ...], empty: bool
+) -> None:
+    nowhere = tmp_path / "nowhere"
+    if empty:
+        nowhere.mkdir()
+    ended = skerry(*(word.format(nowhere) for word in command))
     assert ended.returncode == 1
     assert "Traceback" not in ended.stderr
-    assert nowhere in ended.stderr
-    assert list(tmp_path.iterdir()) == []
+    assert len(ended.stderr.splitlines()) == 1
+    assert str(nowhere) in ended.stderr
+    assert [path for path in tmp_path.rglob("*") if path != nowhere] == []
 
 
 def test_a_reader_that_hangs_up_early_is_no_error(used: Path) -> None:
-    import subprocess
-    import sys
-
     shown = subprocess.Popen(
-        [sys.executable, str(FRONT), "journal", "show", "--data", str(used)], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        [sys.executable, str(FRONT), "journal", "show", "--data", str(used)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
     )
     assert shown.stdout is not None
     shown.stdout.close()

@@ -154,6 +154,25 @@ def test_a_full_disk_fails_everybody_at_once_and_goes_on_when_there_is_room(path
     assert lines(path) == [3]
 
 
+def test_a_bug_in_a_participant_does_not_end_the_thread_that_everybody_waits_for(tmp_path: Path) -> None:
+    with Alder(tmp_path / "alder") as site:
+
+        def listener(batch: object) -> None:
+            if broken:
+                raise RuntimeError("a fold that cannot")
+
+        broken = True
+        site.journal.listen(listener)
+        with pytest.raises(StoreFault):
+            site.say((DRONE, heard(1)))
+        broken = False
+        while site.site.fault is not None:
+            threading.Event().wait(0.01)
+        site.say((DRONE, heard(2)))
+        assert said(site) == [1, 2]  # the first was on the disk before the listener fell
+        assert site.verdicts()[0].fault is None
+
+
 def test_a_damaged_file_is_named_not_served(tmp_path: Path) -> None:
     (tmp_path / "bad.db").write_bytes(b"this is no database at all, not by a long way" * 100)
     with pytest.raises(StoreFault) as caught:

@@ -103,6 +103,11 @@ def test_what_is_too_large_to_be_an_event_is_refused_and_nothing_else(alder: Ald
         alder.say((DRONE, heard()), (WRITER, huge))
     with pytest.raises(ValueError, match="subject"):
         alder.say(("x" * (limits.subject_chars_max + 1), heard()))
+    for half in ("\ud800", "\udcff"):
+        with pytest.raises(ValueError, match="surrogates"):
+            alder.say((half, heard()))
+        with pytest.raises(ValueError, match="surrogates"):
+            alder.say((DRONE, events.TokenRevoked(half, "Alice")))
     assert recorded(alder) == []
     alder.say(*turns(1))
     assert alder.verdicts()[0].events == 1

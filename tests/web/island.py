@@ -453,6 +453,7 @@ class Island:
                     text=text,
                     marks=("clock-implausible",) if number % 97 == 0 else (),
                     node_id=node_id,
+                    content=text.encode(),
                 )
             )
 

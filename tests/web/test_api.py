@@ -45,7 +45,7 @@ def test_a_cursor_neither_skips_nor_repeats(ask: TestClient, island: Island, lim
 def test_telemetry_tells_its_gaps(ask: TestClient) -> None:
     answer = ask.get("/api/v1/telemetry?limit=2", headers=BOB).json()
     assert answer["gaps"] == [{"first": 11, "last": 19, "reason": "budget"}]
-    assert set(answer["records"][0]) == {"id", "at_ns", "source", "raw", "marks", "node_id"}
+    assert set(answer["records"][0]) == {"id", "at_ns", "source", "raw", "raw_b64", "marks", "node_id"}
 
 
 def test_telemetry_of_one_node_is_only_its(ask: TestClient, island: Island) -> None:

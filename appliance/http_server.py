@@ -1,0 +1,75 @@
+"""The HTTP server: uvicorn over h11, with the deadlines that it does not have.
+
+A connection that does not get a whole request head across within `HEAD_SECONDS` is closed, whether it is the first one
+or a later one, so that slow clients cannot hold every connection. Bodies have their own deadline, where they are read.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+import uvicorn
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+if TYPE_CHECKING:
+    from starlette.types import ASGIApp
+
+HEAD_SECONDS = 10.0
+_KEEP_ALIVE_SECONDS = 15
+_HEAD_BYTES_MAX = 64 * 1024
+_CONNECTIONS_MAX = 2_000  # beyond it a request is answered 503 at once
+
+
+class Punctual(H11Protocol):
+    _deadline: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._wait_for_head()
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        if self.cycle is not None and not self.cycle.response_complete:
+            self._head_came()
+        elif self._deadline is None:
+            self._wait_for_head()
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        self._head_came()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._head_came()
+        super().connection_lost(exc)
+
+    def _wait_for_head(self) -> None:
+        self._deadline = self.loop.call_later(HEAD_SECONDS, self._late)
+
+    def _head_came(self) -> None:
+        if self._deadline is not None:
+            self._deadline.cancel()
+            self._deadline = None
+
+    def _late(self) -> None:
+        self._deadline = None
+        if (self.cycle is None or self.cycle.response_complete) and not self.transport.is_closing():
+            self.transport.close()
+
+
+def server(app: ASGIApp) -> uvicorn.Server:
+    """A server for `app` that leaves signals, logging and sockets to its caller."""
+    settings = uvicorn.Config(
+        app,
+        http=Punctual,
+        ws="none",
+        lifespan="off",
+        access_log=False,
+        log_config=None,
+        server_header=False,
+        timeout_keep_alive=_KEEP_ALIVE_SECONDS,
+        timeout_graceful_shutdown=3,
+        h11_max_incomplete_event_size=_HEAD_BYTES_MAX,
+        limit_concurrency=_CONNECTIONS_MAX,
+    )
+    return uvicorn.Server(settings)
