@@ -15,7 +15,7 @@ import hashlib
 import struct
 from collections.abc import Sequence
 from enum import StrEnum
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import msgspec
 from cryptography.exceptions import InvalidSignature
@@ -33,6 +33,10 @@ _SIGNATURE = b"skerry block signature\x00"
 _LENGTH = struct.Struct(">I")
 _VERSION = struct.Struct(">H")
 _PLACE = struct.Struct(">QQI")
+
+
+PrivateKey: TypeAlias = Ed25519PrivateKey
+PublicKey: TypeAlias = Ed25519PublicKey
 
 
 class Log(NamedTuple):
@@ -109,7 +113,7 @@ def block_hash(log: Log, first_seq: int, previous: bytes, events: Sequence[bytes
     return hashlib.sha256(b"".join(parts)).digest()
 
 
-def seal(log: Log, head: Head, events: Sequence[bytes], key: Ed25519PrivateKey) -> Block:
+def seal(log: Log, head: Head, events: Sequence[bytes], key: PrivateKey) -> Block:
     """Chain `events` to `head` and sign them."""
     assert events, "a block holds at least one event"
     digest = block_hash(log, head.seq + 1, head.hash, events)
@@ -117,7 +121,7 @@ def seal(log: Log, head: Head, events: Sequence[bytes], key: Ed25519PrivateKey) 
     return Block(VERSION, *log, head.seq + 1, head.hash, digest, signature, tuple(events))
 
 
-def check(block: Block, key: Ed25519PublicKey) -> Fault | None:
+def check(block: Block, key: PublicKey) -> Fault | None:
     """The block alone: version, bounds, hash, signature. None when all hold."""
     if block.version != VERSION:
         return Fault.VERSION
@@ -132,11 +136,16 @@ def check(block: Block, key: Ed25519PublicKey) -> Fault | None:
         return Fault.WRITER
     if block_hash(block.log, block.first_seq, block.previous, block.events) != block.hash:
         return Fault.HASH
+    return None if vouches(key, block.signature, _SIGNATURE + block.hash) else Fault.SIGNATURE
+
+
+def vouches(key: PublicKey, signature: bytes, content: bytes) -> bool:
+    """Whether `signature` was made over `content` by the owner of `key`."""
     try:
-        key.verify(block.signature, _SIGNATURE + block.hash)
+        key.verify(signature, content)
     except InvalidSignature:
-        return Fault.SIGNATURE
-    return None
+        return False
+    return True
 
 
 def follows(block: Block, head: Head) -> Fault | None:
@@ -148,7 +157,7 @@ def follows(block: Block, head: Head) -> Fault | None:
     return None if block.previous == head.hash else Fault.CHAIN
 
 
-def public_key(raw: bytes) -> Ed25519PublicKey:
+def public_key(raw: bytes) -> PublicKey:
     """ValueError when `raw` is not the 32 bytes of an Ed25519 public key."""
     return Ed25519PublicKey.from_public_bytes(raw)
 

@@ -17,10 +17,8 @@ from contextlib import closing
 from pathlib import Path
 from typing import NamedTuple
 
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
-
 from fleet import envelope, events, limits
-from fleet.envelope import Block, Fault, Head, Log
+from fleet.envelope import Block, Fault, Head, Log, PublicKey
 from store import journal
 from store.clock import WallClock
 from store.database import connect
@@ -63,7 +61,7 @@ class Refuse(NamedTuple):
 Decision = Accept | Duplicate | Gap | Fork | Refuse
 
 
-def decide(head: Head, block: Block, key: Ed25519PublicKey, held: bytes | None = None) -> Decision:
+def decide(head: Head, block: Block, key: PublicKey, held: bytes | None = None) -> Decision:
     """What becomes of `block`, where the log ends at `head`. `held` is the hash of the block that is here with the same
     first event, None when there is none."""
     fault = envelope.check(block, key)

@@ -34,11 +34,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 import msgspec
-from cryptography.exceptions import InvalidSignature
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from fleet import envelope, events
-from fleet.envelope import Head, Log
+from fleet.envelope import Head, Log, PrivateKey
 from store import keys, telemetry
 from store.clock import WallClock
 from store.database import connect, connect_reader
@@ -324,11 +322,11 @@ def _manifest(source: Path) -> Manifest:
         raise BackupProblem(f"{source} is no backup of Skerry, or not all of one: {error}") from error
     try:
         manifest = msgspec.json.decode(raw, type=Manifest)
-        envelope.public_key(bytes.fromhex(manifest.public_key)).verify(signature, _DOMAIN + raw)
-    except InvalidSignature as error:
-        raise BackupProblem(f"{source}: {MANIFEST} was changed after it was signed; use another backup") from error
+        key = envelope.public_key(bytes.fromhex(manifest.public_key))
     except (msgspec.MsgspecError, ValueError, RecursionError) as error:
         raise BackupProblem(f"{source}: {MANIFEST} cannot be read ({error}); use another backup") from error
+    if not envelope.vouches(key, signature, _DOMAIN + raw):
+        raise BackupProblem(f"{source}: {MANIFEST} was changed after it was signed; use another backup")
     _check_manifest(source, manifest)
     return manifest
 
@@ -423,7 +421,7 @@ def _made_whole(to: Path) -> Iterator[Path]:
         raise
 
 
-def _key_of(path: Path) -> Ed25519PrivateKey:
+def _key_of(path: Path) -> PrivateKey:
     if not path.exists():
         raise BackupProblem(f"{path}, the writer's key, is missing")
     try:

@@ -14,10 +14,8 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-
 from fleet import envelope, events, hlc, limits
-from fleet.envelope import Block, Fault, Head, Log
+from fleet.envelope import Block, Fault, Head, Log, PrivateKey
 from store.clock import WallClock
 
 
@@ -44,7 +42,7 @@ Listener = Callable[[Sequence[events.Recorded]], None]
 class Journal:
     """A participant of site.db's writer. `stage` may only be called from a job on that writer's thread."""
 
-    def __init__(self, log: Log, key: Ed25519PrivateKey, clock: WallClock) -> None:
+    def __init__(self, log: Log, key: PrivateKey, clock: WallClock) -> None:
         self.log = log
         self.position = 0
         self.head = envelope.EMPTY

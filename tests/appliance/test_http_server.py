@@ -50,7 +50,9 @@ async def test_a_second_head_that_never_ends_is_cut_off_too(port: int) -> None:
 async def test_a_head_over_64_kib_is_refused_and_others_are_served(port: int) -> None:
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     writer.write(b"GET / HTTP/1.1\r\nx: " + b"a" * 200_000)
-    answer = await asyncio.wait_for(reader.read(), 30)
+    answer = b""
+    with contextlib.suppress(ConnectionResetError):  # the rest of what we sent was never read
+        answer = await asyncio.wait_for(reader.read(), 30)
     assert b" 400 " in answer or answer == b""
     writer.close()
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
