@@ -61,7 +61,7 @@ async def _run_appliance(data: Path, config: Any) -> int:
     except (ListenProblem, StoreFault, FolderProblem, KeyProblem) as problem:
         print(f"skerry: {problem}", file=sys.stderr)
         return 1
-    url = f"http://{appliance.addresses['http']}"
+    url = config.http.public_url.rstrip("/") or f"http://{appliance.addresses['http']}"
     print(f"{config.site.name} is up at {url}", flush=True)
     for intake, address in appliance.addresses.items():
         print(f"  {intake:<11} {address}", flush=True)

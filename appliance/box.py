@@ -48,6 +48,7 @@ class ApplianceBox:
         self.version = parts.version
         self._parts = parts
         self._rows: tuple[float, list[ports.NodeRow]] = (0.0, [])
+        self._moving = asyncio.Lock()
 
     # -- site -------------------------------------------------------------------------------------------------
 
@@ -439,11 +440,12 @@ class ApplianceBox:
         state = self._parts.world.nodes.get(node_id)
         if state is None:
             raise Refused("there is no such node", 404)
-        try:
-            state.place = await self._parts.commands.move(who.name, node_id, state.place, target, reason)
-        except Refused as refused:
-            self._parts.quarantine.put("lifecycle", node_id, str(refused), f"{state.place} -> {target}".encode())
-            raise
+        async with self._moving:  # the second of two moves at once starts from where the first one led
+            try:
+                state.place = await self._parts.commands.move(who.name, node_id, state.place, target, reason)
+            except Refused as refused:
+                self._parts.quarantine.put("lifecycle", node_id, str(refused), f"{state.place} -> {target}".encode())
+                raise
         self._rows = (0.0, [])
 
     def _siblings(self, source: str) -> tuple[str, ...]:

@@ -177,10 +177,11 @@ class Appliance:
             standing = held.standing
             # A clock that went back since the last run must not make a node heard from the future.
             standing.heard_ns, standing.spoke_ns = min(standing.heard_ns, now_ns), min(standing.spoke_ns, now_ns)
-            standing.heartbeat_ns = min(standing.heartbeat_ns, now_ns)
+            standing.heartbeat_ns, standing.mode_ns = min(standing.heartbeat_ns, now_ns), min(standing.mode_ns, now_ns)
             placed = self.lifecycle.state.standing.get(node.id)
             place = placed.place if placed else lifecycle.START
             self.world.nodes[node.id] = NodeState(node, standing, held.snapshot, place=place)
+        claims: dict[str, str] = {}
         for text, *columns in db.execute(
             "SELECT key, node_id, first_ns, last_ns, records, last_record, sample FROM source WHERE tenant=?", (tenant,)
         ):
@@ -188,7 +189,9 @@ class Appliance:
             self.world.sources[text] = SourceState(source_key(text), *columns)
             self.world.sources[text].dirty = False
             if node_id is not None and node_id in self.world.nodes:
-                self.world.claim(source_key(text).sender, node_id)
+                claims[source_key(text).sender] = node_id
+        for sender, node_id in claims.items():  # a claim is the sender's: it holds for every way in it uses
+            self.world.claim(sender, node_id)
         self.world.cursor = min(cursor, self.series.record) if self.series.record else cursor
 
     def _wire(self) -> None:
@@ -238,7 +241,7 @@ class Appliance:
             reserve_bytes=config.budget.reserve_mib * configuration.MIB,
             retention_ns=int(config.budget.retention_days * 86_400) * SECOND,
             now_ns=self.clock.now_ns,
-            clock_trusted=lambda: self.clock.confidence() is not events.Clock.NOT_TRUSTED,
+            clock_trusted=lambda: self.clock.confidence() is events.Clock.SYNCED,
         )
         self.accounts = Accounts(self.journal, self.site, self.reader, tenant=tenant, now_ns=self.clock.now_ns)
         self.lines = {name: Line(name) for name in (syslog_listeners.UDP, syslog_listeners.TCP, "http", "ping")}
@@ -333,7 +336,11 @@ class Appliance:
         self._listening("http", *listener.getsockname()[:2])
         ingest = Ingest(self.gate, self.quarantine.put, now_ns=self.clock.now_ns)
         app = application(
-            self.box, self.accounts, extra_routes=(*ingest.routes(), *console.ROUTES), clock=self.clock.now_ns
+            self.box,
+            self.accounts,
+            extra_routes=(*ingest.routes(), *console.ROUTES),
+            secure_cookies=self.config.http.public_url.startswith("https:"),
+            clock=self.clock.now_ns,
         )
         self._server = server(app)
         self._server.capture_signals = contextlib.nullcontext

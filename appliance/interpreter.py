@@ -28,6 +28,7 @@ from appliance.intake.ping import Bounds as PingBounds
 from appliance.intake.ping import Echo, advance
 from appliance.supervisor import Loop
 from appliance.world import (
+    OWN_SOURCE,
     SPARK_STEP_NS,
     NodeState,
     Parse,
@@ -209,6 +210,8 @@ class Interpreter:
             if record.id <= world.cursor:
                 continue
             world.cursor = record.id
+            if record.source == OWN_SOURCE:
+                continue
             source = world.sources.get(record.source)
             if source is None:
                 source = self._new_source(record)
@@ -265,7 +268,8 @@ class Interpreter:
             if mark == "unparsed" and self.unread[mark] <= limits.quarantine_samples_max:
                 self._quarantine(source.key.intake, record.source, mark, record.content)
         # What just came is judged by the steady clock; what is read back later, by when it came.
-        at_ns = now_ns if abs(now_ns - record.at) < _JUST_NS else min(record.at, now_ns)
+        came_ns = record.at - (self._wall_ns() - now_ns)  # by the steady clock, whatever the wall clock did meanwhile
+        at_ns = now_ns if abs(now_ns - came_ns) < _JUST_NS else min(came_ns, now_ns)
         turns: list[Body] = []
         if judge:
             turns = evaluator.spoke(state.standing, at_ns, record.id, source.key.intake, reading, self._bounds)
@@ -418,7 +422,7 @@ def _row(node_id: str, state: NodeState) -> tuple[str, bytes]:
 
 _SAVE_ROW = "INSERT INTO snapshot VALUES (?,?) ON CONFLICT DO UPDATE SET body=excluded.body"
 _SAVE_SOURCE = (
-    "INSERT INTO source VALUES (?,?,?,?,?,?,?,?) ON CONFLICT DO UPDATE SET node_id=excluded.node_id,"
+    "INSERT INTO source VALUES (?,?,?,?,?,?,?,?) ON CONFLICT DO UPDATE SET"  # node_id is the commands'
     " last_ns=excluded.last_ns, records=excluded.records, last_record=excluded.last_record, sample=excluded.sample"
 )
 _SAVE_CURSOR = "INSERT INTO meta VALUES ('cursor', ?) ON CONFLICT DO UPDATE SET value=excluded.value"

@@ -16,6 +16,7 @@ from collections.abc import Callable, Sequence
 
 from appliance.intake.gate import Entry, Gate, Stored
 from appliance.supervisor import Loop
+from appliance.world import OWN_SOURCE
 from store.faults import Fault, StoreFault
 from store.frames import Offer, Record
 from store.telemetry import Telemetry
@@ -99,7 +100,7 @@ class Recorder:
     def _probe(self) -> None:
         """One real record decides whether the disk takes writes again; it says so for the reader of the file."""
         try:
-            records = self._telemetry.append([Offer(self._now_ns(), "skerry//", b"the disk takes writes again")])
+            records = self._telemetry.append([Offer(self._now_ns(), OWN_SOURCE, b"the disk takes writes again")])
         except StoreFault as fault:
             self._gate.fault = fault
             return

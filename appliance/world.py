@@ -22,6 +22,7 @@ from fleet.snapshot import Snapshot
 SPARK_STEP_NS = 120 * 1_000_000_000
 SPARK_POINTS = 30
 TAIL_RECORDS = 200
+OWN_SOURCE = "skerry//"  # of records that the appliance writes itself: nobody's, and nothing to adopt
 
 
 class SourceKey(NamedTuple):

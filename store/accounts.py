@@ -24,6 +24,7 @@ from store.database import Reader, Writer
 from store.journal import Journal
 
 _SESSION_NS = 7 * DAY
+_CLOCK_SLACK_NS = DAY
 _NAME = re.compile(r"[\w.@-]{1,64}")
 _PASSWORD_CHARS_MIN = 10
 _PASSWORD_CHARS_MAX = 256
@@ -206,7 +207,8 @@ class Accounts:
             if self._ended == ended:
                 self._sessions[digest] = held
         identity, expires_ns = held
-        return identity if now_ns < expires_ns else None
+        # One that was made under a clock far ahead of this one must not last until then.
+        return identity if expires_ns - _SESSION_NS - _CLOCK_SLACK_NS <= now_ns < expires_ns else None
 
     # -- accounts ---------------------------------------------------------------------------------------------
 

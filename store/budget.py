@@ -17,6 +17,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import NamedTuple
 
+from fleet import limits
 from fleet.limits import DAY, SECOND
 from store.faults import Fault, StoreFault, fault_of
 from store.folder import Folder
@@ -27,6 +28,7 @@ _PARTITION_BYTES_MIN = _MIB  # a smaller one is not worth a segment of its own
 _START_BYTES_MIN = _MIB  # with less, site.db may not even open
 _ROOM_PARTS = 8  # an open partition takes at most this part of the room for raw records
 _RESERVE_PARTS = 8  # the reserve takes at most this part of the disk
+_STEP_NS_MAX = DAY  # between two segments; a longer one may be a clock that was set
 _FORECAST_NS_MIN = 60 * SECOND
 
 
@@ -106,10 +108,10 @@ def plan(
     clock_trusted: bool = True,
     series_left: bool = True,
 ) -> list[Shed]:
-    """What must go now, in order. `segments` and `copies` oldest first. A clock that nobody trusts ends no retention;
-    an empty series.db has a size too, so the caller says whether there is anything in it."""
-    oldest_ns = now_ns - bounds.retention_ns
-    expired = [segment for segment in segments if clock_trusted and segment.to_ns < oldest_ns]
+    """What must go now, in order. `segments` and `copies` oldest first. `clock_trusted`: something disciplines the clock
+    (`_expired` says what that means). An empty series.db has a size too, so the caller says whether there is anything
+    in it."""
+    expired = list(_expired(segments, now_ns, bounds.retention_ns, clock_trusted))
     sheds = [Shed(DataClass.RAW, PAST_RETENTION, segment.bytes_stored, segment) for segment in expired]
     over, short = usage.used - bounds.budget_bytes, _free_wanted(usage, bounds) - usage.disk_free
     need = max(over, short) - sum(shed.bytes_freed for shed in sheds)
@@ -124,6 +126,23 @@ def plan(
         sheds.append(shed)
         need -= shed.bytes_freed
     return sheds
+
+
+def _expired(
+    segments: Sequence[Segment], now_ns: int, retention_ns: int, clock_trusted: bool
+) -> Iterator[Segment]:
+    """The segments past their retention, oldest first. Where either clock may have been wrong, the one of now or the
+    one that stamped the records, as much must also have been recorded since: a jump to 2038 ages nothing by itself."""
+    since_ns, following = [0] * len(segments), None
+    for index in reversed(range(len(segments))):
+        if following is not None:
+            step_ns = following.to_ns - segments[index].to_ns
+            since_ns[index] = since_ns[index + 1] + min(max(step_ns, 0), _STEP_NS_MAX)
+        following = segments[index]
+    for segment, recorded_ns in zip(segments, since_ns, strict=True):
+        sure = clock_trusted and segment.to_ns >= limits.claimed_ns_min
+        if segment.to_ns < now_ns - retention_ns and (sure or recorded_ns >= retention_ns):
+            yield segment
 
 
 def _in_order(series: int, reason: str, segments: Iterable[Segment], copies: Iterable[Copy]) -> Iterator[Shed]:

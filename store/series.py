@@ -23,7 +23,7 @@ CREATE TABLE IF NOT EXISTS series (
 ) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID;
 """
-_CHECKED: dict[int, int] = {zstd.CompressionParameter.checksum_flag: 1}  # a flipped bit must not be charted
+_CHECKED: dict[int, int] = {zstd.CompressionParameter.checksum_flag: 1}
 _SAVE_RECORD = "INSERT INTO meta VALUES ('record', ?) ON CONFLICT DO UPDATE SET value=excluded.value"
 _UPSERT = "INSERT INTO series VALUES (?,?,?) ON CONFLICT DO UPDATE SET data=excluded.data"
 
@@ -54,9 +54,7 @@ class SeriesStore:
 
     def save(self, windows: Sequence[tuple[str, series.Window]], record: int) -> None:
         """Make `windows` durable as of `record`; blocks. StoreFault when the disk refuses."""
-        rows = [
-            (node_id, window.start_s, zstd.compress(window.encode(), options=_CHECKED)) for node_id, window in windows
-        ]
+        rows = [(node_id, window.start_s, _packed(node_id, window)) for node_id, window in windows]
 
         def job(db: sqlite3.Connection) -> None:
             db.executemany(_UPSERT, rows)
@@ -126,9 +124,22 @@ def _bring_up(path: Path) -> int:
     return int(row[0]) if row else 0
 
 
+def _packed(node_id: str, window: series.Window) -> bytes:
+    """zstd(window's bytes ‖ "node start"), with its checksum: a window with a flipped bit, or under a flipped key, must
+    not be charted."""
+    return zstd.compress(window.encode() + _place(node_id, window.start_s), options=_CHECKED)
+
+
 def _window(node_id: str, start_s: int, data: bytes) -> series.Window | None:
     try:
-        return series.decode(start_s, zstd.decompress(data))
+        raw, place = zstd.decompress(data), _place(node_id, start_s)
+        if not raw.endswith(place):
+            raise ValueError("it was stored under another key")
+        return series.decode(start_s, raw.removesuffix(place))
     except (ValueError, zstd.ZstdError) as error:
         log.error("series: the window %d of %s is damaged: %s", start_s, node_id, error)
         return None
+
+
+def _place(node_id: str, start_s: int) -> bytes:
+    return f" {node_id} {start_s}".encode()

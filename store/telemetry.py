@@ -348,9 +348,18 @@ def seal(partition: Closed, segments: Path, after: int | None = None) -> Sealing
 
 
 def _write_runs(found: Iterable[Frame], segments: Path) -> tuple[Sealed, ...]:
-    records = itertools.chain.from_iterable(map(_records_of, found))
+    records = itertools.chain.from_iterable(_ascending(found))
     runs = itertools.groupby(enumerate(records), key=lambda numbered: numbered[1].id - numbered[0])
     return tuple(_write_segment((record for _, record in run), segments) for _, run in runs)
+
+
+def _ascending(found: Iterable[Frame]) -> Iterator[list[Record]]:
+    last_id = 0
+    for frame in found:
+        if frame.first_id <= last_id:  # a page that lies where another belongs
+            raise StoreFault(Fault.DAMAGED, "telemetry", f"frame {frame.first_id} stands there twice")
+        last_id = frame.last_id
+        yield _records_of(frame)
 
 
 def _records_of(frame: Frame) -> list[Record]:

@@ -8,7 +8,6 @@ import json
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -159,7 +158,7 @@ def test_after_the_power_went_the_snapshot_is_made_anew_from_the_records(tmp_pat
         assert site.events("appliance.started")[-1]["body"]["clean"] is False
 
 
-# -- the demo --------------------------------------------------------------------------------------------------------------
+# -- the demo -----------------------------------------------------------------------------------------------------
 
 
 def test_the_demo_says_one_line_of_json_and_serves_what_it_says(tmp_path: Path) -> None:

@@ -59,7 +59,7 @@ def run(data: Path, *flags: str, **environment: str) -> tuple[int, str]:
     return ended.returncode, one_sentence(ended.stderr)
 
 
-# -- help ------------------------------------------------------------------------------------------------------------------
+# -- help ---------------------------------------------------------------------------------------------------------
 
 
 def commands(made: argparse.ArgumentParser, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], str]]:
@@ -100,7 +100,7 @@ def test_the_simulator_explains_itself_through_the_same_door() -> None:
     assert "--devices" in shown.stdout
 
 
-# -- configuration -------------------------------------------------------------------------------------------------------------
+# -- configuration ------------------------------------------------------------------------------------------------
 
 
 def test_config_check_prints_what_is_in_force_and_that_is_a_config(tmp_path: Path) -> None:
@@ -121,7 +121,7 @@ def test_an_unknown_key_is_explained_with_a_suggestion(tmp_path: Path) -> None:
     assert not (tmp_path / "alder").exists()
 
 
-# -- an appliance that cannot start ---------------------------------------------------------------------------------------------
+# -- an appliance that cannot start -------------------------------------------------------------------------------
 
 
 def test_a_second_appliance_on_one_folder_is_told_who_has_it(site: Site) -> None:
@@ -188,7 +188,7 @@ def test_a_file_of_a_newer_program_is_left_alone(used: Path) -> None:
     assert "newer" in words
 
 
-# -- doctor ----------------------------------------------------------------------------------------------------------------------
+# -- doctor -------------------------------------------------------------------------------------------------------
 
 
 def test_the_doctor_names_what_it_looked_at(tmp_path: Path) -> None:
@@ -219,7 +219,7 @@ def test_the_doctor_sees_a_damaged_folder(used: Path) -> None:
     assert "skerry restore" in shown.stdout
 
 
-# -- tokens, accounts ---------------------------------------------------------------------------------------------------------------
+# -- tokens, accounts ---------------------------------------------------------------------------------------------
 
 
 def test_a_token_is_made_with_and_without_a_running_appliance(used: Path) -> None:
@@ -262,7 +262,7 @@ def test_the_set_up_link_makes_the_first_account(site: Site) -> None:
         assert client.get(link[1]).status_code == 200
 
 
-# -- journal -----------------------------------------------------------------------------------------------------------------------
+# -- journal ------------------------------------------------------------------------------------------------------
 
 
 def test_the_journal_is_shown_as_json_lines(used: Path) -> None:
@@ -348,7 +348,7 @@ def test_a_reader_that_hangs_up_early_is_no_error(used: Path) -> None:
     shown.wait(30)
 
 
-# -- backup, restore ------------------------------------------------------------------------------------------------------------------
+# -- backup, restore ----------------------------------------------------------------------------------------------
 
 
 def test_a_running_appliance_is_copied_and_the_copy_starts_a_new_epoch(site: Site, tmp_path: Path) -> None:

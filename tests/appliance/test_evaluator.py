@@ -235,7 +235,7 @@ def test_an_older_time_does_not_make_a_node_less_alive() -> None:
     assert tell(Tick(21), standing=standing) == []
 
 
-# -- for any day at all ---------------------------------------------------------------------------------------------
+# -- for any day at all -------------------------------------------------------------------------------------------
 
 READINGS = st.builds(
     Reading,

@@ -39,7 +39,7 @@ def kept(alder: Appliance) -> list[bytes]:
     return [record.content for record in alder.history.after(0, 100_000).records]
 
 
-# -- what is good ------------------------------------------------------------------------------------------------------
+# -- what is good -------------------------------------------------------------------------------------------------
 
 ONE = '{"name": "kestrel-1", "battery_pct": 71, "note": "fjärd ⚓"}'
 
@@ -93,7 +93,7 @@ async def test_senders_side_by_side_each_hear_their_own_ids(alder: Appliance, li
         assert [by_id[said["first_id"]], by_id[said["last_id"]]] == [b'{"n":%d}' % number] * 2
 
 
-# -- what is bad -------------------------------------------------------------------------------------------------------
+# -- what is bad --------------------------------------------------------------------------------------------------
 
 DEEP = '{"a":' * 10_000 + "1" + "}" * 10_000
 
@@ -179,7 +179,7 @@ async def test_a_body_over_the_bound_is_refused_announced_or_not(alder: Applianc
     assert (await post(line, ONE.encode())).status_code == 200
 
 
-# -- a full gate, a full disk, no room ------------------------------------------------------------------------------------
+# -- a full gate, a full disk, no room ----------------------------------------------------------------------------
 
 
 async def test_a_full_gate_answers_429_and_takes_nothing(alder: Appliance, line: httpx2.AsyncClient) -> None:
@@ -219,7 +219,7 @@ def test_the_room_for_bodies_is_bounded_and_given_back() -> None:
     assert room.bytes == 0
 
 
-# -- senders that dawdle or lie ------------------------------------------------------------------------------------------
+# -- senders that dawdle or lie -----------------------------------------------------------------------------------
 
 
 async def raw(alder: Appliance, *parts: bytes) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
@@ -288,7 +288,7 @@ async def test_what_is_no_http_gets_an_error_and_an_end(
     assert (await post(line, ONE.encode())).status_code == 200
 
 
-# -- the power goes --------------------------------------------------------------------------------------------------------
+# -- the power goes -----------------------------------------------------------------------------------------------
 
 
 def test_what_was_answered_with_2xx_is_there_after_the_power_went(tmp_path: Path) -> None:

@@ -17,11 +17,11 @@ import pytest
 
 from appliance.intake.gate import Gate, Outcome, Stored
 from appliance.recorder import Recorder
+from bench.island import ROOT
 from store.faults import Fault, StoreFault
 from store.folder import Folder, bring_up
 from store.frames import Offer, Record
 from store.telemetry import History, Telemetry
-from bench.island import ROOT
 from tests.cast import eventually
 
 NOW = 1_795_219_200_000_000_000
@@ -125,7 +125,7 @@ def test_a_refused_batch_is_refused_to_those_who_wait_and_counted_for_the_others
     assert b"told" not in bench.on_disk()
 
 
-# -- a disk that really refuses ------------------------------------------------------------------------------------------
+# -- a disk that really refuses -----------------------------------------------------------------------------------
 
 
 def write_until_refused(root: Path, refuse: Callable[[], object], relent: Callable[[], object]) -> None:

@@ -25,7 +25,7 @@ from fleet import limits
 from fleet.reading import Reading
 from store.faults import Fault, StoreFault
 from store.frames import Offer
-from tests.cast import BOB, send_tcp, send_udp
+from tests.cast import BOB, eventually, send_tcp, send_udp
 
 NOW = 1_795_219_200_000_000_000
 HOST = os.uname().nodename
@@ -92,7 +92,7 @@ def need(program: str) -> str:
     return found
 
 
-# -- logger (bsdutils) ----------------------------------------------------------------------------------------------------
+# -- logger (bsdutils) --------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -143,7 +143,7 @@ async def test_logger_sends_structured_data(shore: Shore) -> None:
     assert heard.reading.text == "airborne"
 
 
-# -- rsyslogd ---------------------------------------------------------------------------------------------------------------
+# -- rsyslogd -----------------------------------------------------------------------------------------------------
 
 FORWARDS = {
     "hybrid over UDP": 'protocol="udp" port="{udp}"',
@@ -185,8 +185,9 @@ async def test_rsyslogd_is_understood(shore: Shore, tmp_path: Path, form: str) -
     udp, tcp = shore.ports()
     with rsyslogd(tmp_path, FORWARDS[form].format(udp=udp, tcp=tcp)) as device:
         lines = [f"battery_pct={number} by rsyslog" for number in range(20, 25)]
+        say = [need("logger"), "-u", str(device), "-p", "user.err", "-t", "dev9"]
         for line in lines:
-            subprocess.run([need("logger"), "-u", str(device), "-p", "user.err", "-t", "dev9", line], check=True)
+            await asyncio.to_thread(subprocess.run, [*say, line], check=True)
         heard = await shore.hear(len(lines))
     # Its RFC 5424 form keeps the space that stood behind the tag of the RFC 3164 message it was given.
     assert [(one.reading.text or "").lstrip() for one in heard] == lines
@@ -197,7 +198,7 @@ async def test_rsyslogd_is_understood(shore: Shore, tmp_path: Path, form: str) -
     assert not any(one.raw.endswith(b"\n") for one in heard), "framing is not content"
 
 
-# -- Python's own handler -----------------------------------------------------------------------------------------------------
+# -- Python's own handler -----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("kind", [socket.SOCK_DGRAM, socket.SOCK_STREAM])
@@ -217,7 +218,7 @@ async def test_python_s_handler_is_understood(shore: Shore, kind: socket.SocketK
     assert {one.source for one in heard} == {"syslog/127.0.0.1/"}, "it names no host"
 
 
-# -- sizes ---------------------------------------------------------------------------------------------------------------------
+# -- sizes --------------------------------------------------------------------------------------------------------
 
 
 def message(size: int) -> bytes:
@@ -279,15 +280,13 @@ async def test_a_burst_of_the_longest_datagrams_fits_through_the_gate() -> None:
     assert heard >= 100
 
 
-# -- a shut gate, a busy port ------------------------------------------------------------------------------------------------
+# -- a shut gate, a busy port -------------------------------------------------------------------------------------
 
 
 async def test_udp_that_the_gate_refuses_is_counted(shore: Shore) -> None:
     shore.gate.fault = StoreFault(Fault.FULL, "telemetry", "")
     await asyncio.to_thread(send_udp, shore.ports()[0], *(b"<13>%d" % number for number in range(50)))
-    deadline = time.monotonic() + 10
-    while shore.gate.tally(UDP).refused["full"] < 50 and time.monotonic() < deadline:
-        await asyncio.sleep(0.02)
+    await asyncio.to_thread(eventually, lambda: shore.gate.tally(UDP).refused["full"], lambda count: count == 50)
     assert dict(shore.gate.tally(UDP).refused) == {"full": 50}
 
 
@@ -339,7 +338,7 @@ async def test_a_busy_port_is_named_with_the_way_out(shore: Shore) -> None:
         UdpListener(Gate(), "no-such-host.invalid", 0)
 
 
-# -- source names ------------------------------------------------------------------------------------------------------------
+# -- source names -------------------------------------------------------------------------------------------------
 
 
 def test_a_flood_of_invented_names_counts_for_its_address(monkeypatch: pytest.MonkeyPatch) -> None:

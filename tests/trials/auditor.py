@@ -15,7 +15,7 @@ import hashlib
 import re
 import threading
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import NamedTuple
@@ -85,6 +85,11 @@ class Ledger:
         with self._lock:
             self.acknowledged[mid] = record_id
 
+    def answered(self) -> dict[str, int]:
+        """What is acknowledged by now."""
+        with self._lock:
+            return dict(self.acknowledged)
+
 
 # -- looking ------------------------------------------------------------------------------------------------------
 
@@ -130,17 +135,26 @@ class Collector:
 # -- comparing ----------------------------------------------------------------------------------------------------
 
 
-def records(ledger: Ledger, found: Found, *, shown: bool = False) -> list[str]:
-    """A, B and G. `shown`: what was found are texts of the API, not bytes."""
+def records(
+    ledger: Ledger, found: Found, *, shown: bool = False, acknowledged: Mapping[str, int] | None = None
+) -> list[str]:
+    """A, B and G. `shown`: what was found are texts of the API, not bytes. `acknowledged`: what was so before anybody
+    looked, where producers are still at work."""
+    return [*in_order(found), *contents(ledger, found, shown=shown, acknowledged=acknowledged)]
+
+
+def contents(
+    ledger: Ledger, found: Found, *, shown: bool = False, acknowledged: Mapping[str, int] | None = None
+) -> list[str]:
+    """As `records`, for a part of what was found: nothing is said about the ids between."""
     return [
-        *_in_order(found),
         *_some(_foreign(ledger, found, shown=shown), "B"),
         *_some(_twice(found), "A/G"),
-        *_some(_missing(ledger, found), "A"),
+        *_some(_missing(ledger.acknowledged if acknowledged is None else acknowledged, found), "A"),
     ]
 
 
-def _in_order(found: Found) -> Iterator[str]:
+def in_order(found: Found) -> Iterator[str]:
     """Ids ascend, and each one that is not there stands in a gap."""
     before, gaps = 0, iter([*found.gaps, Gap(1 << 62, 1 << 62, "")])
     gap = next(gaps)
@@ -171,9 +185,9 @@ def _twice(found: Found) -> Iterator[str]:
     yield from (f"{mid} stands at {ids}" for mid, ids in places.items() if mid and len(ids) > 1)
 
 
-def _missing(ledger: Ledger, found: Found) -> Iterator[str]:
+def _missing(acknowledged: Mapping[str, int], found: Found) -> Iterator[str]:
     here = {record.mid: record.id for record in found.records}
-    for mid, record_id in tuple(ledger.acknowledged.items()):
+    for mid, record_id in acknowledged.items():
         place = here.get(mid)
         if place is None and not any(gap.first_id <= record_id <= gap.last_id for gap in found.gaps):
             yield f"{mid} (record {record_id}) was acknowledged and is not there"
@@ -262,5 +276,6 @@ def examined(ledger: Ledger, data: Path, watch: JournalWatch) -> list[str]:
     """A to D and G on a folder, whether an appliance runs on it or not."""
     if any(data.glob("telemetry/*-journal")):  # cut off while a partition was made; the next start rolls that back
         return watch.look(data)
+    acknowledged = ledger.answered()
     found = on_disk(data)
-    return [*records(ledger, found), *watch.look(data), *gaps_are_owned_up_to(data, found)]
+    return [*records(ledger, found, acknowledged=acknowledged), *watch.look(data), *gaps_are_owned_up_to(data, found)]

@@ -196,6 +196,7 @@ def run_outages(data: Path, disk: Disk, seed: int, schedules: int) -> None:
                 assert not problems, f"seed {seed}, schedule {number}: {problems}\n{site.said()[-3000:]}"
             told = outages_told(site)
             found = closed_in_order(site, load, data, seed)
+            assert all(gap.reason.startswith("let go") for gap in found.gaps), found.gaps
         assert "Traceback" not in site.said(), site.said()[-5000:]
     print(
         f"T4 seed {seed} {type(disk).__name__}: {schedules} schedules, posts {dict(load.web.answers)},"
@@ -235,7 +236,6 @@ def test_ended_while_the_disk_is_full_it_starts_and_lets_people_in(
             cast.eventually(load.more_of(507))
             site.stop(end)
             load.field.site = None
-        disk.fill(site)
         with cast.island(data) as site, site.client() as client:
             bob.site, bob.client = site, client
             load.field.site = site
@@ -248,6 +248,31 @@ def test_ended_while_the_disk_is_full_it_starts_and_lets_people_in(
             disk.free(site)
             cast.eventually(load.more_of(200), seconds=RECOVERY_S_MAX)
             cast.eventually(lambda: not bob.hears_why(), seconds=RECOVERY_S_MAX)
+            closed_in_order(site, load, data, SEED)
+
+
+def test_with_not_even_a_reserve_left_it_says_so_and_starts_once_there_is_space(
+    small_disk: Path, tmp_path: Path
+) -> None:
+    data, disk, load = tmp_path / "alder", Tmpfs(small_disk), Load(SEED)
+    (small_disk / "alder").mkdir()
+    data.symlink_to(small_disk / "alder")
+    with working(load.field, *load.producers):
+        with cast.island(data) as site:
+            load.field.site = site
+            cast.eventually(load.more_of(200))
+            assert site.stop() == 0
+            load.field.site = None
+        (data / "reserve").unlink()
+        disk.fill(site)
+        said = cast.skerry("appliance", "run", "--data", str(data), "--http", "127.0.0.1:0")
+        assert said.returncode == 1
+        assert "the disk is full" in said.stderr
+        assert "Traceback" not in said.stderr
+        disk.free(site)
+        with cast.island(data) as site:
+            load.field.site = site
+            cast.eventually(load.more_of(200))
             closed_in_order(site, load, data, SEED)
 
 
