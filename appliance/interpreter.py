@@ -78,6 +78,7 @@ class Interpreter:
         bounds: Bounds,
         ping_bounds: PingBounds,
         steady_ns: Callable[[], int],
+        wall_ns: Callable[[], int] = time.time_ns,
         tenant: str,
         quarantine: Quarantine,
         stale: Callable[[str], None] = lambda topic: None,
@@ -89,7 +90,7 @@ class Interpreter:
         self.newest = world.cursor  # the last record that is stored
         self._journal, self._site, self._store, self._history = journal, site, store, history
         self._parsers, self._bounds, self._ping_bounds = parsers, bounds, ping_bounds
-        self._steady_ns, self._tenant, self._quarantine = steady_ns, tenant, quarantine
+        self._steady_ns, self._wall_ns, self._tenant, self._quarantine = steady_ns, wall_ns, tenant, quarantine
         self._stale, self._busy = stale, busy
         self._handed: deque[Sequence[Record]] = deque()
         self._handed_records = 0

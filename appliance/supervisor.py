@@ -55,6 +55,7 @@ class Loop:
         self.falls = 0
         self.last_fall = ""
         self._turn = turn
+        self._ending = False
         self._pause = threading.Event()
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
 
@@ -70,6 +71,9 @@ class Loop:
         return "running" if self.alive else "stopped"
 
     def join(self) -> None:
+        """Wait for the last turn; one that falls now is not tried again."""
+        self._ending = True
+        self._pause.set()
         if self._thread.is_alive():
             self._thread.join()
 
@@ -83,6 +87,8 @@ class Loop:
             except Exception as error:
                 self.falls += 1
                 self.last_fall = str(error)
-                log.exception("%s fell (%d); again in %.2f s", self.name, self.falls, backoff_s)
+                log.exception("%s fell (%d)", self.name, self.falls)
+                if self._ending:
+                    return
                 self._pause.wait(backoff_s)
                 backoff_s = min(backoff_s * 2, _BACKOFF_S_MAX)

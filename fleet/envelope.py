@@ -25,7 +25,6 @@ from fleet import limits
 
 VERSION = 1
 GENESIS = bytes(32)
-BLOCK_BYTES_MAX = 16 * 1024 * 1024  # of events
 _NUMBER_MAX = (1 << 63) - 1  # what a database holds
 
 _BLOCK = b"skerry block\x00"
@@ -128,7 +127,11 @@ def check(block: Block, key: PublicKey) -> Fault | None:
     if not block.events:
         return Fault.EMPTY
     sizes = [len(event) for event in block.events]
-    if len(sizes) > limits.block_events_max or max(sizes) > limits.event_bytes_max or sum(sizes) > BLOCK_BYTES_MAX:
+    if (
+        len(sizes) > limits.block_events_max
+        or max(sizes) > limits.event_bytes_max
+        or sum(sizes) > limits.block_bytes_max
+    ):
         return Fault.SIZE
     if len(block.previous) != len(GENESIS) or block.first_seq < 1 or block.head.seq > _NUMBER_MAX:
         return Fault.CHAIN

@@ -34,11 +34,10 @@ claimed_ns_max = 3_471_292_800 * SECOND
 event_bytes_max = 262_144
 subject_chars_max = 512
 block_events_max = 10_000
-body_depth_max = 32
+block_bytes_max = 16 * 1024 * 1024
 
 # Store
 query_seconds_max = 2.0
-frame_records_max = 4_096
 frame_bytes_max = 8 * 1024 * 1024  # of raw records in one frame
 frame_inflated_bytes_max = 128 * 1024 * 1024
 partition_ns_max = HOUR

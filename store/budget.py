@@ -128,9 +128,7 @@ def plan(
     return sheds
 
 
-def _expired(
-    segments: Sequence[Segment], now_ns: int, retention_ns: int, clock_trusted: bool
-) -> Iterator[Segment]:
+def _expired(segments: Sequence[Segment], now_ns: int, retention_ns: int, clock_trusted: bool) -> Iterator[Segment]:
     """The segments past their retention, oldest first. Where either clock may have been wrong, the one of now or the
     one that stamped the records, as much must also have been recorded since: a jump to 2038 ages nothing by itself."""
     since_ns, following = [0] * len(segments), None

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import ctypes
 import time
+from collections.abc import Callable
+from functools import cache
 
 from fleet.events import Clock as Confidence
 from fleet.limits import SECOND
@@ -34,11 +36,17 @@ class _Timex(ctypes.Structure):
     )
 
 
+@cache
+def _adjtimex() -> Callable[..., int]:
+    """Bound once: it is asked at every commit."""
+    return ctypes.CDLL(None).adjtimex
+
+
 def _kernel_synced() -> bool:
     """Whether the kernel says that something disciplines its clock (adjtimex(2), STA_UNSYNC clear)."""
     try:
         timex = _Timex()
-        return ctypes.CDLL(None).adjtimex(ctypes.byref(timex)) >= 0 and not timex.status & _STA_UNSYNC
+        return _adjtimex()(ctypes.byref(timex)) >= 0 and not timex.status & _STA_UNSYNC
     except (OSError, AttributeError):
         return False
 

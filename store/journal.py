@@ -246,10 +246,10 @@ def _insert(db: sqlite3.Connection, table: str, columns: Sequence[Sequence[objec
 def _ends(encoded: Sequence[bytes]) -> Iterator[int]:
     """Where each block of these events ends: as few blocks as their bounds allow, nearly always one."""
     sizes = list(map(len, encoded))
-    if len(sizes) > limits.block_events_max or sum(sizes) > envelope.BLOCK_BYTES_MAX:
+    if len(sizes) > limits.block_events_max or sum(sizes) > limits.block_bytes_max:
         start = held = 0
         for index, size in enumerate(sizes):
-            if index - start == limits.block_events_max or held + size > envelope.BLOCK_BYTES_MAX:
+            if index - start == limits.block_events_max or held + size > limits.block_bytes_max:
                 yield index
                 start, held = index, 0
             held += size

@@ -23,13 +23,13 @@ from typing import BinaryIO
 import msgspec
 from backports import zstd
 
-from fleet import envelope
+from fleet import envelope, limits
 from fleet.envelope import Block, Head, Log
 
 MAGIC = b"skerry log\x00\n"
 VERSION = 1
 
-BLOCK_BYTES_MAX = envelope.BLOCK_BYTES_MAX + 1024 * 1024  # encoded: room for 10,000 lengths and the header
+BLOCK_BYTES_MAX = limits.block_bytes_max + 1024 * 1024  # encoded: room for 10,000 lengths and the header
 CHUNK_BYTES_MAX = BLOCK_BYTES_MAX + 1024 * 1024  # compressed: what does not compress grows a little
 HEADER_BYTES_MAX = 4_096
 

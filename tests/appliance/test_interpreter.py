@@ -188,9 +188,7 @@ def test_what_the_box_writes_itself_is_nobody_s_source(desk: Desk) -> None:
     assert set(desk.world.sources) == {SOURCE}
 
 
-def test_a_flood_of_invented_senders_is_forgotten_the_claimed_stay(
-    desk: Desk, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_flood_of_invented_senders_is_forgotten_the_claimed_stay(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(limits, "sources_max", 100)
     desk.hear(battery(90))
     for number in range(500):

@@ -52,7 +52,7 @@ def test_every_limit_has_its_line_with_its_value() -> None:
     found = rows("Limits")
     assert {name: value for name, (value, _) in found.items()} == {name: f"{value:,}" for name, value in LIMITS.items()}
     assert all(words for _, words in found.values())
-    assert f"{envelope.BLOCK_BYTES_MAX // 1024 // 1024} MiB" in DOMAIN
+    assert f"{limits.block_bytes_max // 1024 // 1024} MiB" in DOMAIN
 
 
 @pytest.mark.parametrize("text", [DOMAIN, FORMATS], ids=["domain", "formats"])

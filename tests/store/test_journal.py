@@ -93,7 +93,7 @@ def test_a_commit_larger_than_a_block_becomes_several(alder: Alder) -> None:
     alder.say(*[(WRITER, large)] * 100)
     sizes = [sum(map(len, block.events)) for block in alder.blocks()[2:]]
     assert len(sizes) == 2
-    assert max(sizes) <= envelope.BLOCK_BYTES_MAX
+    assert max(sizes) <= limits.block_bytes_max
     assert alder.verdicts()[0].fault is None
 
 

@@ -13,7 +13,7 @@ import pytest
 from backports import zstd
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from fleet import envelope
+from fleet import envelope, limits
 from fleet.envelope import Block, Log
 from store.keys import public_bytes
 from sync import wire
@@ -167,7 +167,7 @@ def test_a_block_of_another_log_is_not_smuggled_in() -> None:
 
 
 def test_the_largest_block_travels() -> None:
-    count = envelope.BLOCK_BYTES_MAX // 4096
+    count = limits.block_bytes_max // 4096
     (large,) = chain(ALDER, count, event_bytes=4096)
     assert envelope.check(large, KEY.public_key()) is None
     assert parts(one(ALDER, [large]))[1] == large

@@ -11,6 +11,7 @@ Rules of the file
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import re
 import threading
@@ -18,12 +19,11 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import cast
 
 from appliance.archive import verify
-from appliance.box import visible
 from fleet import events
 from store import journal
 from store.database import connect_reader
@@ -39,11 +39,6 @@ _PAGE_SECONDS = 60.0
 
 def digest(raw: bytes) -> bytes:
     return hashlib.sha256(raw).digest()
-
-
-class Sent(NamedTuple):
-    raw: bytes  # the SHA-256 of what was sent
-    shown: bytes  # that of its text as the API gives it
 
 
 class Seen(NamedTuple):
@@ -70,16 +65,15 @@ class Ledger:
     """What the producers of a run sent. Safe across threads. Each message carries `"mid": "…"`, an id of its own."""
 
     def __init__(self) -> None:
-        self.sent: dict[str, Sent] = {}
+        self.sent: dict[str, bytes] = {}  # → the SHA-256
         self.acknowledged: dict[str, int] = {}  # → the record id as answered; 0 where the answer named none
         self._lock = threading.Lock()
 
     def sending(self, mid: str, raw: bytes) -> None:
         """Written down before the first byte leaves."""
-        entry = Sent(digest(raw), digest(visible(raw).encode()))
         with self._lock:
             assert mid not in self.sent
-            self.sent[mid] = entry
+            self.sent[mid] = digest(raw)
 
     def acknowledge(self, mid: str, record_id: int = 0) -> None:
         with self._lock:
@@ -122,33 +116,30 @@ class Collector:
         """Everything that is new, or at most so many pages. NotRunning or Refusal as the control socket has it."""
         for _ in range(pages):
             page = site.call("GET", f"/api/v1/telemetry?after={self.after}&limit=5000")
-            self.found.records.extend(
-                Seen(one["id"], one["source"], digest(one["raw"].encode()), mid_of(one["raw"].encode()))
-                for one in page["records"]
-            )
+            self.found.records.extend(map(_of_the_api, page["records"]))
             self.found.gaps.extend(Gap(gap["first_id"], gap["last_id"], gap["reason"]) for gap in page["gaps"])
             if page["next"] == self.after:
                 return
             self.after = page["next"]
 
 
+def _of_the_api(record: dict[str, Any]) -> Seen:
+    raw = record["raw"].encode() if record["raw"] is not None else base64.b64decode(record["raw_b64"])
+    return Seen(record["id"], record["source"], digest(raw), mid_of(raw))
+
+
 # -- comparing ----------------------------------------------------------------------------------------------------
 
 
-def records(
-    ledger: Ledger, found: Found, *, shown: bool = False, acknowledged: Mapping[str, int] | None = None
-) -> list[str]:
-    """A, B and G. `shown`: what was found are texts of the API, not bytes. `acknowledged`: what was so before anybody
-    looked, where producers are still at work."""
-    return [*in_order(found), *contents(ledger, found, shown=shown, acknowledged=acknowledged)]
+def records(ledger: Ledger, found: Found, acknowledged: Mapping[str, int] | None = None) -> list[str]:
+    """A, B and G. `acknowledged`: what was so before anybody looked, where producers are still at work."""
+    return [*in_order(found), *contents(ledger, found, acknowledged)]
 
 
-def contents(
-    ledger: Ledger, found: Found, *, shown: bool = False, acknowledged: Mapping[str, int] | None = None
-) -> list[str]:
+def contents(ledger: Ledger, found: Found, acknowledged: Mapping[str, int] | None = None) -> list[str]:
     """As `records`, for a part of what was found: nothing is said about the ids between."""
     return [
-        *_some(_foreign(ledger, found, shown=shown), "B"),
+        *_some(_foreign(ledger, found), "B"),
         *_some(_twice(found), "A/G"),
         *_some(_missing(ledger.acknowledged if acknowledged is None else acknowledged, found), "A"),
     ]
@@ -168,13 +159,13 @@ def in_order(found: Found) -> Iterator[str]:
         before = record.id
 
 
-def _foreign(ledger: Ledger, found: Found, *, shown: bool) -> Iterator[str]:
+def _foreign(ledger: Ledger, found: Found) -> Iterator[str]:
     for record in found.records:
         sent = ledger.sent.get(record.mid)
         if sent is None:
             if record.source != OWN_SOURCE:
                 yield f"record {record.id} of {record.source} ({record.mid!r}) was never sent"
-        elif record.content != (sent.shown if shown else sent.raw):
+        elif record.content != sent:
             yield f"record {record.id} ({record.mid}) is not what was sent"
 
 
@@ -278,4 +269,4 @@ def examined(ledger: Ledger, data: Path, watch: JournalWatch) -> list[str]:
         return watch.look(data)
     acknowledged = ledger.answered()
     found = on_disk(data)
-    return [*records(ledger, found, acknowledged=acknowledged), *watch.look(data), *gaps_are_owned_up_to(data, found)]
+    return [*records(ledger, found, acknowledged), *watch.look(data), *gaps_are_owned_up_to(data, found)]
