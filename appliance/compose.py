@@ -118,7 +118,6 @@ class Appliance:
         self._stops.append(self.site.close)
         self.reader = Reader(folder.site_db)
         self.series = SeriesStore(folder.series_db, on_turn=lambda fault: self._fault_turned("series.db", fault))
-        self._stops.append(self.series.writer.close)
         self.connectivity: View[connectivity_view.State] = View(CONNECTIVITY, connectivity_view.State)
         self.lifecycle: View[lifecycle_view.State] = View(LIFECYCLE, lifecycle_view.State)
         self._first_events(keys.public_bytes(key), clean)
@@ -460,6 +459,8 @@ class Appliance:
                 await asyncio.to_thread(self._last_words)
         if hasattr(self, "reader"):
             await self.reader.close()
+        if hasattr(self, "series"):
+            await self.series.close()
         for stop in reversed(self._stops):
             stop()
         self._stops.clear()

@@ -288,6 +288,7 @@ class Reader:
         self.path = path
         self._free: asyncio.LifoQueue[Any] = asyncio.LifoQueue()
         self._unopened = connections
+        self._opened: list[Any] = []
 
     async def fetch(self, sql: str, parameters: Sequence[Any] | dict[str, Any] = ()) -> list[tuple[Any, ...]]:
         """All rows. StoreFault when the file cannot be read; TimeoutError after `limits.query_seconds_max`."""
@@ -307,8 +308,10 @@ class Reader:
                 raise StoreFault(fault_of(error) or Fault.IO, self.path.name, str(error)) from error
 
     async def close(self) -> None:
-        while not self._free.empty():
-            await self._free.get_nowait().close()
+        """End every connection, one that is in use too: each has a thread that would keep the process alive."""
+        for connection in self._opened:
+            await connection.close()
+        self._opened.clear()
 
     @asynccontextmanager
     async def _connection(self) -> AsyncIterator[Any]:
@@ -325,8 +328,12 @@ class Reader:
     async def _open(self) -> Any:
         import aiosqlite
 
+        connection = aiosqlite.Connection(lambda: connect_reader(self.path), 64)
         try:
-            return await aiosqlite.Connection(lambda: connect_reader(self.path), 64)
-        except BaseException:
+            await connection
+        except BaseException:  # a caller that went away meanwhile must not leave the connection's thread behind
             self._unopened += 1
+            connection.stop()
             raise
+        self._opened.append(connection)
+        return connection

@@ -294,7 +294,9 @@ def _folder(path: str) -> str:
 class Box:
     """The stores of alder, as the appliance opens them; the clock is a number that the caller moves."""
 
-    def __init__(self, root: Path, *, now_ns: int = BUILT_NS) -> None:
+    def __init__(
+        self, root: Path, *, now_ns: int = BUILT_NS, clock: WallClock | None = None, retention_ns: int = 30 * SECOND
+    ) -> None:
         self.now_ns = now_ns
         self.folder = Folder(root)
         self.folder.prepare()
@@ -309,7 +311,7 @@ class Box:
                 journal.start_log(db, self.log, keys.public_bytes(key), now_ns)
                 db.execute("COMMIT")
             (sealed,) = db.execute("SELECT coalesce(max(last_id), 0) FROM segment").fetchone()
-        self.journal = Journal(self.log, key, WallClock())
+        self.journal = Journal(self.log, key, clock or WallClock())
         self.site = Writer(self.folder.site_db, [self.journal])
         self.series = SeriesStore(self.folder.series_db)
         self.telemetry = Telemetry(self.folder)
@@ -326,7 +328,8 @@ class Box:
             subject=WRITER,
             budget_bytes=1 << 40,
             reserve_bytes=RESERVE_BYTES,
-            retention_ns=30 * SECOND,
+            retention_ns=retention_ns,
+            clock_trusted=lambda: clock is None,
             now_ns=lambda: self.now_ns,
         )
 

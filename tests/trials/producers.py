@@ -69,13 +69,14 @@ class Producer:
             if site is not known:
                 self.leave()
                 known = site
+            began = time.monotonic()
             try:
                 done = self.turn(site) if site is not None else 0
             except (OSError, http.client.HTTPException):
                 self.leave()
                 done = 0
-            pause = done / self.per_s if done else 0.05
-            self.field.stopping.wait(pause * self.rng.uniform(0.5, 1.5))
+            span = done / self.per_s * self.rng.uniform(0.5, 1.5) if done else 0.05
+            self.field.stopping.wait(max(span - (time.monotonic() - began), 0.0))
         self.leave()
 
 
@@ -128,8 +129,11 @@ class Tcp(Producer):
     """Syslog on one connection, framed by octet counting or by lines. Nothing is acknowledged on this road; whoever
     closed in order may hold all that was sent for taken (`finish`)."""
 
-    def __init__(self, field: Field, ledger: Ledger, name: str, seed: str, per_s: float = 300.0) -> None:
+    def __init__(
+        self, field: Field, ledger: Ledger, name: str, seed: str, per_s: float = 300.0, batch: int = 30
+    ) -> None:
         super().__init__(field, ledger, name, seed, per_s)
+        self.batch = batch
         self._line: socket.socket | None = None
         self._counted = False
 
@@ -137,7 +141,7 @@ class Tcp(Producer):
         if self._line is None:
             self._line = socket.create_connection(("127.0.0.1", site.tcp), _PATIENCE_S)
             self._counted = self.rng.random() < 0.5
-        made = self.rng.randint(1, 30)
+        made = self.rng.randint(1, self.batch)
         self._line.sendall(b"".join(self._framed() for _ in range(made)))
         return made
 

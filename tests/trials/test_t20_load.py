@@ -28,7 +28,7 @@ SECONDS = float(os.environ.get("SECONDS", "36"))
 WARM_S = 12.0  # until then caches fill
 BURST_EVERY_S, BURST_S = 6.0, 1.0
 UDP_PER_S, TCP_PER_S, HTTP_PER_S = 1_000, 500, 500
-BURST_UDP_PER_S, BURST_TCP_PER_S, BURST_HTTP_PER_S = 4_000, 3_000, 3_000
+BURST_UDP_PER_S, BURST_TCP_PER_S, BURST_HTTP_PER_S = 5_000, 2_500, 2_500
 WAL_BYTES_MAX = 64 * 1024 * 1024
 RSS_GROWTH_BYTES_MAX = 96 * 1024 * 1024
 DESCRIPTORS_GROWTH_MAX = 40
@@ -99,14 +99,17 @@ def stored_udp(found: auditor.Found) -> int:
     return sum(record.mid.startswith("drone-") for record in found.records)
 
 
-def bursts(producers: Sequence[Producer], blast: Blast, seconds: float) -> None:
-    """The rhythm of the run: calm, and every so often a second of storm."""
+def bursts(producers: Sequence[Producer], blast: Blast, seconds: float, reached: list[float]) -> None:
+    """The rhythm of the run: calm, and every so often a second of storm; what each reached in messages a second."""
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         blast.go(UDP_PER_S, BURST_EVERY_S - BURST_S)
         for producer, per_s in zip(producers, (BURST_HTTP_PER_S, BURST_TCP_PER_S), strict=True):
             producer.per_s = per_s
+        before, began = blast.sent + sum(producer.sent for producer in producers), time.monotonic()
         blast.go(BURST_UDP_PER_S, BURST_S)
+        sent = blast.sent + sum(producer.sent for producer in producers) - before
+        reached.append(sent / (time.monotonic() - began))
         for producer, per_s in zip(producers, (HTTP_PER_S, TCP_PER_S), strict=True):
             producer.per_s = per_s
 
@@ -119,13 +122,14 @@ def station(tmp_path: Path) -> Iterator[Station]:
 
 def test_bursts_lose_nothing_that_is_acknowledged_and_nothing_grows(tmp_path: Path) -> None:
     field, ledger, watch, bodies, warm = Field(), Ledger(), JournalWatch(), list[Body](), 0
-    web = Http(field, ledger, "web", str(SEED), HTTP_PER_S, batch=200)
-    tcp = Tcp(field, ledger, "tcp", str(SEED), TCP_PER_S)
+    reached: list[float] = []
+    web = Http(field, ledger, "web", str(SEED), HTTP_PER_S, batch=300)
+    tcp = Tcp(field, ledger, "tcp", str(SEED), TCP_PER_S, batch=300)
     with station(tmp_path) as alder:
         site, blast = alder.site, alder.blast
         field.site = site
         with working(field, web, tcp):
-            storm = threading.Thread(target=bursts, args=((web, tcp), blast, SECONDS), daemon=True)
+            storm = threading.Thread(target=bursts, args=((web, tcp), blast, SECONDS, reached), daemon=True)
             storm.start()
             began = time.monotonic()
             while storm.is_alive():
@@ -157,7 +161,7 @@ def test_bursts_lose_nothing_that_is_acknowledged_and_nothing_grows(tmp_path: Pa
     wal = max(body.wal_bytes for body in bodies)
     print(
         f"T20 seed {SEED}: {len(ledger.sent) + blast.sent} messages in {SECONDS:.0f} s (udp {blast.sent}, tcp {tcp.sent},"
-        f" http {web.sent}), udp lost {blast.sent - udp}, counted {counted:.0f}, posts {dict(web.answers)};"
+        f" http {web.sent}; bursts of {min(reached):.0f} to {max(reached):.0f}/s), udp lost {blast.sent - udp}, counted {counted:.0f}, posts {dict(web.answers)};"
         f" RSS {bodies[-1].rss_bytes >> 20} MiB at the end, {grown / 2**20:+.0f} since warm; descriptors"
         f" {bodies[-1].descriptors}, {more:+d}; largest WAL {wal >> 20} MiB"
     )
