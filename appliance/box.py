@@ -58,7 +58,8 @@ class ApplianceBox:
         reach = dict.fromkeys(Reach, 0)
         for row in rows:
             reach[row.reach] += 1
-        matching = [row for row in rows if _matches(row, query)]
+        asked = bool(query.text or query.reach or query.kind or query.tag)
+        matching = [row for row in rows if _matches(row, query)] if asked else list(rows)
         matching.sort(key=_ORDERS.get(query.order, _ORDERS["attention"]))
         limit = max(1, query.limit)
         placed = [row for row in matching if row.position is not None]
@@ -86,11 +87,12 @@ class ApplianceBox:
 
     def _row(self, state: NodeState) -> ports.NodeRow:
         snapshot, standing, ping = state.snapshot, state.standing, state.ping
-        address = next((endpoint.address for endpoint in state.node.endpoints), None)
+        endpoints = state.node.endpoints
+        address = endpoints[0].address if endpoints else None
         turn = self._parts.connectivity.state.standing.get(state.node.id)
         beat = self._parts.connectivity.state.heartbeat.get(state.node.id)
         battery = snapshot.values.get("battery_pct")
-        seen_ns, seen_via = snapshot.seen_ns, source_key(snapshot.seen_via).intake
+        seen_ns, seen_via = snapshot.seen_ns, snapshot.seen_via.partition("/")[0]
         if state.ping_ns is not None and ping.losses == 0 and state.ping_ns > (seen_ns or 0):
             seen_ns, seen_via = state.ping_ns, "ping"
         return ports.NodeRow(
@@ -540,8 +542,16 @@ def _notice(severity: ports.Severity, words: str, since_ns: int, name: str, link
     return ports.Attention(severity=severity, words=words, since_ns=since_ns, name=name, link=link)
 
 
+_WELL = (Health.OK, Health.UNKNOWN)
+_NOTHING: list[ports.Attention] = []
+
+
 def _needs(row: ports.NodeRow, now_ns: int) -> list[ports.Attention]:
     """Why a node needs a person, in one sentence each."""
+    if row.reach is Reach.ONLINE and row.health in _WELL and row.heartbeat_missing_ns is None:
+        low = row.battery is not None and row.battery.value < BATTERY_LOW_PCT
+        if not low and row.phase != lifecycle.Phase.QUARANTINED:
+            return _NOTHING  # nearly every node, nearly always: it costs nothing
     found: list[tuple[ports.Severity, str, int]] = []
     since = row.since_ns or now_ns
     if row.reach is Reach.OFFLINE:
@@ -574,6 +584,7 @@ def _verdict_words(bad: journal.Verdict | None, verdicts: Sequence[journal.Verdi
 
 
 def _matches(row: ports.NodeRow, query: ports.NodeQuery) -> bool:
+    """Whether a row is among those asked for."""
     if query.reach is not None and row.reach is not query.reach:
         return False
     if query.kind is not None and row.kind is not query.kind:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import logging
 import socket
 import sqlite3
@@ -86,6 +87,9 @@ class Appliance:
         # Pages share the interpreter lock with the threads that read records; with Python's 5 ms a page that changes
         # threads four times would wait 20 ms for nothing.
         sys.setswitchinterval(_SWITCH_S)
+        # What is made for a request or a record is gone by itself; looking through the whole world for cycles every
+        # seven hundred objects would stop every thread for it.
+        gc.set_threshold(50_000, 20, 100)
         self.folder.prepare()
         self.folder.hold()
         budget.make_room_to_start(self.folder)
@@ -214,6 +218,7 @@ class Appliance:
             ),
             ping_bounds=ping.DEFAULT,
             steady_ns=self.steady_ns,
+            wall_ns=self.clock.now_ns,
             tenant=tenant,
             quarantine=self.quarantine.put,
             stale=self.stale.mark,

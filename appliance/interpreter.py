@@ -78,9 +78,9 @@ class Interpreter:
         bounds: Bounds,
         ping_bounds: PingBounds,
         steady_ns: Callable[[], int],
-        wall_ns: Callable[[], int] = time.time_ns,
         tenant: str,
         quarantine: Quarantine,
+        wall_ns: Callable[[], int] | None = None,  # what stamps records; the steady clock if not given
         stale: Callable[[str], None] = lambda topic: None,
         busy: Callable[[], bool] = lambda: False,
     ) -> None:
@@ -90,7 +90,8 @@ class Interpreter:
         self.newest = world.cursor  # the last record that is stored
         self._journal, self._site, self._store, self._history = journal, site, store, history
         self._parsers, self._bounds, self._ping_bounds = parsers, bounds, ping_bounds
-        self._steady_ns, self._wall_ns, self._tenant, self._quarantine = steady_ns, wall_ns, tenant, quarantine
+        self._steady_ns, self._wall_ns = steady_ns, wall_ns or steady_ns
+        self._tenant, self._quarantine = tenant, quarantine
         self._stale, self._busy = stale, busy
         self._handed: deque[Sequence[Record]] = deque()
         self._handed_records = 0

@@ -150,7 +150,7 @@ def _paths(node_id: str) -> list[str]:
     hour_ago = now_ns - 3_600 * 1_000_000_000
     return [
         "/",
-        "/?q=drone-7&reach=online&order=name",
+        "/?text=drone-7&reach=online&order=name",
         f"/nodes/{node_id}",
         "/intake",
         "/quarantine",

@@ -49,4 +49,4 @@ quarantine_samples_max = 100  # of one reason in one run of the process
 
 # Pages and API
 page_items_max = 500
-page_items_default = 100
+page_items_default = 50

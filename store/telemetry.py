@@ -634,12 +634,11 @@ class History:
         scanned = after
         for _, last_id, held, load in self._frames_after(after):
             data = load() if codes is None or frames.holds(held, codes) else None
-            for record in frames.decode(data) if data is not None else ():
+            for record in frames.decode(data, sources) if data is not None else ():
                 if record.id > scanned:
-                    if sources is None or record.source in sources:
-                        if len(found) == limit:
-                            return Page(found, scanned, self._gaps(after, scanned))
-                        found.append(record)
+                    if len(found) == limit:
+                        return Page(found, scanned, self._gaps(after, scanned))
+                    found.append(record)
                     scanned = record.id
             scanned = max(scanned, last_id)
             if time.monotonic() > deadline:
@@ -657,8 +656,8 @@ class History:
         scanned = before
         for first_id, _, held, load in self._frames_before(before):
             data = load() if codes is None or frames.holds(held, codes) else None
-            for record in reversed(frames.decode(data)) if data is not None else ():
-                if record.id < scanned and (sources is None or record.source in sources):
+            for record in reversed(frames.decode(data, sources)) if data is not None else ():
+                if record.id < scanned:
                     found.append(record)
                     scanned = record.id
                     if len(found) == limit:

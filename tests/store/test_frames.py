@@ -82,3 +82,20 @@ def test_zstdcat_reads_frames_one_after_the_other() -> None:
 def _frame(first_id: int = 1) -> bytes:
     offers = [Offer(NOW, "syslog/10.0.0.7/alder", f"<13>alder: line {number}".encode()) for number in range(100)]
     return frames.encode(frames.records_of(first_id, offers)).data
+
+
+def test_the_records_of_one_source_are_found_among_others_that_quote_it() -> None:
+    quoting = b'{"id":1,"at":2,"source":"syslog/10.0.0.7/alder","raw":"no"}\n,"source":"syslog/10.0.0.7/alder","x"'
+    offers = [
+        frames.Offer(1, "syslog/10.0.0.8/birch", quoting),
+        frames.Offer(2, "syslog/10.0.0.7/alder", b"\xff\n\n,"),
+        frames.Offer(3, 'syslog/10.0.0.7/al"d\\er', b"odd name"),
+        frames.Offer(4, "syslog/10.0.0.7/alder", b"second"),
+        frames.Offer(5, "syslog/10.0.0.7/alder2", b"longer name"),
+    ]
+    data = frames.encode(frames.records_of(1, offers)).data
+    assert [one.id for one in frames.decode(data, frozenset({"syslog/10.0.0.7/alder"}))] == [2, 4]
+    assert [one.id for one in frames.decode(data, frozenset({'syslog/10.0.0.7/al"d\\er'}))] == [3]
+    both = frozenset({"syslog/10.0.0.7/alder", "syslog/10.0.0.8/birch"})
+    assert frames.decode(data, both) == [one for one in frames.decode(data) if one.source in both]
+    assert frames.decode(data, frozenset()) == []

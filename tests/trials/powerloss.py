@@ -23,7 +23,7 @@ import shutil
 import struct
 import subprocess
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
 from enum import IntEnum
 from pathlib import Path
@@ -396,7 +396,7 @@ def _keep(box: Box, rng: random.Random, turn: int) -> None:
 def work(root: Path, seed: int) -> None:
     rng = random.Random(seed)
     box = Box(root)
-    acts: list[Callable[[Box, random.Random, int], None]] = [event] * 6 + [_raw] * 6 + [_chart, _keep]
+    acts: Sequence[Callable[[Box, random.Random, int], None]] = (*[event] * 6, *[_raw] * 6, _chart, _keep)
     for turn in range(COMMITS):
         box.now_ns += SECOND
         rng.choice(acts)(box, rng, turn)

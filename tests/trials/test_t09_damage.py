@@ -18,9 +18,11 @@ import sqlite3
 import subprocess
 import sys
 import tempfile
+import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -30,8 +32,11 @@ from powerloss import Box, note
 
 from appliance import archive, config
 from appliance.compose import Appliance
+from appliance.intake.gate import Stored
+from fleet import series
 from fleet.limits import HOUR, SECOND
 from store import keys
+from store.clock import BUILT_NS
 from store.database import connect_reader
 from store.faults import StoreFault
 from store.folder import Folder, FolderProblem
@@ -75,21 +80,19 @@ async def _lived(root: Path) -> Whole:
             box.telemetry.append([_offer(rng, turn) for _ in range(6)])
             if turn % 3 == 0:
                 box.now_ns += 600 * SECOND
-                window = powerloss.series.Window(powerloss.series.start_of(box.now_ns // SECOND))
+                window = series.Window(series.start_of(box.now_ns // SECOND))
                 window.add(box.now_ns // SECOND, {f"metric_{n}": rng.random() for n in range(8)})
                 box.series.save([(powerloss.NODE, window)], box.telemetry.next_id - 1)
             if turn % 15 == 14:
                 box.telemetry.rotate()
-                box.keeper.pass_once(powerloss.BUILT_NS)
+                box.keeper.pass_once(BUILT_NS)
     appliance = Appliance(root, quiet())
     await appliance.start()
     await appliance.accounts.set_up((appliance.setup_path or "").rpartition("/")[2], "alice", "a long password", "")
     for turn in range(45, 60):
-        stored = asyncio.get_running_loop().create_future()
-        loop = asyncio.get_running_loop()
-        offers = [_offer(rng, turn) for _ in range(6)]
-        appliance.gate.offer("http", offers, lambda out, s=stored: loop.call_soon_threadsafe(s.set_result, out))
-        await stored
+        stored = threading.Event()
+        appliance.gate.offer("http", [_offer(rng, turn) for _ in range(6)], partial(_stored, stored))
+        await asyncio.to_thread(stored.wait)
         if turn == 52:  # some of the partition in its file, the rest in its write-ahead log
             await asyncio.to_thread(_checkpoint, appliance)
     await asyncio.to_thread(appliance.keeper.stop)
@@ -106,6 +109,11 @@ async def _lived(root: Path) -> Whole:
     return found
 
 
+def _stored(event: threading.Event, outcome: object) -> None:
+    assert isinstance(outcome, Stored)
+    event.set()
+
+
 def _checkpoint(appliance: Appliance) -> None:
     db = appliance.telemetry._db
     assert db is not None
@@ -113,7 +121,7 @@ def _checkpoint(appliance: Appliance) -> None:
 
 
 def _offer(rng: random.Random, turn: int) -> Offer:
-    return Offer(powerloss.BUILT_NS + turn * SECOND, f"http/10.0.0.{rng.randrange(3)}/alder", rng.randbytes(200))
+    return Offer(BUILT_NS + turn * SECOND, f"http/10.0.0.{rng.randrange(3)}/alder", rng.randbytes(200))
 
 
 def _records(root: Path) -> dict[int, str]:

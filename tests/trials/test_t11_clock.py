@@ -13,6 +13,7 @@ import random
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -112,9 +113,9 @@ def test_a_box_lives_through_clocks_that_are_wrong_and_jump(tmp_path: Path) -> N
             assert len(site.events("node.quiet")) == quiet, f"run {number}: a step of the clock made a node quiet"
             said_of_the_clock(site, then_s)
             if start_s != then_s:
-                eventually(lambda site=site: site.events("clock.stepped"))
+                eventually(partial(site.events, "clock.stepped"))
             sign_in(site)
-            eventually(lambda site=site, node=node: mode(site, node), lambda found: found == "LIVE")
+            eventually(partial(mode, site, node), "LIVE".__eq__)
             seen = [(record["id"], str(record["raw"])) for record in site.records() if "mid" in str(record["raw"])]
             assert [one for one, _ in seen] == sorted({one for one, _ in seen})
             assert all(text in dict(seen)[one] for one, text in stored), f"run {number}: something is gone or changed"

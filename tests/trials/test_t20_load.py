@@ -161,7 +161,8 @@ def test_bursts_lose_nothing_that_is_acknowledged_and_nothing_grows(tmp_path: Pa
     wal = max(body.wal_bytes for body in bodies)
     print(
         f"T20 seed {SEED}: {len(ledger.sent) + blast.sent} messages in {SECONDS:.0f} s (udp {blast.sent}, tcp {tcp.sent},"
-        f" http {web.sent}; bursts of {min(reached):.0f} to {max(reached):.0f}/s), udp lost {blast.sent - udp}, counted {counted:.0f}, posts {dict(web.answers)};"
+        f" http {web.sent}; bursts of {min(reached):.0f} to {max(reached):.0f}/s), udp lost"
+        f" {blast.sent - udp}, counted {counted:.0f}, posts {dict(web.answers)};"
         f" RSS {bodies[-1].rss_bytes >> 20} MiB at the end, {grown / 2**20:+.0f} since warm; descriptors"
         f" {bodies[-1].descriptors}, {more:+d}; largest WAL {wal >> 20} MiB"
     )

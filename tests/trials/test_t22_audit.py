@@ -12,8 +12,9 @@ import os
 import random
 import sqlite3
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -42,7 +43,7 @@ class Book:
         with closing(Box(root)) as box:
             for turn in range(BLOCKS):
                 bodies = [(f"alder-{rng.randrange(5)}", _body(rng, turn)) for _ in range(rng.randrange(1, 6))]
-                box.site.submit(lambda db, bodies=bodies: [box.journal.stage(*one) for one in bodies]).result()
+                box.site.submit(partial(_stage, box.journal, bodies)).result()
             self.log, self.head = box.log, box.journal.head
         self.memory = memory_of(root / "site.db")
         with closing(self.copy()) as db:
@@ -55,6 +56,11 @@ class Book:
 
     def span(self, seq: int) -> tuple[int, int]:
         return next((first, last) for first, last in self.spans if first <= seq <= last)
+
+
+def _stage(log: journal.Journal, bodies: Sequence[tuple[str, events.Body]], db: sqlite3.Connection) -> None:
+    for subject, body in bodies:
+        log.stage(subject, body)
 
 
 def memory_of(path: Path) -> bytes:
@@ -209,15 +215,12 @@ def forge(db: sqlite3.Connection, log: Log, start: int, key: Ed25519PrivateKey |
         if key is None:
             digest = envelope.block_hash(log, first, head.hash, raws)
         else:
-            _, _, _, _, _, _, digest, signature, _ = _fields(envelope.seal(log, head, raws, key))
+            block = envelope.seal(log, head, raws, key)
+            digest, signature = block.hash, block.signature
         db.execute(
             "UPDATE block SET previous=?, hash=?, signature=? WHERE first_seq=?", (head.hash, digest, signature, first)
         )
         head = Head(last, digest)
-
-
-def _fields(block: envelope.Block) -> Iterator[object]:
-    return iter([getattr(block, name) for name in block.__struct_fields__])
 
 
 TAMPERS: tuple[Tamper, ...] = (
