@@ -311,7 +311,11 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--seed", type=int, default=7, metavar="N")
     made.add_argument("--speed", type=float, default=1.0, metavar="X", help="simulated seconds in a second")
     made.add_argument(
-        "--port", type=int, default=8080, metavar="PORT", help="of the page; another one when it is taken"
+        "--port",
+        type=int,
+        default=8080,
+        metavar="PORT",
+        help="of the page; another one when it is taken; 0: any, for syslog too",
     )
     made.add_argument("--json", action="store_true", help="print one JSON line once everything serves")
 

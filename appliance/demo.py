@@ -28,11 +28,12 @@ def run(data: Path, *, devices: int, seed: int, speed: float, as_json: bool, por
     # SIGTERM ends the demo as Ctrl-C does, so that its children go with it.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     site = data.absolute() / _SITE
-    http, syslog = f"127.0.0.1:{_free_port(port)}", f"127.0.0.1:{_free_port(5514)}"
+    http, syslog = f"127.0.0.1:{_free_port(port)}", f"127.0.0.1:{_free_port(5514 if port else 0)}"
     children: list[subprocess.Popen[bytes]] = []
     data.mkdir(parents=True, exist_ok=True)
     log_path = data / "appliance.log"
     try:
+        _check_free(site / "control.sock")
         with log_path.open("ab") as log:
             children.append(_appliance(site, http, syslog, log))
             _wait_until_ready(site / "control.sock", children[0], log_path)
@@ -45,7 +46,7 @@ def run(data: Path, *, devices: int, seed: int, speed: float, as_json: bool, por
     except KeyboardInterrupt:
         return 0
     except (NotRunning, Refusal) as problem:
-        print(f"skerry demo: {problem}; see {log_path}", file=sys.stderr)
+        print(f"skerry demo: {problem}", file=sys.stderr)
         return 1
     finally:
         for child in reversed(children):
@@ -61,6 +62,15 @@ def _appliance(site: Path, http: str, syslog: str, log: Any) -> subprocess.Popen
     return subprocess.Popen(command, stdout=log, stderr=log)
 
 
+def _check_free(control: Path) -> None:
+    """Another appliance on this folder would answer in place of ours."""
+    try:
+        call(control, "GET", "/healthz")
+    except NotRunning:
+        return
+    raise NotRunning(f"an appliance already runs on {control.parent}; stop it first, or give the demo another --data")
+
+
 def _wait_until_ready(control: Path, appliance: subprocess.Popen[bytes], log_path: Path) -> None:
     deadline = time.monotonic() + _START_S
     while True:
@@ -70,7 +80,8 @@ def _wait_until_ready(control: Path, appliance: subprocess.Popen[bytes], log_pat
         except (NotRunning, Refusal):
             if appliance.poll() is not None or time.monotonic() > deadline:
                 lines = log_path.read_text(errors="replace").splitlines()
-                raise NotRunning(f"the appliance did not start: {lines[-1] if lines else 'it said nothing'}") from None
+                said = lines[-1].removeprefix("skerry: ") if lines else "it said nothing"
+                raise NotRunning(f"the appliance did not start: {said}; see {log_path}") from None
             time.sleep(0.05)
 
 
@@ -97,9 +108,10 @@ def _adopt(control: Path, simulator: list[str]) -> None:
     """Adopt every device before its first word, so that it is known when it comes."""
     listing = subprocess.run([*simulator, "--list"], capture_output=True, check=True)
     devices = [json.loads(line) for line in listing.stdout.splitlines()]
-    known = {node["name"] for node in _nodes(control)}
+    nodes = _nodes(control)
+    known = {node["name"] for node in nodes} | {point["address"] for node in nodes for point in node["endpoints"]}
     for device in devices:
-        if device["name"] in known:
+        if device["name"] in known or device["address"] in known:  # a person may have given it another name
             continue
         source = f"{device['intake']}/{device['address']}/{device['name']}"
         body = {"source": source, "name": device["name"], "kind": device["kind"], "tags": [device["role"]]}

@@ -100,6 +100,7 @@ class Interpreter:
         self._stopping = False
         self._stopping_since = 0.0
         self._turns: list[tuple[str, Body]] = []
+        self._activating: set[str] = set()  # nodes whose first step to ACTIVE waits among the turns
         self._forgotten: list[str] = []
         self._saved_ns = self._series_ns = self._ticked_ns = steady_ns()
         self.loop = Loop("interpreter", self._turn)
@@ -277,8 +278,8 @@ class Interpreter:
             turns = evaluator.spoke(state.standing, at_ns, record.id, source.key.intake, reading, self._bounds)
         if turns:
             self._turns += [(state.node.id, turn) for turn in turns]
-            if state.place.phase is Phase.ENROLLED:
-                state.place = lifecycle.Place(Phase.ACTIVE)
+            if state.place.phase is Phase.ENROLLED and state.node.id not in self._activating:
+                self._activating.add(state.node.id)
                 self._turns.append((state.node.id, LifecycleMoved(Phase.ENROLLED, Phase.ACTIVE, "first heard")))
         if record.id > state.snapshot.record:
             snapshot.fold(state.snapshot, record.id, record.at, record.source, reading)
@@ -358,10 +359,19 @@ class Interpreter:
             time.sleep(0.1)
             return
         del self._turns[: len(turns)]
-        for node_id, _ in turns:
+        for node_id, body in turns:
+            if isinstance(body, LifecycleMoved):
+                self._activated(node_id)
             self._stale(f"node:{node_id}")
         self._stale("site")
         self._stale("journal")
+
+    def _activated(self, node_id: str) -> None:
+        """Only now: a person who moves the node on must find the step that led here in the log before theirs."""
+        self._activating.discard(node_id)
+        state = self.world.nodes.get(node_id)
+        if state is not None and state.place.phase is Phase.ENROLLED:
+            state.place = lifecycle.Place(Phase.ACTIVE)
 
     def _save(self, *, final: bool) -> None:
         now_ns = self._steady_ns()

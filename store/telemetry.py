@@ -43,6 +43,7 @@ _TABLE = (
     " sources BLOB NOT NULL, data BLOB NOT NULL)"
 )
 _ID_JUMP = 1_000_000  # past a partition that cannot be read, ids go on well beyond what it may have held
+_LOOKS_MAX = 40  # at a partition that cannot be read, twice a second, before ids go on without it
 _ID_END = 1 << 62
 
 
@@ -73,6 +74,7 @@ class Telemetry:
         self._db: sqlite3.Connection | None = None
         self._active: Partition | None = None
         self._unsure = False  # after a fault: what reached the disk must be looked up
+        self._looks = 0  # in vain, since then
         self._opened_ns = 0
         self._active_bytes = 0
         self._lock = threading.Lock()  # what is active, and that nothing active is removed
@@ -199,7 +201,7 @@ class Telemetry:
         except (sqlite3.DatabaseError, OSError):
             db.close()
             raise
-        self.next_id, self._unsure = max(next_id, last + 1), False
+        self.next_id, self._unsure, self._looks = max(next_id, last + 1), False, 0
         self._opened_ns, self._db, self.rotation_wanted = self._monotonic_ns(), db, False
         return db
 
@@ -219,8 +221,9 @@ class Telemetry:
         try:
             last = max((_last_id(partition.path) or 0 for partition in self.partitions()[-1:]), default=0)
         except StoreFault as fault:
-            if fault.fault in (Fault.FULL, Fault.READ_ONLY):
-                raise  # it can be read once there is space
+            self._looks += 1
+            if fault.fault is not Fault.DAMAGED and self._looks < _LOOKS_MAX:
+                raise  # a disk that errs now may give it back in a moment; a jump leaves ids that nobody can account for
             log.error("telemetry: ids go on with a jump: %s", fault.detail)
             return self.next_id + _ID_JUMP
         return max(self.next_id, last + 1)
@@ -698,15 +701,16 @@ class History:
                 continue
             try:
                 with closing(connect_reader(partition.path)) as db:
-                    sql = "SELECT first_id, last_id, sources FROM frame ORDER BY first_id DESC"
-                    rows = db.execute(sql).fetchall() if _is_made(db) else []
+                    rows = _frames_down(db, lowest) if _is_made(db) else []
                     for row in self._sealed_before(lowest, rows[0][1] if rows else partition.first_id - 1):
                         lowest = row[0]
                         yield row
-                    for first_id, last_id, held in rows:
-                        if first_id < lowest:
-                            lowest = first_id
-                            yield first_id, last_id, held, lambda db=db, first_id=first_id: _frame_data(db, first_id)  # type: ignore[misc]
+                    while rows:
+                        for first_id, last_id, held in rows:
+                            if first_id < lowest:
+                                lowest = first_id
+                                yield first_id, last_id, held, lambda db=db, first_id=first_id: _frame_data(db, first_id)  # type: ignore[misc]
+                        rows = _frames_down(db, rows[-1][0])
             except (StoreFault, sqlite3.DatabaseError) as error:  # sealed meanwhile, or damaged: the keeper will say
                 log.warning("%s: %s", partition.path.name, error)
         yield from self._sealed_before(lowest, 0)
@@ -764,6 +768,12 @@ class History:
                 first_id = gaps.pop().first_id
             gaps.append(Gap(first_id, last_id, reason))
         return gaps
+
+
+def _frames_down(db: sqlite3.Connection, before: int) -> list[tuple[int, int, bytes]]:
+    """The next few frames below an id: an hour's partition has thousands, and most readers want the last few."""
+    sql = "SELECT first_id, last_id, sources FROM frame WHERE first_id < ? ORDER BY first_id DESC LIMIT 64"
+    return db.execute(sql, (before,)).fetchall()
 
 
 def _frame_data(db: sqlite3.Connection, first_id: int) -> bytes:

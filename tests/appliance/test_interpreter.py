@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+import sqlite3
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -11,7 +13,7 @@ import pytest
 from appliance.evaluator import Bounds, Standing
 from appliance.intake import ping, syslog
 from appliance.interpreter import Interpreter
-from appliance.world import OWN_SOURCE, NodeState, World, source_key
+from appliance.world import OWN_SOURCE, NodeState, SourceState, World, source_key
 from fleet import events, limits
 from fleet.lifecycle import Phase, Place
 from fleet.limits import SECOND
@@ -19,6 +21,7 @@ from fleet.node import Endpoint, Kind, Node
 from fleet.reading import Reading
 from fleet.snapshot import Snapshot
 from store import journal
+from store.commands import Commands
 from store.database import connect_reader
 from store.frames import Offer, Record
 from store.telemetry import History
@@ -28,6 +31,10 @@ from tests.store.alder import TENANT, Alder
 KESTREL = "01KESTREL00000000000000001"
 SENDER = "10.0.0.7/kestrel"
 SOURCE = f"syslog/{SENDER}"
+KESTREL_NODE = Node(
+    id=KESTREL, name="kestrel", kind=Kind.EDGE, tenant=TENANT, endpoints=(Endpoint(address="10.0.0.7"),)
+)
+ADOPTION_EVENTS = 3  # adopted, claimed, enrolled
 NOW = 1_795_219_200 * SECOND
 
 
@@ -44,19 +51,18 @@ def parse(raw: bytes, at_ns: int) -> Reading:
 class Desk:
     """The interpreter of alder over real stores; the steady clock is the test's."""
 
-    def __init__(self, alder: Alder, *, adopted: bool = True) -> None:
+    def __init__(self, alder: Alder) -> None:
         self.alder, self.now_ns, self.world = alder, NOW, World()
         self.quarantined: list[tuple[str, str, str, bytes]] = []
-        if adopted:
-            self.adopt()
-        self.interpreter = self.open()
-
-    def adopt(self) -> NodeState:
-        node = Node(id=KESTREL, name="kestrel", kind=Kind.EDGE, endpoints=(Endpoint(address="10.0.0.7"),))
-        state = NodeState(node, Standing(), Snapshot(), place=Place(Phase.ENROLLED))
+        if not self.told("node.adopted"):
+            row = (SOURCE, TENANT, 1, 1, 0, 0, b"")
+            commands = Commands(alder.journal, alder.site, TENANT)
+            asyncio.run(commands.adopt("alice", KESTREL_NODE, (SOURCE,), (row,)))
+        state = NodeState(KESTREL_NODE, Standing(), Snapshot(), place=Place(Phase.ENROLLED))
         self.world.nodes[KESTREL] = state
+        self.world.sources[SOURCE] = SourceState(source_key(SOURCE), KESTREL, 1, 1, 0, 0, b"")
         self.world.claim(SENDER, KESTREL)
-        return state
+        self.interpreter = self.open()
 
     def open(self) -> Interpreter:
         return Interpreter(
@@ -87,6 +93,11 @@ class Desk:
     def read_all(self) -> None:
         eventually(lambda: self.interpreter.waiting, lambda waiting: not waiting)
 
+    def turns(self) -> list[str]:
+        """The kinds of what happened since the adoption."""
+        kinds = [event.kind for event in self.told()]
+        return kinds[ADOPTION_EVENTS:]
+
     def told(self, kind: str = "") -> list[events.Recorded]:
         with contextlib.closing(connect_reader(self.alder.folder.site_db)) as db:
             found = [event for batch in journal.read(db) for event in batch]
@@ -111,7 +122,7 @@ def desk(alder: Alder) -> Iterator[Desk]:
 def test_a_first_word_is_a_turn_and_makes_the_node_active(desk: Desk) -> None:
     desk.hear(battery(90))
     eventually(lambda: desk.told("node.heard"))
-    assert [event.kind for event in desk.told()] == ["node.heard", "lifecycle.moved"]
+    assert desk.turns() == ["node.heard", "lifecycle.moved"]
     assert desk.state.place.phase is Phase.ACTIVE
     assert desk.state.snapshot.values["battery_pct"].value == 90.0
 
@@ -168,9 +179,9 @@ def test_of_one_reason_so_many_examples_are_kept_and_the_rest_is_counted(
 
 def test_another_way_in_of_the_same_sender_is_claimed_by_itself(desk: Desk) -> None:
     desk.hear(b"<13>1 - kestrel fc - - - temp_c=21", source=f"http/{SENDER}")
-    claimed = eventually(lambda: desk.told("source.claimed"))[0]
+    claimed = eventually(lambda: desk.told("source.claimed")[1:])[0]
     assert claimed.body == events.SourceClaimed(f"http/{SENDER}", KESTREL, "same sender")
-    assert {str(one.key) for one in desk.world.sources_of(KESTREL)} == {f"http/{SENDER}"}
+    assert {str(one.key) for one in desk.world.sources_of(KESTREL)} == {SOURCE, f"http/{SENDER}"}
 
 
 def test_a_sender_nobody_claims_is_kept_with_a_sample(desk: Desk) -> None:
@@ -178,7 +189,7 @@ def test_a_sender_nobody_claims_is_kept_with_a_sample(desk: Desk) -> None:
     desk.read_all()
     held = desk.world.sources["syslog/10.6.6.6/"]
     assert (held.node_id, held.records, held.sample) == (None, 2, b"<13>who am I")
-    assert desk.told() == []
+    assert desk.turns() == []
 
 
 def test_what_the_box_writes_itself_is_nobody_s_source(desk: Desk) -> None:
@@ -208,10 +219,10 @@ def test_a_restart_reads_on_where_it_stood_and_tells_nothing_twice(alder: Alder)
     first.interpreter.stop()
     standing, snapshot = first.state.standing, first.state.snapshot
     first.store(battery(42))
-    second = Desk(alder)
+    second = Desk(alder)  # the values are known, the cursor was lost: it reads from the start
     second.state.standing, second.state.snapshot = standing, snapshot
     second.state.place = Place(Phase.ACTIVE)
-    second.interpreter.newest = alder.telemetry.next_id - 1  # the cursor was lost: it reads from the start
+    second.interpreter.newest = alder.telemetry.next_id - 1
     second.interpreter.start()
     second.read_all()
     second.interpreter.stop()
@@ -222,8 +233,6 @@ def test_a_restart_reads_on_where_it_stood_and_tells_nothing_twice(alder: Alder)
 
 def test_turns_wait_for_a_disk_that_refuses_and_are_told_once(desk: Desk) -> None:
     alder = desk.alder
-    import sqlite3
-
     blocker = sqlite3.connect(alder.folder.site_db, isolation_level=None)
     alder.site.submit(lambda db: db.execute("PRAGMA busy_timeout=50")).result()
     blocker.execute("BEGIN IMMEDIATE")
@@ -232,7 +241,7 @@ def test_turns_wait_for_a_disk_that_refuses_and_are_told_once(desk: Desk) -> Non
     blocker.execute("ROLLBACK")
     blocker.close()
     eventually(lambda: desk.told("node.heard"))
-    assert [event.kind for event in desk.told()] == ["node.heard", "lifecycle.moved"]
+    assert desk.turns() == ["node.heard", "lifecycle.moved"]
 
 
 def test_echoes_move_a_node_that_says_nothing(desk: Desk) -> None:

@@ -15,7 +15,7 @@ from web import asked, forms, render
 from web.ports import NodeView, Refused, Series
 
 SPANS_H = {1: "1 hour", 6: "6 hours", 24: "1 day", 168: "7 days"}
-TAIL_RECORDS = 40
+TAIL_RECORDS = 20
 TIMELINE_EVENTS = 20
 REASON_CHARS_MAX = 300
 VALUE_CHARS_MAX = 512
