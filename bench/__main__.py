@@ -8,7 +8,9 @@ import sys
 from pathlib import Path
 
 _PARTS = ("island",)
-NAMES = sorted(p.stem for p in Path(__file__).parent.glob("*.py") if not p.stem.startswith("_") and p.stem not in _PARTS)
+NAMES = sorted(
+    p.stem for p in Path(__file__).parent.glob("*.py") if not p.stem.startswith("_") and p.stem not in _PARTS
+)
 
 
 def main() -> int:

@@ -709,7 +709,12 @@ class History:
                         for first_id, last_id, held in rows:
                             if first_id < lowest:
                                 lowest = first_id
-                                yield first_id, last_id, held, lambda db=db, first_id=first_id: _frame_data(db, first_id)  # type: ignore[misc]
+                                yield (
+                                    first_id,
+                                    last_id,
+                                    held,
+                                    lambda db=db, first_id=first_id: _frame_data(db, first_id),
+                                )  # type: ignore[misc]
                         rows = _frames_down(db, rows[-1][0])
             except (StoreFault, sqlite3.DatabaseError) as error:  # sealed meanwhile, or damaged: the keeper will say
                 log.warning("%s: %s", partition.path.name, error)
