@@ -22,6 +22,7 @@ import threading
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -709,12 +710,7 @@ class History:
                         for first_id, last_id, held in rows:
                             if first_id < lowest:
                                 lowest = first_id
-                                yield (
-                                    first_id,
-                                    last_id,
-                                    held,
-                                    lambda db=db, first_id=first_id: _frame_data(db, first_id),
-                                )  # type: ignore[misc]
+                                yield first_id, last_id, held, partial(_frame_data, db, first_id)
                         rows = _frames_down(db, rows[-1][0])
             except (StoreFault, sqlite3.DatabaseError) as error:  # sealed meanwhile, or damaged: the keeper will say
                 log.warning("%s: %s", partition.path.name, error)

@@ -50,7 +50,7 @@ def test_a_refusal_is_the_appliance_s_own_sentence(tmp_path: Path) -> None:
         answering(tmp_path / "control.sock", http("409 Conflict", b'{"error": "there is already a token x"}')),
         pytest.raises(Refusal, match="there is already a token x"),
     ):
-        call(tmp_path / "control.sock", "POST", "/api/v1/tokens", {})
+        call(tmp_path / "control.sock", "GET", "/api/v1/tokens")
 
 
 def test_a_refusal_without_words_names_the_request(tmp_path: Path) -> None:
