@@ -157,7 +157,7 @@ async def test_a_gzip_bomb_is_refused_at_its_bound(alder: Appliance, line: httpx
 
 @pytest.mark.parametrize(
     ("body", "encoding", "status"),
-    [(b"no gzip", "gzip", 400), (gzip.compress(b"{}" * 100)[:-9], "gzip", 400), (b"{}", "br", 415)],
+    [(b"no gzip", "gzip", 400), (gzip.compress(b"{}" * 100, mtime=0)[:-9], "gzip", 400), (b"{}", "br", 415)],
 )
 async def test_a_broken_or_unknown_encoding_is_refused(
     line: httpx2.AsyncClient, body: bytes, encoding: str, status: int
