@@ -121,10 +121,10 @@ class Appliance:
         self.site = Writer(folder.site_db, [self.journal], on_turn=lambda fault: self._fault_turned("site.db", fault))
         self._stops.append(self.site.close)
         self.reader = Reader(folder.site_db)
-        self.series = SeriesStore(folder.series_db, on_turn=lambda fault: self._fault_turned("series.db", fault))
+        self.series, lost_series = self._open_series()
         self.connectivity: View[connectivity_view.State] = View(CONNECTIVITY, connectivity_view.State)
         self.lifecycle: View[lifecycle_view.State] = View(LIFECYCLE, lifecycle_view.State)
-        self._first_events(keys.public_bytes(key), clean)
+        self._first_events(keys.public_bytes(key), clean, lost_series)
         self.world = World()
         with contextlib.closing(connect_reader(folder.site_db)) as db:
             self.connectivity.load(db)
@@ -134,6 +134,26 @@ class Appliance:
         self.journal.listen(self._fold)
         self.telemetry = Telemetry(folder)
         self.telemetry.open(segment_id, self.world.cursor)
+
+    def _open_series(self) -> tuple[SeriesStore, events.TelemetryDamaged | None]:
+        """series.db holds charts and nothing that cannot be spared: a damaged one is put aside and begun anew."""
+        path = self.folder.series_db
+
+        def turned(fault: StoreFault | None) -> None:
+            self._fault_turned(path.name, fault)
+
+        try:
+            return SeriesStore(path, on_turn=turned), None
+        except StoreFault as fault:
+            if fault.fault is not Fault.DAMAGED:
+                raise
+            kept = self.folder.damaged / f"series-{self.clock.now_ns()}.db"
+            path.rename(kept)
+            for suffix in ("-wal", "-shm"):
+                path.with_name(path.name + suffix).unlink(missing_ok=True)
+            log.error("%s; kept as damaged/%s, charts begin anew", fault, kept.name)
+            said = events.TelemetryDamaged(path.name, fault.detail[:500], 0, 0, f"damaged/{kept.name}")
+            return SeriesStore(path, on_turn=turned), said
 
     def _identify(self, public_key: bytes) -> tuple[journal.Identity, bool, int]:
         """Who writes here: read from the folder, or made at the first start."""
@@ -157,7 +177,7 @@ class Appliance:
         finally:
             db.close()
 
-    def _first_events(self, public_key: bytes, clean: bool) -> None:
+    def _first_events(self, public_key: bytes, clean: bool, lost: events.TelemetryDamaged | None) -> None:
         fresh = self.journal.head == envelope.EMPTY
         writer = self.identity.log.writer
 
@@ -165,6 +185,8 @@ class Appliance:
             if fresh:
                 self.journal.stage(writer, events.LogStarted("first", public_key))
             self.journal.stage(writer, events.ApplianceStarted(VERSION, clean or fresh))
+            if lost is not None:
+                self.journal.stage(writer, lost)
             db.execute(_SET_META, ("clean", "0"))
 
         self.site.submit(job).result()

@@ -338,7 +338,7 @@ class Interpreter:
         """Turns and the rows of their nodes, in one transaction; on a fault they stay and are tried again."""
         if not self._turns:
             return
-        turns = self._turns[: limits.block_events_max]
+        turns = tuple(self._turns)  # all of them: a node's row must not run ahead of its events
         rows = [
             (
                 node_id,
@@ -379,7 +379,7 @@ class Interpreter:
             if final or now_ns - self._series_ns >= _SERIES_NS:
                 self._series_ns = now_ns
                 self._save_series()
-            if final or now_ns - self._saved_ns >= _SAVE_NS:
+            if not self._turns and (final or now_ns - self._saved_ns >= _SAVE_NS):
                 self._saved_ns = now_ns
                 self._save_values()
         except StoreFault as fault:

@@ -29,3 +29,17 @@ async def test_a_stop_leaves_no_thread_behind(tmp_path: Path) -> None:
     await alder.stop()
     left = {t for t in threading.enumerate() if not t.daemon} - before
     assert not [t for t in left if "connection_worker" in t.name or "writer" in t.name]
+
+
+async def test_damaged_charts_do_not_keep_a_site_from_starting(tmp_path: Path) -> None:
+    quiet = Config(http=Http(listen="127.0.0.1:0"), syslog=Syslog(udp="", tcp=""), ping=Ping(enabled=False))
+    alder = Appliance(tmp_path / "alder", quiet)
+    await alder.start()
+    await alder.stop()
+    (tmp_path / "alder" / "series.db").write_bytes(b"SQLite format 3\x00" + b"\xff" * 8192)
+    alder = Appliance(tmp_path / "alder", quiet)
+    await alder.start()
+    kinds = [event.kind for event in await alder.box.events(ALICE, 0, 100)]
+    await alder.stop()
+    assert "telemetry.damaged" in kinds
+    assert list((tmp_path / "alder" / "damaged").glob("series-*.db"))
