@@ -52,7 +52,10 @@ def run(data: Path, *, devices: int, seed: int, speed: float, as_json: bool, por
         for child in reversed(children):
             child.send_signal(signal.SIGTERM)
         for child in children:
-            child.wait(20)
+            try:
+                child.wait(20)
+            except subprocess.TimeoutExpired:
+                child.kill()
 
 
 def _appliance(site: Path, http: str, syslog: str, log: Any) -> subprocess.Popen[bytes]:
