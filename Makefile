@@ -5,7 +5,11 @@ VENV   := .venv
 PY     := $(VENV)/bin/python
 STAMP  := $(VENV)/stamp
 
-.PHONY: help demo test check fix bench sim accept lock peers clean
+# What is tested in the time it takes to breathe; the rest needs processes, disks, browsers.
+FAST := tests/fleet tests/contracts tests/architecture tests/hub tests/store/test_journal.py tests/store/test_frames.py \
+	tests/store/test_budget.py $(addprefix tests/appliance/test_,$(addsuffix .py,config evaluator payload syslog_parse world))
+
+.PHONY: help demo test check fix bench sim lock peers clean
 
 help:
 	@echo "make demo    run one site with 25 devices; prints the address        (DEMO_ARGS='--json')"
@@ -33,7 +37,7 @@ check: $(STAMP)/dev
 	@$(PY) -m ruff check .
 	@$(PY) -m mypy
 	@$(VENV)/bin/lint-imports > /dev/null || $(VENV)/bin/lint-imports
-	@$(PY) -m pytest -n 2 -m "not trial and not browser"
+	@$(PY) -m pytest -n 2 -m "not trial" $(FAST)
 
 fix: $(STAMP)/dev
 	$(PY) -m ruff check --fix .
