@@ -169,7 +169,7 @@ def test_a_data_folder_that_is_no_folder_is_named(tmp_path: Path, place: str) ->
     assert str(data) in words
 
 
-@pytest.mark.parametrize("file", ["site.db", "series.db", "keys/writer.pem"])
+@pytest.mark.parametrize("file", ["site.db", "keys/writer.pem"])
 def test_a_damaged_file_is_named_and_never_overwritten(used: Path, file: str) -> None:
     (used / file).write_bytes(b"this is not what it was" * 500)
     status, words = run(used)
