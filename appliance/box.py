@@ -332,7 +332,7 @@ class ApplianceBox:
             commit_ms_p95=commits[int(len(commits) * 0.95)] * 1000 if commits else None,
             budget=parts.keeper.budget_view_data(),
             clock=parts.clock.confidence(),
-            clock_step_ns=0,
+            clock_step_ns=parts.clock.stepped_ns,
             unclaimed=tuple(_source_view(source) for source in unclaimed[:200]),
             storage_problem=str(gate.fault) if gate.fault else None,
         )

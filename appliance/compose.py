@@ -308,9 +308,7 @@ class Appliance:
             row = db.execute("SELECT value FROM meta WHERE key='budget_bytes'").fetchone()
             if row is not None:
                 return int(row[0])
-            import shutil
-
-            chosen = shutil.disk_usage(self.folder.root).free * 3 // 4
+            chosen = budget.first_budget(self.folder)
             db.execute(_SET_META, ("budget_bytes", str(chosen)))
             return chosen
 

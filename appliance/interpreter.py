@@ -339,14 +339,8 @@ class Interpreter:
         if not self._turns:
             return
         turns = tuple(self._turns)  # all of them: a node's row must not run ahead of its events
-        rows = [
-            (
-                node_id,
-                msgspec.msgpack.encode(Saved(self.world.nodes[node_id].standing, self.world.nodes[node_id].snapshot)),
-            )
-            for node_id in {node_id for node_id, _ in turns}
-            if node_id in self.world.nodes
-        ]
+        nodes = self.world.nodes
+        rows = [_row(node_id, nodes[node_id]) for node_id in {subject for subject, _ in turns} if node_id in nodes]
 
         def job(db: sqlite3.Connection) -> None:
             for subject, body in turns:

@@ -61,6 +61,7 @@ class WallClock:
     def __init__(self, floor_ns: int = BUILT_NS) -> None:
         self.floor_ns = max(floor_ns, BUILT_NS)
         self._offset_ns = time.time_ns() - time.monotonic_ns()
+        self.stepped_ns = 0  # all jumps since the start, added up
 
     def now_ns(self) -> int:
         return time.time_ns()
@@ -81,4 +82,7 @@ class WallClock:
         """How far the wall clock jumped against the monotonic one since the last call; 0 for less than two seconds."""
         offset_ns = time.time_ns() - time.monotonic_ns()
         jump_ns, self._offset_ns = offset_ns - self._offset_ns, offset_ns
-        return jump_ns if abs(jump_ns) >= _STEP_NS else 0
+        if abs(jump_ns) < _STEP_NS:
+            return 0
+        self.stepped_ns += jump_ns
+        return jump_ns

@@ -87,3 +87,13 @@ def test_the_kernel_s_own_word_is_understood() -> None:
     assert clock._kernel_synced() in (True, False)
     assert abs(WallClock().now_ns() - time.time_ns()) < SECOND
     assert WallClock().monotonic_ns() <= time.monotonic_ns()
+
+
+def test_jumps_since_the_start_add_up(machine: Machine) -> None:
+    told = WallClock()
+    machine.wall_ns += 3_600 * SECOND
+    told.step_ns()
+    machine.wall_ns -= 600 * SECOND
+    told.step_ns()
+    told.step_ns()
+    assert told.stepped_ns == 3_000 * SECOND
