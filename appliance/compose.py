@@ -26,6 +26,7 @@ from appliance.intake.gate import Gate
 from appliance.intake.http_listener import Ingest
 from appliance.interpreter import Interpreter
 from appliance.keeper import Keeper
+from appliance.pages import Pages
 from appliance.parts import Line, Parts
 from appliance.recorder import Recorder
 from appliance.stale import Stale
@@ -223,6 +224,7 @@ class Appliance:
         config, folder = self.config, self.folder
         tenant = self.identity.log.tenant
         self.gate = Gate()
+        self.pages = Pages()
         self.stale = Stale()
         self.supervisor = Supervisor()
         self.quarantine = Quarantine(self.journal, self.site, self.reader, tenant=tenant, now_ns=self.clock.now_ns)
@@ -245,6 +247,7 @@ class Appliance:
             quarantine=self.quarantine.put,
             stale=self.stale.mark,
             busy=lambda: self.gate.records > 4_096,
+            pages=self.pages,
         )
         self.interpreter.newest = self.telemetry.next_id - 1
         self.recorder = Recorder(
@@ -366,7 +369,7 @@ class Appliance:
             secure_cookies=self.config.http.public_url.startswith("https:"),
             clock=self.clock.now_ns,
         )
-        self._server = server(app)
+        self._server = server(self.pages.around(app))
         self._server.capture_signals = contextlib.nullcontext
         self._serving = asyncio.create_task(self._server.serve(sockets=[listener, self._control_socket()]))
         while not self._server.started:

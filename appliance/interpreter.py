@@ -26,6 +26,7 @@ from appliance import evaluator
 from appliance.evaluator import Bounds
 from appliance.intake.ping import Bounds as PingBounds
 from appliance.intake.ping import Echo, advance
+from appliance.pages import Pages
 from appliance.supervisor import Loop
 from appliance.world import (
     OWN_SOURCE,
@@ -61,6 +62,8 @@ _JUST_NS = 5 * SECOND
 _STOP_S = 3.0
 _READ_RECORDS = 4_096
 _SAMPLE_BYTES = 512
+_SLICE_RECORDS = 128
+_WAIT_S = 0.05
 
 Quarantine = Callable[[str, str, str, bytes], None]
 
@@ -83,6 +86,7 @@ class Interpreter:
         wall_ns: Callable[[], int] | None = None,  # what stamps records; the steady clock if not given
         stale: Callable[[str], None] = lambda topic: None,
         busy: Callable[[], bool] = lambda: False,
+        pages: Pages | None = None,
     ) -> None:
         self.world = world
         self.unread: Counter[str] = Counter()  # records that gave no reading, by mark
@@ -93,6 +97,7 @@ class Interpreter:
         self._steady_ns, self._wall_ns = steady_ns, wall_ns or steady_ns
         self._tenant, self._quarantine = tenant, quarantine
         self._stale, self._busy = stale, busy
+        self._pages = pages or Pages()
         self._handed: deque[Sequence[Record]] = deque()
         self._handed_records = 0
         self._posts: deque[Callable[[], None]] = deque()
@@ -209,7 +214,9 @@ class Interpreter:
     def _read(self, records: Sequence[Record]) -> None:
         now_ns = self._steady_ns()
         world, touched = self.world, set()
-        for record in records:
+        for index, record in enumerate(records):
+            if not index % _SLICE_RECORDS:
+                self._pages.none.wait(_WAIT_S)  # who looks at a page does not wait for the reading
             if record.id <= world.cursor:
                 continue
             world.cursor = record.id

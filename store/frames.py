@@ -55,6 +55,7 @@ class Frame(NamedTuple):
 
 
 _LIVE: dict[int, int] = {zstd.CompressionParameter.compression_level: 1, zstd.CompressionParameter.checksum_flag: 1}
+_PIECE_BYTES = 256 * 1024
 _SEALED: dict[int, int] = {zstd.CompressionParameter.compression_level: 7, zstd.CompressionParameter.checksum_flag: 1}
 _encode_lines = msgspec.json.Encoder().encode_lines
 _encode = msgspec.json.Encoder().encode
@@ -104,14 +105,35 @@ def chunks(records: Iterable[Record], records_max: int = limits.segment_frame_re
 def decode(data: bytes, sources: frozenset[str] | None = None) -> list[Record]:
     """The records of one frame, or those of some sources only. StoreFault (damaged) when its checksum or its content
     does not hold."""
-    inflater = zstd.ZstdDecompressor()
     try:
-        inflated = inflater.decompress(data, max_length=limits.frame_inflated_bytes_max)
-        if not inflater.eof:  # cut short, and so without its checksum
-            raise EOFError("it ends too early or is too large")
-        return _decode_lines(inflated if sources is None else _lines_of(inflated, sources))
+        pieces = _inflate(data, limits.frame_inflated_bytes_max if sources is None else _PIECE_BYTES)
+        if sources is None:
+            return _decode_lines(b"".join(pieces))
+        return _decode_lines(b"".join(_lines_of(lines, sources) for lines in _whole_lines(pieces)))
     except (zstd.ZstdError, msgspec.MsgspecError, EOFError) as error:
         raise StoreFault(Fault.DAMAGED, "telemetry", f"a frame cannot be read: {error}") from error
+
+
+def _inflate(data: bytes, piece_bytes: int) -> Iterator[bytes]:
+    inflater = zstd.ZstdDecompressor()
+    size = 0
+    while not inflater.eof:
+        piece = inflater.decompress(b"" if size else data, max_length=piece_bytes)
+        size += len(piece)
+        cut = not piece and not inflater.eof  # and so without its checksum
+        if cut or size > limits.frame_inflated_bytes_max:
+            raise EOFError("it ends too early or is too large")
+        yield piece
+
+
+def _whole_lines(pieces: Iterable[bytes]) -> Iterator[bytes]:
+    """A search looks at a frame in pieces that the processor's cache holds: touching new memory for the whole of it
+    takes three times as long as inflating it."""
+    rest = b""
+    for piece in pieces:
+        lines, newline, rest = (rest + piece).rpartition(b"\n")
+        yield lines + newline
+    yield rest
 
 
 def _lines_of(inflated: bytes, sources: frozenset[str]) -> bytes:
