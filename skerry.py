@@ -200,7 +200,7 @@ def token_revoke(args: argparse.Namespace) -> int:
 
 def _control(data: Path, method: str, path: str, body: Any = None) -> Any:
     """Ask the running appliance; when none runs, run one on this folder for the length of the question."""
-    from appliance.control import NotRunning, Refusal, call
+    from store.control import NotRunning, Refusal, call
     from store.faults import StoreFault
     from store.folder import FolderProblem
     from store.keys import KeyProblem
@@ -220,7 +220,7 @@ def _control(data: Path, method: str, path: str, body: Any = None) -> Any:
 async def _ask_briefly(data: Path, control: Path, method: str, path: str, body: Any) -> Any:
     from appliance.compose import Appliance
     from appliance.config import Budget, Config, Http, Ping, Syslog
-    from appliance.control import call
+    from store.control import call
 
     quiet = Config(
         http=Http(listen="127.0.0.1:0"), syslog=Syslog(udp="", tcp=""), ping=Ping(enabled=False), budget=Budget()

@@ -17,9 +17,7 @@ from typing import Any
 import msgspec
 
 from appliance import config as configuration
-from appliance import console
 from appliance.box import ApplianceBox
-from appliance.control import short_address
 from appliance.evaluator import Bounds, Standing
 from appliance.intake import http, ping, syslog, syslog_listeners
 from appliance.intake.gate import Gate
@@ -29,8 +27,6 @@ from appliance.keeper import Keeper
 from appliance.pages import Pages
 from appliance.parts import Line, Parts
 from appliance.recorder import Recorder
-from appliance.stale import Stale
-from appliance.supervisor import Supervisor
 from appliance.world import NodeState, Parse, Saved, SourceState, World, source_key
 from fleet import envelope, events, lifecycle
 from fleet.envelope import Log
@@ -42,14 +38,18 @@ from store import budget, journal, keys
 from store.accounts import Accounts
 from store.clock import WallClock
 from store.commands import Commands, load_nodes
+from store.control import short_address
 from store.database import Reader, Writer, connect, connect_reader
 from store.faults import Fault, StoreFault, fault_of
 from store.folder import Folder, bring_up
 from store.quarantine import Quarantine
 from store.series import SeriesStore
+from store.supervisor import Supervisor
 from store.telemetry import History, Telemetry
 from store.views import Projection, View
+from web import console
 from web.app import application
+from web.stale import Stale
 
 log = logging.getLogger(__name__)
 
@@ -348,7 +348,7 @@ class Appliance:
         self.lines[intake].address = shown
 
     async def _serve(self) -> None:
-        from appliance.http_server import server
+        from web.http_server import server
 
         host, port = configuration.address(self.config.http.listen, "http.listen")
         family = socket.AF_INET6 if ":" in host else socket.AF_INET

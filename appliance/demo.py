@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from appliance.control import NotRunning, Refusal, call
+from store.control import NotRunning, Refusal, call
 
 _START_S = 20.0
 _SITE = "alder"

@@ -27,7 +27,6 @@ from appliance.evaluator import Bounds
 from appliance.intake.ping import Bounds as PingBounds
 from appliance.intake.ping import Echo, advance
 from appliance.pages import Pages
-from appliance.supervisor import Loop
 from appliance.world import (
     OWN_SOURCE,
     SPARK_STEP_NS,
@@ -50,6 +49,7 @@ from store.faults import StoreFault
 from store.frames import Record
 from store.journal import Journal
 from store.series import SeriesStore
+from store.supervisor import Loop
 from store.telemetry import History
 
 log = logging.getLogger(__name__)

@@ -11,8 +11,6 @@ from appliance.intake.gate import Gate
 from appliance.interpreter import Interpreter
 from appliance.keeper import Keeper
 from appliance.recorder import Recorder
-from appliance.stale import Stale
-from appliance.supervisor import Supervisor
 from appliance.world import Parse, World
 from fleet.projections import connectivity as connectivity_view
 from fleet.projections import lifecycle as lifecycle_view
@@ -23,8 +21,10 @@ from store.database import Reader
 from store.folder import Folder
 from store.quarantine import Quarantine
 from store.series import SeriesStore
+from store.supervisor import Supervisor
 from store.telemetry import History
 from store.views import View
+from web.stale import Stale
 
 
 class Line(msgspec.Struct):

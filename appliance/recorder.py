@@ -15,10 +15,10 @@ from collections import deque
 from collections.abc import Callable, Sequence
 
 from appliance.intake.gate import Entry, Gate, Stored
-from appliance.supervisor import Loop
 from appliance.world import OWN_SOURCE
 from store.faults import Fault, StoreFault
 from store.frames import Offer, Record
+from store.supervisor import Loop
 from store.telemetry import Telemetry
 
 log = logging.getLogger(__name__)

@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from appliance.control import NotRunning, Refusal, call
+from store.control import NotRunning, Refusal, call
 
 ROOT = Path(__file__).parent.parent
 

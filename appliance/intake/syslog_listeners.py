@@ -17,9 +17,9 @@ from collections.abc import Callable
 
 from appliance.intake import syslog
 from appliance.intake.gate import Gate
-from appliance.supervisor import Loop
 from fleet import limits
 from store.frames import Offer
+from store.supervisor import Loop
 
 UDP = "syslog-udp"
 TCP = "syslog-tcp"

@@ -15,8 +15,8 @@ from urllib.parse import quote
 
 import pytest
 
-from appliance.control import Refusal
 from skerry import simulator_path
+from store.control import Refusal
 from tests.cast import FRONT, Site, eventually, island, send_udp, skerry
 
 NO_PING = {"SKERRY_PING_ENABLED": "false", "SKERRY_BUDGET_TOTAL_MIB": "512", "SKERRY_BUDGET_RESERVE_MIB": "1"}

@@ -14,8 +14,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from appliance.control import call
 from appliance.demo import _free_port
+from store.control import call
 from tests.cast import FRONT, eventually, island, skerry
 
 

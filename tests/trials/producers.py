@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterator, Sequence
 import cast
 from auditor import Ledger
 
-from appliance.control import NotRunning, Refusal, call
+from store.control import NotRunning, Refusal, call
 
 NAMES = 12
 _PATIENCE_S = 20.0

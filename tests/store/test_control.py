@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from appliance.control import NotRunning, Refusal, call, short_address
+from store.control import NotRunning, Refusal, call, short_address
 
 
 @contextmanager

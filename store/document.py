@@ -1,0 +1,843 @@
+"""How is what people write down together kept, merged and compared? The only module that knows automerge.
+
+A document is one flat automerge map. Each author writes a field in a slot of its own and takes away the slots of that
+field that it has seen:
+
+    key   = slot "/" pointer         slot = the first 16 hex digits of the author's actor id
+    value = the stamped value as JSON text (`fleet.document.Stamped`)
+
+So words written at once stand side by side as keys, whatever else was merged since, and one read shows them all. When
+a document is full, its owner starts the next generation: a fresh document of the values that stand, others' values in
+slots "owner.author", and under "owner/@generation" the heads of what was carried over. Both generations stay; what
+comes late for the old one is merged there and carried over then (`carry`), so no value is ever lost on the way.
+
+Rules of the file
+  1  An author's actor id is fixed by its log and the document, so a document does not grow with restarts. Two changes
+     with one number by one actor are a clone's work, and are named as such.
+  2  A change is read strictly before automerge sees it: puts and deletes of slots, and nothing else. The verdict hangs
+     on the change alone, so both ends come to the same one. What it would do in memory is tried in another process
+     (`store.document_check`); `merge` is what runs there.
+  3  A change whose dependencies are missing waits in its table. A refused one is answered with a sentence, and kept by
+     whoever asked; brought again, it is judged again.
+  4  Functions that take a connection run in the caller's transaction.
+
+The tables are `TABLES`; `heads` is sorted 32-byte hashes, one after the other.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import sqlite3
+from collections import defaultdict
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from enum import StrEnum
+from itertools import groupby
+from typing import NamedTuple, TypeVar
+
+import msgspec
+from automerge import core
+
+from fleet import document as words
+from fleet.document import Author, Id, Kind, Stamped, Value, View
+
+TABLES = """
+CREATE TABLE document (
+    tenant VARCHAR NOT NULL,
+    kind VARCHAR NOT NULL,
+    id VARCHAR NOT NULL,
+    generation INTEGER NOT NULL,
+    heads BLOB NOT NULL,
+    changes INTEGER NOT NULL,
+    saved BLOB NOT NULL,
+    PRIMARY KEY (tenant, kind, id, generation)
+);
+CREATE TABLE document_waiting (
+    tenant VARCHAR NOT NULL,
+    kind VARCHAR NOT NULL,
+    id VARCHAR NOT NULL,
+    generation INTEGER NOT NULL,
+    hash BLOB NOT NULL,
+    raw BLOB NOT NULL,
+    since_ns INTEGER NOT NULL,
+    PRIMARY KEY (tenant, kind, id, generation, hash)
+) WITHOUT ROWID;
+"""
+
+changes_max = 10_000
+saved_bytes_max = 256 * 1024
+HARD = 2  # times the limits above: room for what others wrote before they heard that it is time to rotate
+change_bytes_max = 65_536
+change_ops_max = 1_024
+change_deps_max = 256
+carried_bytes_max = 32_768  # of values in one change of a new generation
+waiting_max = 1_000  # for one document
+generations_max = 1_000
+id_chars_max = 64
+_HASH_BYTES = 32
+_ACTOR_BYTES = 16
+_SLOT_CHARS = 16
+
+T = TypeVar("T")
+
+
+class Made(NamedTuple):
+    """Changes that were just made, in order: what `document.changed` carries."""
+
+    document: Id
+    generation: int
+    changes: tuple[bytes, ...]
+
+
+class Refused(NamedTuple):
+    """Nothing was done; the sentence says why and what to do."""
+
+    reason: str
+
+
+def actor_id(document: Id, author: Author) -> bytes:
+    parts = ["skerry document actor", *document, author.writer, str(author.epoch)]
+    return hashlib.sha256(b"".join(len(raw).to_bytes(4) + raw for raw in map(str.encode, parts))).digest()[
+        :_ACTOR_BYTES
+    ]
+
+
+def _slot(document: Id, author: Author) -> str:
+    return actor_id(document, author).hex()[:_SLOT_CHARS]
+
+
+# -- a change, read strictly -----------------------------------------------------------------------------------
+
+
+class Change(NamedTuple):
+    """What one change does: its puts (key to text) and its deletes (None), in order."""
+
+    hash: bytes
+    deps: tuple[bytes, ...]
+    actor: bytes
+    seq: int
+    start_op: int
+    ops: tuple[tuple[str, str | None], ...]
+    raw: bytes
+
+
+class Unreadable(ValueError):
+    """The bytes are no change that an edit makes. Its words say what is wrong."""
+
+
+_MAGIC = b"\x85\x6f\x4a\x83"
+_CHANGE = 1
+_KEY, _INSERT, _ACTION, _META, _RAW, _PREDS, _PRED_ACTOR, _PRED_OP = 0x15, 0x34, 0x42, 0x56, 0x57, 0x70, 0x71, 0x73
+_COLUMNS = (_KEY, _INSERT, _ACTION, _META, _RAW, _PREDS, _PRED_ACTOR, _PRED_OP)
+_PUT, _DELETE = 1, 3
+_NULL, _TEXT = 0, 6
+
+
+class _Cursor:
+    def __init__(self, raw: bytes) -> None:
+        self.raw, self.at = raw, 0
+
+    def take(self, count: int) -> bytes:
+        self.at += count
+        if self.at > len(self.raw):
+            raise Unreadable("the change is cut off")
+        return self.raw[self.at - count : self.at]
+
+    def unsigned(self) -> int:
+        """LEB128, in its shortest form, up to 63 bits."""
+        value = shift = 0
+        while True:
+            (byte,) = self.take(1)
+            value |= (byte & 0x7F) << shift
+            if byte < 0x80:
+                break
+            shift += 7
+            if shift > 56:
+                raise Unreadable("a number of the change is too large")
+        if shift and not byte:
+            raise Unreadable("a number of the change is not in its shortest form")
+        return value
+
+    def signed(self) -> int:
+        start = self.at
+        self.at = next((at for at in range(start, len(self.raw)) if self.raw[at] < 0x80), len(self.raw)) + 1
+        taken = self.raw[start : self.at]
+        if self.at > len(self.raw) or len(taken) > 9:
+            raise Unreadable("a number of the change is too large or cut off")
+        value = sum((byte & 0x7F) << 7 * index for index, byte in enumerate(taken))
+        return value - (1 << 7 * len(taken)) if taken[-1] & 0x40 else value
+
+    def text(self) -> str:
+        return self.take(self.unsigned()).decode()
+
+    @property
+    def ended(self) -> bool:
+        return self.at == len(self.raw)
+
+
+def decode(raw: bytes) -> Change:
+    """A change as an edit makes it (https://automerge.org/automerge-binary-format-spec). Unreadable when it is not.
+
+    Only the uncompressed form: a block of the log is compressed as a whole, and what does not inflate is no bomb.
+    """
+    if len(raw) > change_bytes_max:
+        raise Unreadable(f"a change of {len(raw):,} bytes is over the limit of {change_bytes_max:,}")
+    chunk = _Cursor(raw)
+    if chunk.take(4) != _MAGIC:
+        raise Unreadable("this is no change of a document")
+    checksum = chunk.take(4)
+    if chunk.take(1)[0] != _CHANGE:
+        raise Unreadable("this is not one plain change: a whole document, or compressed")
+    body = _Cursor(chunk.take(chunk.unsigned()))
+    digest = hashlib.sha256(raw[8:]).digest()
+    if not chunk.ended or digest[:4] != checksum:
+        raise Unreadable("the change does not match its checksum; get another copy")
+    try:
+        return _decode_body(body, digest, raw)
+    except UnicodeDecodeError as error:
+        raise Unreadable("the change holds text that is no Unicode") from error
+
+
+def _decode_body(body: _Cursor, digest: bytes, raw: bytes) -> Change:
+    count = body.unsigned()
+    if count > change_deps_max:
+        raise Unreadable(f"a change that follows {count:,} others is over the limit of {change_deps_max}")
+    deps = tuple(body.take(_HASH_BYTES) for _ in range(count))
+    actor = body.take(body.unsigned())
+    seq, start_op, time, message = body.unsigned(), body.unsigned(), body.signed(), body.unsigned()
+    for _ in range(body.unsigned()):
+        if len(body.take(body.unsigned())) != _ACTOR_BYTES:
+            raise Unreadable("an actor of the change has a wrong length")
+    if len(actor) != _ACTOR_BYTES or not (0 < seq < 1 << 31 and 0 < start_op < 1 << 31) or time or message:
+        raise Unreadable("the head of the change is not as an edit makes it")
+    columns = _columns(body)
+    ops = _ops(columns)
+    predecessors = _run_lengths(columns[_PREDS], _Cursor.unsigned)
+    total = sum(one or 0 for one in predecessors)
+    if len(predecessors) != len(ops) or not (
+        total == len(_run_lengths(columns[_PRED_ACTOR], _Cursor.unsigned))
+        and total == len(_run_lengths(columns[_PRED_OP], _Cursor.signed))
+    ):
+        raise Unreadable("the columns of the change do not fit together")
+    return Change(digest, deps, actor, seq, start_op, ops, raw)
+
+
+def _columns(body: _Cursor) -> Mapping[int, bytes]:
+    found = [(body.unsigned(), body.unsigned()) for _ in range(min(body.unsigned(), len(_COLUMNS) + 1))]
+    names = [name for name, _ in found]
+    if names != [name for name in _COLUMNS if name in names]:
+        raise Unreadable("the change does more than put and delete fields")
+    columns: dict[int, bytes] = defaultdict(bytes)
+    columns.update((name, body.take(length)) for name, length in found)
+    if not body.ended:
+        raise Unreadable("the change holds more than it says")
+    return columns
+
+
+def _ops(columns: Mapping[int, bytes]) -> tuple[tuple[str, str | None], ...]:
+    keys = _run_lengths(columns[_KEY], _Cursor.text)
+    actions = _run_lengths(columns[_ACTION], _Cursor.unsigned)
+    metas = _run_lengths(columns[_META], _Cursor.unsigned)
+    inserts = _Cursor(columns[_INSERT])
+    if not keys or len(actions) != len(keys) or len(metas) != len(keys) or inserts.unsigned() != len(keys):
+        raise Unreadable("the columns of the change do not fit together")
+    values = _Cursor(columns[_RAW])
+    ops: list[tuple[str, str | None]] = []
+    for key, action, meta in zip(keys, actions, metas, strict=True):
+        if key is None or meta is None or (action, meta & 15) not in ((_PUT, _TEXT), (_DELETE, _NULL)):
+            raise Unreadable("the change does more than put and delete fields")
+        text = values.take(meta >> 4).decode()
+        ops.append((key, text if action == _PUT else None))
+    if not (inserts.ended and values.ended):
+        raise Unreadable("the columns of the change do not fit together")
+    return tuple(ops)
+
+
+def _run_lengths(column: bytes, read: Callable[[_Cursor], T]) -> list[T | None]:
+    cursor, out = _Cursor(column), list[T | None]()
+    while not cursor.ended:
+        count = cursor.signed()
+        size = abs(count) or cursor.unsigned()
+        if len(out) + size > change_ops_max:
+            raise Unreadable(f"the change does more than {change_ops_max:,} things")
+        if count > 0:
+            out += [read(cursor)] * size
+        else:
+            out += [read(cursor) if count else None for _ in range(size)]
+    return out
+
+
+_OWN = re.compile(r"([0-9a-f]{16})(?:\.([0-9a-f]{16}))?/(.+)")
+_CLAIM = re.compile(r"@(\d{1,4})")
+
+
+def wrong(document: Id, generation: int, change: Change, author: Author | None = None) -> str | None:
+    """Why the change may not be part of the document, as a sentence; None when it may. `author` is the log that it
+    came in, None when it comes by way of others."""
+    if author is not None and change.actor != actor_id(document, author):
+        return "the change is written in another's name, or for another document"
+    actor = change.actor.hex()[:_SLOT_CHARS]
+    for key, text in change.ops:
+        match = _OWN.fullmatch(key)
+        if match is None:
+            return "a field of the change has no author"
+        if text is None:
+            continue
+        slot, carried, pointer = match.groups()
+        if slot != actor or (carried and not generation):
+            return "the change writes in another author's place"
+        claim = _CLAIM.fullmatch(pointer)
+        if claim is None:
+            reason = _wrong_value(document, carried or actor, pointer, text)
+        else:
+            reason = (
+                None if int(claim[1]) < generation and _heads(text) else "the change carries over what is not there"
+            )
+        if reason is not None:
+            return reason
+    return None
+
+
+def _wrong_value(document: Id, slot: str, pointer: str, text: str) -> str | None:
+    try:
+        stamp = words.decode(text)
+    except ValueError:
+        return f"the value of {pointer[: words.pointer_chars_max]} cannot be read"
+    reason = words.wrong_stamp(stamp) or words.wrong(document.kind, pointer, stamp.value)
+    return reason or (None if _slot(document, stamp.author) == slot else "a value is stamped in another's name")
+
+
+def _heads(text: str) -> list[bytes]:
+    """The heads of a claim; none when it is no claim."""
+    found = re.fullmatch(r"[0-9a-f]{64}(,[0-9a-f]{64})*", text)
+    return [bytes.fromhex(one) for one in text.split(",")] if found else []
+
+
+# -- a document, as saved --------------------------------------------------------------------------------------
+
+
+class Merged(msgspec.Struct, frozen=True, array_like=True):
+    """What came of a merge. `saved` is the document after it; hashes say which change went where."""
+
+    saved: bytes
+    heads: bytes
+    changes: int
+    applied: tuple[bytes, ...] = ()
+    known: tuple[bytes, ...] = ()
+    waiting: tuple[bytes, ...] = ()
+    refused: tuple[tuple[bytes, str], ...] = ()
+
+
+def _load(saved: bytes, actor: bytes | None = None) -> core.Document:
+    document = core.Document.load(saved)
+    if actor is not None:
+        document.set_actor(actor)
+    return document
+
+
+def _joined(heads: Iterable[bytes]) -> bytes:
+    return b"".join(sorted(heads))
+
+
+def split(heads: bytes) -> list[bytes]:
+    return [heads[at : at + _HASH_BYTES] for at in range(0, len(heads), _HASH_BYTES)]
+
+
+class _Known(NamedTuple):
+    actor: bytes
+    seq: int
+    max_op: int
+
+
+def merge(saved: bytes, changes: Iterable[bytes]) -> Merged:
+    """Apply what can be applied, in whatever order it comes. Only for changes that `decode` and `wrong` passed, and
+    from others only in a process of its own: this is where memory and time can go."""
+    before = _load(saved)
+    known = {one.hash: _Known(one.actor_id, one.seq, one.max_op) for one in before.get_changes([])}
+    numbers = {(one.actor, one.seq): digest for digest, one in known.items()}
+    had, refused, ready = list[bytes](), list[tuple[bytes, str]](), list[Change]()
+    todo: dict[bytes, Change] = {}
+    for change in map(decode, changes):
+        if change.hash in known:
+            had.append(change.hash)
+        else:
+            todo[change.hash] = change
+    while fit := [one for one in todo.values() if all(dep in known for dep in one.deps)]:
+        for change in fit:
+            del todo[change.hash]
+            reason = _wrong_place(change, known, numbers)
+            if reason is not None:
+                refused.append((change.hash, reason))
+                continue
+            known[change.hash] = _Known(change.actor, change.seq, change.start_op + len(change.ops) - 1)
+            numbers[change.actor, change.seq] = change.hash
+            ready.append(change)
+    after = _applied(saved, before, ready)
+    if isinstance(after, str) or len(known) > HARD * changes_max:
+        reason = after if isinstance(after, str) else _FULL
+        return _merged(saved, before, len(known) - len(ready), had, todo, [*refused, *_all(ready, reason)])
+    return _merged(*after, len(known), had, todo, refused, [one.hash for one in ready])
+
+
+_FULL = "the document has no room for it; have its owner start the next generation, then send it again"
+
+
+def _all(changes: Iterable[Change], reason: str) -> list[tuple[bytes, str]]:
+    return [(change.hash, reason) for change in changes]
+
+
+def _merged(
+    saved: bytes,
+    document: core.Document,
+    count: int,
+    had: Iterable[bytes],
+    waiting: Iterable[bytes],
+    refused: Iterable[tuple[bytes, str]],
+    applied: Iterable[bytes] = (),
+) -> Merged:
+    heads = _joined(document.get_heads())
+    return Merged(saved, heads, count, tuple(applied), tuple(had), tuple(waiting), tuple(refused))
+
+
+def _wrong_place(
+    change: Change, known: Mapping[bytes, _Known], numbers: Mapping[tuple[bytes, int], bytes]
+) -> str | None:
+    if (change.actor, change.seq) in numbers:
+        return (
+            f"another change {change.seq} by the same author is here already: its box was cloned or restored; "
+            "give one of the two a new epoch"
+        )
+    if change.seq > 1 and (change.actor, change.seq - 1) not in numbers:
+        return "the change skips one by the same author"
+    if change.start_op != 1 + max((known[dep].max_op for dep in change.deps), default=0):
+        return "the change does not count on from those it follows"
+    return None
+
+
+def _applied(saved: bytes, before: core.Document, ready: Sequence[Change]) -> tuple[bytes, core.Document] | str:
+    """The document with all of `ready`, or why it cannot be had."""
+    if not ready:
+        return saved, before
+    try:
+        after = core.Document.load(saved + b"".join(one.raw for one in ready))
+        out = after.save()
+        again = core.Document.load(out)  # what is kept can be read again
+    except Exception as error:  # noqa: BLE001 - the binding raises nothing narrower
+        return f"the change cannot be applied: {error}"
+    heads = {*before.get_heads(), *(one.hash for one in ready)}.difference(*(one.deps for one in ready))
+    if not set(again.get_heads()) == set(after.get_heads()) == heads:
+        return "the change cannot be applied: it does not stand where it says"
+    return (out, again) if len(out) <= HARD * saved_bytes_max else _FULL
+
+
+def _slots(document: core.Document, heads: list[bytes] | None = None) -> Iterator[tuple[str, str, str]]:
+    """What stands: slot, pointer, text."""
+    for key in document.keys(core.ROOT, heads):
+        found = document.get(core.ROOT, key, heads)
+        slot, _, pointer = key.partition("/")
+        if found is not None and isinstance(found[0], tuple) and isinstance(found[0][1], str):
+            yield slot, pointer, found[0][1]
+
+
+def _values(document: core.Document, heads: list[bytes] | None = None) -> dict[str, dict[str, Stamped]]:
+    """Pointer to slot to value. Heads are those of changes that are here."""
+    values: dict[str, dict[str, Stamped]] = defaultdict(dict)
+    for slot, pointer, text in _slots(document, heads):
+        if not pointer.startswith("@"):
+            values[pointer][slot] = words.decode(text)
+    return values
+
+
+def read(kind: str, saved: bytes) -> View:
+    """A saved document as people see it."""
+    return words.view(kind, {pointer: held.values() for pointer, held in _values(_load(saved)).items()})
+
+
+class _Put(NamedTuple):
+    slot: str
+    pointer: str
+    text: str
+    over: Collection[str] = ()  # slots of the same pointer that it takes away
+
+
+def _write(saved: bytes, actor: bytes, puts: Sequence[_Put]) -> tuple[Merged, tuple[bytes, ...]]:
+    """Make changes, as few as their bounds allow and at least one."""
+    document = _load(saved, actor)
+    before = document.get_heads()
+    for part in _parts(puts):
+        with document.transaction() as transaction:
+            for put in part:
+                transaction.put(core.ROOT, f"{put.slot}/{put.pointer}", core.ScalarType.Str, put.text)
+                for slot in put.over:
+                    transaction.delete(core.ROOT, f"{slot}/{put.pointer}")
+    made = document.get_changes(before)
+    count = len(document.get_changes([]))
+    merged = _merged(document.save(), document, count, (), (), (), [one.hash for one in made])
+    return merged, tuple(one.raw_bytes for one in made)
+
+
+def _parts(puts: Sequence[_Put]) -> Iterator[list[_Put]]:
+    held: list[_Put] = []
+    size = ops = 0
+    for put in puts:
+        size += len(put.text.encode())
+        ops += 1 + len(put.over)
+        if held and (size > carried_bytes_max or ops > change_ops_max):
+            yield held
+            held, size, ops = [], len(put.text.encode()), 1 + len(put.over)
+        held.append(put)
+    yield held
+
+
+EMPTY = core.Document(bytes(_ACTOR_BYTES)).save()
+
+
+# -- keeping ---------------------------------------------------------------------------------------------------
+
+
+class Row(NamedTuple):
+    generation: int
+    heads: bytes
+    changes: int
+    saved: bytes
+
+    @property
+    def full(self) -> bool:
+        """Whether it is time for the owner to `rotate`."""
+        return self.changes >= changes_max or len(self.saved) >= saved_bytes_max
+
+
+_NOTHING = Row(0, b"", 0, EMPTY)
+
+
+def generations(db: sqlite3.Connection, document: Id) -> list[Row]:
+    """What is here of a document, newest generation first."""
+    rows = db.execute(
+        "SELECT generation, heads, changes, saved FROM document WHERE tenant=? AND kind=? AND id=?"
+        " ORDER BY generation DESC",
+        document,
+    )
+    return [Row(*row) for row in rows]
+
+
+def current(db: sqlite3.Connection, document: Id) -> Row:
+    """The generation that people see and edit: the newest that is here whole. An empty one when there is none."""
+    return _current(generations(db, document))
+
+
+def _current(rows: Sequence[Row]) -> Row:
+    return next((row for row in rows if row.generation == 0 or _claims(_load(row.saved), row.generation - 1)), _NOTHING)
+
+
+def _claims(document: core.Document, generation: int) -> set[bytes]:
+    """The heads of an older generation up to which its values were carried into this one."""
+    texts = (text for _, pointer, text in _slots(document) if pointer == f"@{generation}")
+    return {head for text in texts for head in _heads(text)}
+
+
+def look(db: sqlite3.Connection, document: Id) -> View:
+    """The document as it stands. Empty when nobody wrote in it yet."""
+    return read(document.kind, current(db, document).saved)
+
+
+def _store(db: sqlite3.Connection, document: Id, generation: int, merged: Merged) -> None:
+    db.execute(
+        "INSERT INTO document VALUES (?,?,?,?,?,?,?) ON CONFLICT DO UPDATE"
+        " SET heads=excluded.heads, changes=excluded.changes, saved=excluded.saved",
+        (*document, generation, merged.heads, merged.changes, merged.saved),
+    )
+
+
+def edit(db: sqlite3.Connection, document: Id, values: Mapping[str, Value], stamp: Stamped) -> Made | Refused | None:
+    """Write `values` by pointer, each stamped like `stamp` (its own value is not looked at), over all that stands
+    there now. None when it all stands so already. Taking the other side of a conflict is an edit with its value."""
+    reason = _wrong_id(document) or words.wrong_stamp(stamp)
+    reason = reason or next(filter(None, (words.wrong(document.kind, *one) for one in values.items())), None)
+    unknown = [pointer for pointer in values if words.field(document.kind, pointer) is None]
+    if reason or unknown:
+        return Refused(reason or f"a {document.kind} has no {unknown[0]}")
+    row = current(db, document)
+    if row.full:
+        return Refused("the document is full; its owner has to start its next generation")
+    mine, held = _slot(document, stamp.author), _values(_load(row.saved))
+    puts = []
+    for pointer, value in values.items():
+        stamped = msgspec.structs.replace(stamp, value=value)
+        there = held.get(pointer, {})
+        if not _agreed(there.values(), value):
+            over = [slot for slot in there if slot != mine]
+            puts.append(_Put(mine, pointer, words.encode(stamped).decode(), over))
+    return _make(db, document, row, stamp.author, puts) if puts else None
+
+
+def _agreed(there: Collection[Stamped], value: Value) -> bool:
+    return (bool(there) or value is None) and all(one.value == value for one in there)
+
+
+def _make(db: sqlite3.Connection, document: Id, row: Row, author: Author, puts: Sequence[_Put]) -> Made | Refused:
+    merged, changes = _write(row.saved, actor_id(document, author), puts)
+    if any(len(raw) > change_bytes_max for raw in changes) or len(merged.saved) > HARD * saved_bytes_max:
+        return Refused("that is too much for one edit; make it in several")
+    _store(db, document, row.generation, merged)
+    return Made(document, row.generation, changes)
+
+
+# -- the next generation ---------------------------------------------------------------------------------------
+
+
+def rotate(db: sqlite3.Connection, document: Id, author: Author) -> Made | Refused:
+    """Start the next generation with all that stands, open conflicts included. Only for the document's owner."""
+    row = current(db, document)
+    if row.generation >= generations_max or not row.heads:
+        return Refused("there is nothing to start a next generation of")
+    puts = []
+    for pointer, held in _values(_load(row.saved)).items():
+        last = words.standing(held.values())
+        if any(one.value is not None for one in last):
+            puts += [_carried(document, author, pointer, one) for one in last]
+    puts.append(_claim(document, author, row))
+    return _make(db, document, _row(db, document, row.generation + 1), author, puts)
+
+
+def _carried(document: Id, by: Author, pointer: str, value: Stamped) -> _Put:
+    mine, theirs = _slot(document, by), _slot(document, value.author)
+    return _Put(mine if mine == theirs else f"{mine}.{theirs}", pointer, words.encode(value).decode())
+
+
+def _claim(document: Id, by: Author, row: Row) -> _Put:
+    return _Put(_slot(document, by), f"@{row.generation}", ",".join(head.hex() for head in split(row.heads)))
+
+
+def carry(db: sqlite3.Connection, document: Id, author: Author, owner: bool = False) -> Made | Refused | None:
+    """Write into the current generation what came to an older one after it was carried over, beside what stands.
+
+    Each author carries its own words, the owner carries everybody's; twice is the same as once. None when there is
+    nothing to carry, or when what was carried is not all here yet.
+    """
+    rows = generations(db, document)
+    now = _current(rows)
+    loaded = {row.generation: _load(row.saved) for row in rows}
+    standing = _values(loaded[now.generation]) if rows else {}
+    puts: list[_Put] = []
+    for row in rows:
+        if row.generation >= now.generation:
+            continue
+        claims = set[bytes]().union(
+            *(_claims(newer, row.generation) for number, newer in loaded.items() if number > row.generation)
+        )
+        late = _late(loaded[row.generation], claims)
+        for pointer, value in late:
+            mine = value.author == author
+            if (mine or owner) and not _said(standing.get(pointer, {}).values(), value):
+                puts.append(_carried(document, author, pointer, value))
+        if owner and late:
+            puts.append(_claim(document, author, row))
+    return _make(db, document, now, author, puts) if puts else None
+
+
+def _late(old: core.Document, claims: set[bytes]) -> list[tuple[str, Stamped]]:
+    if not claims <= {one.hash for one in old.get_changes([])}:
+        return []
+    then = _values(old, sorted(claims))
+    return [
+        (pointer, value)
+        for pointer, held in _values(old).items()
+        for value in words.standing(held.values())
+        if value not in then.get(pointer, {}).values()
+    ]
+
+
+def _said(there: Iterable[Stamped], value: Stamped) -> bool:
+    return any(one.author == value.author and one.hlc >= value.hlc for one in there)
+
+
+# -- what others wrote -----------------------------------------------------------------------------------------
+
+
+class Incoming(NamedTuple):
+    """One change as a log or a comparison of heads brings it. `author` is the log it came in, None when it comes by
+    way of others."""
+
+    document: Id
+    generation: int
+    raw: bytes
+    author: Author | None = None
+
+
+class Fate(StrEnum):
+    APPLIED = "applied"
+    KNOWN = "known"  # it was here already
+    WAITING = "waiting"  # for changes that it builds on
+    REFUSED = "refused"
+
+
+class Outcome(NamedTuple):
+    document: Id
+    generation: int
+    raw: bytes
+    fate: Fate
+    reason: str = ""
+
+
+class Work(msgspec.Struct, frozen=True, array_like=True):
+    """One document for a checker: what is here, and what is to be merged into it."""
+
+    saved: bytes
+    changes: tuple[bytes, ...]
+
+
+Check = Callable[[Sequence[Work]], list[Merged | None]]  # None: more than a document may take, in memory or in time
+
+_TOO_HEAVY = "applying the change takes more memory or time than a document may; it was let go"
+
+
+def receive(db: sqlite3.Connection, incoming: Iterable[Incoming], check: Check, now_ns: int) -> list[Outcome]:
+    """Judge and merge what others wrote, and try again what waits. Each change has an outcome, and each that waited
+    and no longer does. Afterwards call `carry` for each document with an outcome of APPLIED and a generation above 0,
+    or below its current one."""
+    outcomes: list[Outcome] = []
+    passed: list[tuple[Id, int, Change]] = []
+    for one in incoming:
+        change = _passed(one)
+        if isinstance(change, str):
+            outcomes.append(Outcome(one.document, one.generation, one.raw, Fate.REFUSED, change))
+        else:
+            passed.append((one.document, one.generation, change))
+    passed.sort(key=lambda one: one[:2])
+    places, work = list[tuple[Id, int, Row, dict[bytes, bytes], int]](), list[Work]()
+    for (document, generation), group in groupby(passed, key=lambda one: one[:2]):
+        row = _row(db, document, generation)
+        waits = dict(db.execute(f"SELECT hash, raw FROM document_waiting WHERE {_PLACE}", (*document, generation)))
+        changes = waits | {change.hash: change.raw for _, _, change in group}
+        places.append((document, generation, row, changes, len(waits)))
+        work.append(Work(row.saved, tuple(changes.values())))
+    for (document, generation, row, changes, waited), merged in zip(places, check(work), strict=True):
+        if merged is None:
+            merged = Merged(row.saved, row.heads, row.changes, refused=tuple((one, _TOO_HEAVY) for one in changes))
+        if merged.applied:
+            _store(db, document, generation, merged)
+        outcomes += _settle(db, document, generation, changes, waited, merged, now_ns)
+    return outcomes
+
+
+_PLACE = "tenant=? AND kind=? AND id=? AND generation=?"
+
+
+def _passed(one: Incoming) -> Change | str:
+    if reason := _wrong_id(one.document):
+        return reason
+    if not 0 <= one.generation <= generations_max:
+        return "the document is of a generation that cannot be"
+    try:
+        change = decode(one.raw)
+    except Unreadable as error:
+        return str(error)
+    return wrong(one.document, one.generation, change, one.author) or change
+
+
+def _wrong_id(document: Id) -> str | None:
+    if document.kind not in list(Kind):
+        return "this box knows no documents of that kind; bring it to a newer version"
+    if not all(0 < len(part) <= id_chars_max and part.isprintable() for part in document):
+        return f"a document's id is 1 to {id_chars_max} printable characters"
+    return None
+
+
+def _row(db: sqlite3.Connection, document: Id, generation: int) -> Row:
+    query = f"SELECT generation, heads, changes, saved FROM document WHERE {_PLACE}"
+    row = db.execute(query, (*document, generation)).fetchone()
+    return Row(*row) if row else _NOTHING._replace(generation=generation)
+
+
+def _settle(
+    db: sqlite3.Connection,
+    document: Id,
+    generation: int,
+    changes: Mapping[bytes, bytes],
+    waited: int,
+    merged: Merged,
+    now_ns: int,
+) -> Iterator[Outcome]:
+    refused = dict(merged.refused)
+    room = waiting_max - waited
+    for digest, raw in changes.items():
+        place = (*document, generation, digest)
+        if digest in merged.waiting:
+            room -= db.execute(
+                "INSERT OR IGNORE INTO document_waiting VALUES (?,?,?,?,?,?,?)", (*place, raw, now_ns)
+            ).rowcount
+            if room < 0:
+                refused[digest] = f"more than {waiting_max:,} changes of the document wait for others already"
+        if digest in merged.waiting and digest not in refused:
+            yield Outcome(document, generation, raw, Fate.WAITING)
+            continue
+        if waited or digest in refused:
+            db.execute(f"DELETE FROM document_waiting WHERE {_PLACE} AND hash=?", place)
+        fate = Fate.REFUSED if digest in refused else Fate.APPLIED if digest in merged.applied else Fate.KNOWN
+        yield Outcome(document, generation, raw, fate, refused.get(digest, ""))
+
+
+# -- comparing ends --------------------------------------------------------------------------------------------
+
+
+class Place(NamedTuple):
+    """One generation of one document: what is compared."""
+
+    document: Id
+    generation: int
+
+
+class Digest(NamedTuple):
+    """All documents of a tenant in 32 bytes, and in 256 times 32. Equal roots: nothing is missing on either end."""
+
+    root: bytes
+    buckets: tuple[bytes, ...]
+
+
+Heads = dict[Place, bytes]
+BUCKETS = 256
+
+
+def heads(db: sqlite3.Connection, tenant: str, buckets: Collection[int] = range(BUCKETS)) -> Heads:
+    """The heads of all documents in these buckets."""
+    wanted = frozenset(buckets)
+    rows = db.execute(
+        "SELECT kind, id, generation, heads FROM document WHERE tenant=? ORDER BY kind, id, generation", (tenant,)
+    )
+    return {
+        Place(Id(tenant, kind, name), generation): held
+        for kind, name, generation, held in rows
+        if len(wanted) == BUCKETS or _bucket(kind, name) in wanted
+    }
+
+
+def _bucket(kind: str, name: str) -> int:
+    return hashlib.sha256(f"{kind}/{name}".encode()).digest()[0]
+
+
+def digest(held: Heads) -> Digest:
+    """Of all heads of a tenant."""
+    buckets = [hashlib.sha256() for _ in range(BUCKETS)]
+    for ((_, kind, name), generation), each in sorted(held.items()):
+        buckets[_bucket(kind, name)].update(f"{kind}/{name}\n{generation}\n{len(each)}\n".encode() + each)
+    digests = tuple(bucket.digest() for bucket in buckets)
+    return Digest(hashlib.sha256(b"".join(digests)).digest(), digests)
+
+
+def differing_buckets(mine: Digest, theirs: Digest) -> list[int]:
+    """Which buckets to ask for. None differ when the roots are equal."""
+    if mine.root == theirs.root:
+        return []
+    return [number for number, pair in enumerate(zip(mine.buckets, theirs.buckets, strict=True)) if pair[0] != pair[1]]
+
+
+def differing(mine: Heads, theirs: Heads) -> list[Place]:
+    """Where the two ends do not hold the same: each side sends the other `changes_since` there."""
+    return sorted(place for place in mine.keys() | theirs.keys() if mine.get(place) != theirs.get(place))
+
+
+def changes_since(db: sqlite3.Connection, place: Place, theirs: bytes) -> list[Incoming]:
+    """What is here and not yet there, where the heads are `theirs`; all that is here when none of them is known."""
+    document, generation = place
+    changes = _load(_row(db, document, generation).saved).get_changes(split(theirs))
+    return [Incoming(document, generation, one.raw_bytes) for one in changes]
