@@ -117,7 +117,7 @@ def journal_verify(args: argparse.Namespace) -> int:
         from appliance.archive import verify
 
         return _told(verify(args.source, progress=_progress("verifying", "events")))
-    from hub.receive import check_file
+    from sync.receive import check_file
 
     return _told(check_file(args.source, progress=_progress("verifying", "bytes")))
 

@@ -14,8 +14,8 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from fleet import envelope, events
 from fleet.envelope import Block, Fault, Head, Log
 from fleet.events import Clock
-from hub import receive
-from hub.receive import Accept, Duplicate, Fork, Gap, Refuse
+from sync import receive
+from sync.receive import Accept, Duplicate, Fork, Gap, Refuse
 from store import journal
 from store.database import connect, connect_reader
 from store.folder import bring_up
