@@ -71,10 +71,10 @@ class Participant(Protocol):
     def opened(self, db: sqlite3.Connection) -> None:
         """The file was opened (again): load what the state starts from."""
 
-    def mark(self) -> int:
+    def mark(self) -> Any:
         """A place to come back to when one job fails."""
 
-    def undo(self, mark: int) -> None:
+    def undo(self, mark: Any) -> None:
         """Forget what was staged since `mark`."""
 
     def seal(self, db: sqlite3.Connection) -> None:

@@ -29,10 +29,10 @@ from __future__ import annotations
 import hashlib
 import re
 import sqlite3
-from collections import defaultdict
+from collections import defaultdict, deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from enum import StrEnum
-from itertools import groupby
+from itertools import accumulate, groupby
 from typing import NamedTuple, TypeVar
 
 import msgspec
@@ -67,11 +67,12 @@ CREATE TABLE document_waiting (
 changes_max = 10_000
 saved_bytes_max = 256 * 1024
 HARD = 2  # times the limits above: room for what others wrote before they heard that it is time to rotate
-change_bytes_max = 65_536
+change_bytes_max = 131_072  # any one value of the schema fits, however it is escaped
 change_ops_max = 1_024
 change_deps_max = 256
 carried_bytes_max = 32_768  # of values in one change of a new generation
 waiting_max = 1_000  # for one document
+heavy_max = 3  # changes of one document, in one batch, that may each end the process that tries them
 generations_max = 1_000
 id_chars_max = 64
 _HASH_BYTES = 32
@@ -96,10 +97,8 @@ class Refused(NamedTuple):
 
 
 def actor_id(document: Id, author: Author) -> bytes:
-    parts = ["skerry document actor", *document, author.writer, str(author.epoch)]
-    return hashlib.sha256(b"".join(len(raw).to_bytes(4) + raw for raw in map(str.encode, parts))).digest()[
-        :_ACTOR_BYTES
-    ]
+    parts = [part.encode() for part in ("skerry document actor", *document, author.writer, str(author.epoch))]
+    return hashlib.sha256(b"".join(len(raw).to_bytes(4) + raw for raw in parts)).digest()[:_ACTOR_BYTES]
 
 
 def _slot(document: Id, author: Author) -> str:
@@ -205,21 +204,30 @@ def _decode_body(body: _Cursor, digest: bytes, raw: bytes) -> Change:
     deps = tuple(body.take(_HASH_BYTES) for _ in range(count))
     actor = body.take(body.unsigned())
     seq, start_op, time, message = body.unsigned(), body.unsigned(), body.signed(), body.unsigned()
-    for _ in range(body.unsigned()):
-        if len(body.take(body.unsigned())) != _ACTOR_BYTES:
-            raise Unreadable("an actor of the change has a wrong length")
+    actors = 1 + body.unsigned()
+    if any(len(body.take(body.unsigned())) != _ACTOR_BYTES for _ in range(1, actors)):
+        raise Unreadable("an actor of the change has a wrong length")
     if len(actor) != _ACTOR_BYTES or not (0 < seq < 1 << 31 and 0 < start_op < 1 << 31) or time or message:
         raise Unreadable("the head of the change is not as an edit makes it")
     columns = _columns(body)
     ops = _ops(columns)
-    predecessors = _run_lengths(columns[_PREDS], _Cursor.unsigned)
-    total = sum(one or 0 for one in predecessors)
-    if len(predecessors) != len(ops) or not (
-        total == len(_run_lengths(columns[_PRED_ACTOR], _Cursor.unsigned))
-        and total == len(_run_lengths(columns[_PRED_OP], _Cursor.signed))
-    ):
-        raise Unreadable("the columns of the change do not fit together")
+    _check_predecessors(columns, len(ops), actors, start_op)
     return Change(digest, deps, actor, seq, start_op, ops, raw)
+
+
+def _check_predecessors(columns: Mapping[int, bytes], ops: int, actors: int, start_op: int) -> None:
+    """Which earlier writes each op takes away: how many, by which actors, and the differences of their numbers."""
+    counts = _run_lengths(columns[_PREDS], _Cursor.unsigned)
+    by = _run_lengths(columns[_PRED_ACTOR], _Cursor.unsigned)
+    steps = _run_lengths(columns[_PRED_OP], _Cursor.signed)
+    numbers = accumulate(step or 0 for step in steps)
+    if (
+        len(counts) != ops
+        or not sum(count or 0 for count in counts) == len(by) == len(steps)
+        or not all(index is not None and index < actors for index in by)
+        or not all(0 < number < start_op for number in numbers)
+    ):
+        raise Unreadable("the change takes away what cannot be there")
 
 
 def _columns(body: _Cursor) -> Mapping[int, bytes]:
@@ -349,34 +357,51 @@ class _Known(NamedTuple):
     max_op: int
 
 
-def merge(saved: bytes, changes: Iterable[bytes]) -> Merged:
-    """Apply what can be applied, in whatever order it comes. Only for changes that `decode` and `wrong` passed, and
-    from others only in a process of its own: this is where memory and time can go."""
+def merge(saved: bytes, changes: Iterable[Change]) -> Merged | None:
+    """Apply what can be applied, in whatever order it comes; None when several cannot be applied together, and have to
+    be tried one by one. Only for changes that `wrong` passed, and from others only in a process of its own: this is
+    where memory and time can go."""
     before = _load(saved)
     known = {one.hash: _Known(one.actor_id, one.seq, one.max_op) for one in before.get_changes([])}
     numbers = {(one.actor, one.seq): digest for digest, one in known.items()}
     had, refused, ready = list[bytes](), list[tuple[bytes, str]](), list[Change]()
-    todo: dict[bytes, Change] = {}
-    for change in map(decode, changes):
+    waiting: list[bytes] = []
+    for change in _in_order(changes):
         if change.hash in known:
             had.append(change.hash)
+        elif not all(dep in known for dep in change.deps):
+            waiting.append(change.hash)
+        elif reason := _wrong_place(change, known, numbers):
+            refused.append((change.hash, reason))
         else:
-            todo[change.hash] = change
-    while fit := [one for one in todo.values() if all(dep in known for dep in one.deps)]:
-        for change in fit:
-            del todo[change.hash]
-            reason = _wrong_place(change, known, numbers)
-            if reason is not None:
-                refused.append((change.hash, reason))
-                continue
             known[change.hash] = _Known(change.actor, change.seq, change.start_op + len(change.ops) - 1)
             numbers[change.actor, change.seq] = change.hash
             ready.append(change)
     after = _applied(saved, before, ready)
     if isinstance(after, str) or len(known) > HARD * changes_max:
+        if len(ready) > 1:
+            return None
         reason = after if isinstance(after, str) else _FULL
-        return _merged(saved, before, len(known) - len(ready), had, todo, [*refused, *_all(ready, reason)])
-    return _merged(*after, len(known), had, todo, refused, [one.hash for one in ready])
+        return _merged(saved, before, len(known) - len(ready), had, waiting, [*refused, *_all(ready, reason)])
+    return _merged(*after, len(known), had, waiting, refused, [one.hash for one in ready])
+
+
+def _in_order(changes: Iterable[Change]) -> Iterator[Change]:
+    """Each once, after those among them that it follows."""
+    todo = {change.hash: change for change in changes}
+    missing = {digest: sum(dep in todo for dep in change.deps) for digest, change in todo.items()}
+    followers: dict[bytes, list[bytes]] = defaultdict(list)
+    for digest, change in todo.items():
+        for dep in change.deps:
+            followers[dep].append(digest)
+    ready = deque(digest for digest, count in missing.items() if not count)
+    while ready:
+        digest = ready.popleft()
+        yield todo[digest]
+        for follower in followers[digest]:
+            missing[follower] -= 1
+            if not missing[follower]:
+                ready.append(follower)
 
 
 _FULL = "the document has no room for it; have its owner start the next generation, then send it again"
@@ -421,7 +446,8 @@ def _applied(saved: bytes, before: core.Document, ready: Sequence[Change]) -> tu
     try:
         after = core.Document.load(saved + b"".join(one.raw for one in ready))
         out = after.save()
-        again = core.Document.load(out)  # what is kept can be read again
+        again = core.Document.load(out)
+        deque(_slots(again), maxlen=0)  # what is kept can be read again
     except Exception as error:  # noqa: BLE001 - the binding raises nothing narrower
         return f"the change cannot be applied: {error}"
     heads = {*before.get_heads(), *(one.hash for one in ready)}.difference(*(one.deps for one in ready))
@@ -480,12 +506,13 @@ def _parts(puts: Sequence[_Put]) -> Iterator[list[_Put]]:
     held: list[_Put] = []
     size = ops = 0
     for put in puts:
-        size += len(put.text.encode())
-        ops += 1 + len(put.over)
-        if held and (size > carried_bytes_max or ops > change_ops_max):
+        more = 1 + len(put.over)
+        weight = len(put.text.encode()) + more * (len(put.pointer.encode()) + 2 * _SLOT_CHARS)
+        if held and (size + weight > carried_bytes_max or ops + more > change_ops_max):
             yield held
-            held, size, ops = [], len(put.text.encode()), 1 + len(put.over)
+            held, size, ops = [], 0, 0
         held.append(put)
+        size, ops = size + weight, ops + more
     yield held
 
 
@@ -683,12 +710,14 @@ class Work(msgspec.Struct, frozen=True, array_like=True):
     """One document for a checker: what is here, and what is to be merged into it."""
 
     saved: bytes
-    changes: tuple[bytes, ...]
+    changes: tuple[Change, ...]
 
 
-Check = Callable[[Sequence[Work]], list[Merged | None]]  # None: more than a document may take, in memory or in time
+# What `merge` says of each; None also when it took more memory or time than a document may
+Check = Callable[[Sequence[Work]], list[Merged | None]]
 
-_TOO_HEAVY = "applying the change takes more memory or time than a document may; it was let go"
+_TOO_HEAVY = "applying the change took too much memory or time, or ended the process that tried; it was let go"
+_TOO_MANY = "too many changes of the document wait for others already; send those first"
 
 
 def receive(db: sqlite3.Connection, incoming: Iterable[Incoming], check: Check, now_ns: int) -> list[Outcome]:
@@ -704,20 +733,46 @@ def receive(db: sqlite3.Connection, incoming: Iterable[Incoming], check: Check, 
         else:
             passed.append((one.document, one.generation, change))
     passed.sort(key=lambda one: one[:2])
-    places, work = list[tuple[Id, int, Row, dict[bytes, bytes], int]](), list[Work]()
+    places, work = list[tuple[Id, int, Row, dict[bytes, Change], int]](), list[Work]()
     for (document, generation), group in groupby(passed, key=lambda one: one[:2]):
         row = _row(db, document, generation)
-        waits = dict(db.execute(f"SELECT hash, raw FROM document_waiting WHERE {_PLACE}", (*document, generation)))
-        changes = waits | {change.hash: change.raw for _, _, change in group}
-        places.append((document, generation, row, changes, len(waits)))
+        waits = db.execute(f"SELECT hash, raw FROM document_waiting WHERE {_PLACE}", (*document, generation))
+        changes = {digest: decode(raw) for digest, raw in waits}
+        waited = len(changes)
+        changes |= {change.hash: change for _, _, change in group}
+        places.append((document, generation, row, changes, waited))
         work.append(Work(row.saved, tuple(changes.values())))
     for (document, generation, row, changes, waited), merged in zip(places, check(work), strict=True):
         if merged is None:
-            merged = Merged(row.saved, row.heads, row.changes, refused=tuple((one, _TOO_HEAVY) for one in changes))
+            merged = _apart(row, changes, check)
         if merged.applied:
             _store(db, document, generation, merged)
         outcomes += _settle(db, document, generation, changes, waited, merged, now_ns)
     return outcomes
+
+
+def _apart(row: Row, changes: Mapping[bytes, Change], check: Check) -> Merged:
+    """One at a time, so that the one that cannot be applied takes no other with it; after a few that are too heavy, the
+    rest is refused with them."""
+    total = Merged(row.saved, row.heads, row.changes)
+    heavy = 0
+    for change in _in_order(changes.values()):
+        alone = check([Work(total.saved, (change,))])[0] if heavy < heavy_max else None
+        if alone is None:
+            heavy += 1
+            alone = msgspec.structs.replace(
+                total, applied=(), known=(), waiting=(), refused=((change.hash, _TOO_HEAVY),)
+            )
+        total = Merged(
+            alone.saved,
+            alone.heads,
+            alone.changes,
+            total.applied + alone.applied,
+            total.known + alone.known,
+            total.waiting + alone.waiting,
+            total.refused + alone.refused,
+        )
+    return total
 
 
 _PLACE = "tenant=? AND kind=? AND id=? AND generation=?"
@@ -753,28 +808,25 @@ def _settle(
     db: sqlite3.Connection,
     document: Id,
     generation: int,
-    changes: Mapping[bytes, bytes],
+    changes: Mapping[bytes, Change],
     waited: int,
     merged: Merged,
     now_ns: int,
 ) -> Iterator[Outcome]:
-    refused = dict(merged.refused)
-    room = waiting_max - waited
-    for digest, raw in changes.items():
+    refused, applied, missing = dict(merged.refused), set(merged.applied), set(merged.waiting)
+    waiting = [digest for digest in changes if digest in missing]  # those that waited already come first
+    refused |= dict.fromkeys(waiting[waiting_max:], _TOO_MANY)
+    waits = set(waiting[:waiting_max])
+    for digest, change in changes.items():
         place = (*document, generation, digest)
-        if digest in merged.waiting:
-            room -= db.execute(
-                "INSERT OR IGNORE INTO document_waiting VALUES (?,?,?,?,?,?,?)", (*place, raw, now_ns)
-            ).rowcount
-            if room < 0:
-                refused[digest] = f"more than {waiting_max:,} changes of the document wait for others already"
-        if digest in merged.waiting and digest not in refused:
-            yield Outcome(document, generation, raw, Fate.WAITING)
-            continue
-        if waited or digest in refused:
-            db.execute(f"DELETE FROM document_waiting WHERE {_PLACE} AND hash=?", place)
-        fate = Fate.REFUSED if digest in refused else Fate.APPLIED if digest in merged.applied else Fate.KNOWN
-        yield Outcome(document, generation, raw, fate, refused.get(digest, ""))
+        if digest in waits:
+            fate = Fate.WAITING
+            db.execute("INSERT OR IGNORE INTO document_waiting VALUES (?,?,?,?,?,?,?)", (*place, change.raw, now_ns))
+        else:
+            fate = Fate.REFUSED if digest in refused else Fate.APPLIED if digest in applied else Fate.KNOWN
+            if waited:
+                db.execute(f"DELETE FROM document_waiting WHERE {_PLACE} AND hash=?", place)
+        yield Outcome(document, generation, change.raw, fate, refused.get(digest, ""))
 
 
 # -- comparing ends --------------------------------------------------------------------------------------------

@@ -29,15 +29,15 @@ import msgspec
 from store import document
 from store.document import Merged, Work
 
-memory_bytes_max = 128 * 1024 * 1024  # beyond what the child has when it starts
-document_seconds_max = 1.0
+memory_bytes_max = 256 * 1024 * 1024  # beyond what the child has when it starts
+document_seconds_max = 5.0  # a document at its limits takes a fifth of it to be merged from nothing
 batch_bytes_max = 8 * 1024 * 1024
 
 _LENGTH = struct.Struct(">I")
 _ROOT = Path(__file__).resolve().parent.parent
 _encode = msgspec.msgpack.Encoder().encode
 _decode_work = msgspec.msgpack.Decoder(tuple[Work, ...]).decode
-_decode_merged = msgspec.msgpack.Decoder(Merged).decode
+_decode_merged = msgspec.msgpack.Decoder(Merged | None).decode
 
 
 class Checker:
@@ -65,11 +65,11 @@ class Checker:
         with self._lock:
             self._end()
 
-    def _ask(self, work: Sequence[Work]) -> list[Merged]:
+    def _ask(self, work: Sequence[Work]) -> list[Merged | None]:
         child = self._running()
         assert child.stdin is not None
         assert child.stdout is not None
-        answers: list[Merged] = []
+        answers: list[Merged | None] = []
         try:
             child.stdin.write(_framed(_encode(work)))
             child.stdin.flush()
@@ -116,7 +116,7 @@ def _batch(work: Sequence[Work]) -> Sequence[Work]:
     """As much from the front as one request may hold, and at least one."""
     size = 0
     for count, one in enumerate(work):
-        size += len(one.saved) + sum(map(len, one.changes))
+        size += len(one.saved) + sum(2 * len(change.raw) for change in one.changes)
         if count and size > batch_bytes_max:
             return work[:count]
     return work

@@ -25,7 +25,7 @@ from store.database import connect
 from store.faults import Fault, StoreFault, fault_of
 from store.keys import sync_folder
 
-REVISION = "0001"
+REVISION = "0002"
 
 
 class FolderProblem(Exception):

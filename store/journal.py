@@ -10,7 +10,6 @@ Rules of the file
 from __future__ import annotations
 
 import sqlite3
-import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
@@ -39,8 +38,31 @@ class _At(NamedTuple):
 Listener = Callable[[Sequence[events.Recorded]], None]
 
 
+class _Own:
+    """A log that is written here: its row, its end."""
+
+    def __init__(self, log_id: int, head: Head) -> None:
+        self.log_id, self.head = log_id, head
+
+
+class _Wish(NamedTuple):
+    log: Log
+    event: events.Staged
+
+
+class Mark(NamedTuple):
+    """How much of a transaction's work stood at a place to come back to."""
+
+    staged: int
+    taken: int
+
+
 class Journal:
-    """A participant of site.db's writer. `stage` may only be called from a job on that writer's thread."""
+    """A participant of site.db's writer. `stage` and `take` may only be called from a job on that writer's thread.
+
+    Most boxes write one log. A hub writes one more towards each site, so that a site gets what concerns it and can
+    check it without a hole; `stage` says which.
+    """
 
     def __init__(self, log: Log, key: PrivateKey, clock: WallClock) -> None:
         self.log = log
@@ -50,88 +72,141 @@ class Journal:
         self._key = key
         self._clock = clock
         self._hlc = 0
-        self._staged: list[events.Staged] = []
+        self._staged: list[_Wish] = []
+        self._taken: list[events.Recorded] = []
         self._sealed: list[events.Recorded] = []
-        self._next = (envelope.EMPTY, 0, 0)
-        self._log_id = 0
+        self._own: dict[Log, _Own] = {}
+        self._next: tuple[dict[Log, Head], int, int] = ({}, 0, 0)
         self._listeners: list[Listener] = []
-        self._thread: threading.Thread | None = None
 
     def listen(self, listener: Listener) -> None:
         """Call `listener` with each commit's events, in order, on the writer's thread, after they are durable."""
         self._listeners.append(listener)
 
-    def stage(self, subject: str, body: events.Body) -> None:
-        """Make `body` part of the block of this transaction. ValueError when it cannot be an event: too large, or with
-        text that is no Unicode."""
+    def stage(self, subject: str, body: events.Body, log: Log | None = None) -> None:
+        """Make `body` part of the block of this transaction, in the box's own log or another that it writes (and that
+        is entered in the table of logs). ValueError when it cannot be an event: too large, or with text that is no
+        Unicode."""
         subject.encode()
         if len(subject) > limits.subject_chars_max:
             raise ValueError(f"a subject of {len(subject)} characters is over the limit of {limits.subject_chars_max}")
-        self._staged.append((subject, body, events.encode_body(body)))
+        self._staged.append(_Wish(log or self.log, (subject, body, events.encode_body(body))))
+
+    def take(
+        self, db: sqlite3.Connection, log_id: int, block: Block, facts: Sequence[events.Recorded]
+    ) -> Sequence[events.Recorded]:
+        """Store a block of somebody else's log, behind everything that is here; the facts with their positions."""
+        first = self.position + len(self._taken) + 1
+        placed = [fact._replace(position=first + index) for index, fact in enumerate(facts)]
+        insert_block(
+            db,
+            log_id,
+            first,
+            block,
+            [fact.kind for fact in facts],
+            [fact.subject for fact in facts],
+            [fact.wall_ns for fact in facts],
+        )
+        self._taken += placed
+        return placed
+
+    def head_of(self, log: Log) -> Head:
+        """The committed end of a log that is written here; the empty head when nothing was."""
+        own = self._own.get(log)
+        return own.head if own else envelope.EMPTY
 
     # -- the participant's side -------------------------------------------------------------------------
 
     def opened(self, db: sqlite3.Connection) -> None:
-        self._log_id, self.head, self._hlc = _load(db, self.log)
+        log_id, self.head, self._hlc = _load(db, self.log)
+        self._own = {self.log: _Own(log_id, self.head)}
         (self.position,) = db.execute("SELECT coalesce(max(position), 0) FROM event").fetchone()
-        self._staged.clear()
+        self.rolled_back()
 
-    def mark(self) -> int:
-        return len(self._staged)
+    def mark(self) -> Mark:
+        return Mark(len(self._staged), len(self._taken))
 
-    def undo(self, mark: int) -> None:
-        del self._staged[mark:]
+    def undo(self, mark: Mark) -> None:
+        del self._staged[mark.staged :]
+        del self._taken[mark.taken :]
 
     def seal(self, db: sqlite3.Connection) -> None:
-        self._sealed = []
-        self._next = (self.head, self.position, self._hlc)
+        self._sealed = list(self._taken) if self._listeners else []
+        position = self.position + len(self._taken)
+        self._next = ({}, position, self._hlc)
         if not self._staged:
             return
-        first_seq, first_position = self.head.seq + 1, self.position + 1
         at = _At(self._clock.now_ns(), self._clock.confidence())
-        first_stamp = hlc.tick(self._hlc, at.wall_ns // limits.MS)  # while the wall clock stands, a tick adds one
-        encoded = events.encode_all(first_seq, first_stamp, *at, self._staged)
-        head, start = self.head, 0
-        for end in _ends(encoded):
-            block = envelope.seal(self.log, head, encoded[start:end], self._key)
-            kinds = [body.KIND for _, body, _ in self._staged[start:end]]
-            subjects = [subject for subject, _, _ in self._staged[start:end]]
-            insert_block(db, self._log_id, first_position + start, block, kinds, subjects, [at.wall_ns] * len(kinds))
-            head, start = block.head, end
-        self._next = (head, self.position + start, first_stamp + start - 1)
-        if self._listeners:
-            self._sealed = self._recorded(first_position, first_seq, first_stamp, at)
+        by_log: dict[Log, list[events.Staged]] = {}
+        for wish in self._staged:
+            by_log.setdefault(wish.log, []).append(wish.event)
+        heads: dict[Log, Head] = {}
+        stamp = self._hlc
+        for log, staged in by_log.items():
+            own = self._own.get(log)
+            if own is None:
+                own = self._own[log] = _Own(*_load(db, log)[:2])
+            first_stamp = hlc.tick(stamp, at.wall_ns // limits.MS)  # while the wall clock stands, a tick adds one
+            heads[log] = self._seal(db, log, own, staged, position + 1, first_stamp, at)
+            if self._listeners:
+                self._sealed += _recorded(log, own.head.seq + 1, position + 1, first_stamp, at, staged)
+            position, stamp = position + len(staged), first_stamp + len(staged) - 1
+        self._next = (heads, position, stamp)
 
-    def _recorded(self, first_position: int, first_seq: int, first_stamp: int, at: _At) -> list[events.Recorded]:
-        _, writer, epoch = self.log
-        return [
-            events.Recorded(
-                first_position + index,
-                writer,
-                epoch,
-                first_seq + index,
-                first_stamp + index,
-                *at,
-                body.KIND,
-                body.VERSION,
-                subject,
-                body,
-            )
-            for index, (subject, body, _) in enumerate(self._staged)
-        ]
+    def _seal(
+        self,
+        db: sqlite3.Connection,
+        log: Log,
+        own: _Own,
+        staged: Sequence[events.Staged],
+        first_position: int,
+        first_stamp: int,
+        at: _At,
+    ) -> Head:
+        encoded = events.encode_all(own.head.seq + 1, first_stamp, *at, staged)
+        head, start = own.head, 0
+        for end in _ends(encoded):
+            block = envelope.seal(log, head, encoded[start:end], self._key)
+            kinds = [body.KIND for _, body, _ in staged[start:end]]
+            subjects = [subject for subject, _, _ in staged[start:end]]
+            insert_block(db, own.log_id, first_position + start, block, kinds, subjects, [at.wall_ns] * len(kinds))
+            head, start = block.head, end
+        return head
 
     def committed(self) -> None:
         self.committed_events += len(self._staged)
-        self._staged.clear()
-        self.head, self.position, self._hlc = self._next
-        sealed, self._sealed = self._sealed, []
+        heads, self.position, self._hlc = self._next
+        for log, head in heads.items():
+            self._own[log].head = head
+        self.head = self._own[self.log].head
+        sealed = self._sealed
+        self.rolled_back()
         if sealed:
             for listener in self._listeners:
                 listener(sealed)
 
     def rolled_back(self) -> None:
-        self._staged.clear()
-        self._sealed = []
+        self._staged, self._taken, self._sealed = [], [], []
+
+
+def _recorded(
+    log: Log, first_seq: int, first_position: int, first_stamp: int, at: _At, staged: Sequence[events.Staged]
+) -> list[events.Recorded]:
+    return [
+        events.Recorded(
+            first_position + index,
+            log.writer,
+            log.epoch,
+            first_seq + index,
+            first_stamp + index,
+            *at,
+            body.KIND,
+            body.VERSION,
+            subject,
+            body,
+        )
+        for index, (subject, body, _) in enumerate(staged)
+    ]
 
 
 _IDENTITY = ("tenant", "writer", "epoch", "site")

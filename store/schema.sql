@@ -9,6 +9,51 @@ CREATE TABLE account (
 	PRIMARY KEY (name)
 )
  WITHOUT ROWID;
+CREATE TABLE custody (
+	site VARCHAR NOT NULL, 
+	sha256 BLOB NOT NULL, 
+	first_id INTEGER NOT NULL, 
+	last_id INTEGER NOT NULL, 
+	records INTEGER NOT NULL, 
+	bytes_stored INTEGER NOT NULL, 
+	from_ns INTEGER NOT NULL, 
+	to_ns INTEGER NOT NULL, 
+	state VARCHAR NOT NULL, 
+	reason VARCHAR NOT NULL, 
+	at_ns INTEGER NOT NULL, 
+	PRIMARY KEY (site, sha256)
+)
+ WITHOUT ROWID;
+CREATE TABLE document (
+	tenant VARCHAR NOT NULL, 
+	kind VARCHAR NOT NULL, 
+	id VARCHAR NOT NULL, 
+	generation INTEGER NOT NULL, 
+	heads BLOB NOT NULL, 
+	changes INTEGER NOT NULL, 
+	saved BLOB NOT NULL, 
+	PRIMARY KEY (tenant, kind, id, generation)
+);
+CREATE TABLE document_waiting (
+	tenant VARCHAR NOT NULL, 
+	kind VARCHAR NOT NULL, 
+	id VARCHAR NOT NULL, 
+	generation INTEGER NOT NULL, 
+	hash BLOB NOT NULL, 
+	raw BLOB NOT NULL, 
+	since_ns INTEGER NOT NULL, 
+	PRIMARY KEY (tenant, kind, id, generation, hash)
+)
+ WITHOUT ROWID;
+CREATE TABLE invitation (
+	name VARCHAR NOT NULL, 
+	tenant VARCHAR NOT NULL, 
+	secret_hash BLOB NOT NULL, 
+	writer VARCHAR NOT NULL, 
+	made_ns INTEGER NOT NULL, 
+	PRIMARY KEY (name)
+)
+ WITHOUT ROWID;
 CREATE TABLE log (
 	id INTEGER NOT NULL, 
 	tenant VARCHAR NOT NULL, 
@@ -40,6 +85,33 @@ CREATE TABLE node (
 	PRIMARY KEY (id)
 );
 CREATE INDEX ix_node_tenant ON node (tenant);
+CREATE TABLE peer (
+	writer VARCHAR NOT NULL, 
+	tenant VARCHAR NOT NULL, 
+	name VARCHAR NOT NULL, 
+	public_key BLOB NOT NULL, 
+	sealing_key BLOB NOT NULL, 
+	fence INTEGER NOT NULL, 
+	token BLOB NOT NULL, 
+	former BLOB NOT NULL, 
+	log_writer VARCHAR NOT NULL, 
+	log_epoch INTEGER NOT NULL, 
+	quarantine VARCHAR NOT NULL, 
+	since_ns INTEGER NOT NULL, 
+	seen_ns INTEGER NOT NULL, 
+	told BLOB NOT NULL, 
+	PRIMARY KEY (writer)
+)
+ WITHOUT ROWID;
+CREATE TABLE present (
+	node_id VARCHAR NOT NULL, 
+	site VARCHAR NOT NULL, 
+	told_ns INTEGER NOT NULL, 
+	received_ns INTEGER NOT NULL, 
+	body BLOB NOT NULL, 
+	PRIMARY KEY (node_id, site)
+)
+ WITHOUT ROWID;
 CREATE TABLE quarantine (
 	id INTEGER NOT NULL, 
 	tenant VARCHAR NOT NULL, 
@@ -53,6 +125,16 @@ CREATE TABLE quarantine (
 	decision VARCHAR, 
 	PRIMARY KEY (id)
 );
+CREATE TABLE receipt (
+	site VARCHAR NOT NULL, 
+	number INTEGER NOT NULL, 
+	content BLOB NOT NULL, 
+	hub_signature BLOB NOT NULL, 
+	site_signature BLOB NOT NULL, 
+	at_ns INTEGER NOT NULL, 
+	PRIMARY KEY (site, number)
+)
+ WITHOUT ROWID;
 CREATE TABLE segment (
 	first_id INTEGER NOT NULL, 
 	last_id INTEGER NOT NULL, 
@@ -97,6 +179,17 @@ CREATE TABLE block (
 	hash BLOB NOT NULL, 
 	signature BLOB NOT NULL, 
 	PRIMARY KEY (log_id, first_seq), 
+	FOREIGN KEY(log_id) REFERENCES log (id)
+)
+ WITHOUT ROWID;
+CREATE TABLE branch (
+	log_id INTEGER NOT NULL, 
+	first_seq INTEGER NOT NULL, 
+	hash BLOB NOT NULL, 
+	last_seq INTEGER NOT NULL, 
+	raw BLOB NOT NULL, 
+	at_ns INTEGER NOT NULL, 
+	PRIMARY KEY (log_id, first_seq, hash), 
 	FOREIGN KEY(log_id) REFERENCES log (id)
 )
  WITHOUT ROWID;

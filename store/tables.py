@@ -182,6 +182,121 @@ class Token(SQLModel, table=True):
     revoked_ns: int | None = None
 
 
+class Peer(SQLModel, table=True):
+    """The other end of a link: at a hub one row a site, at a site one row, its hub. `token` and `former` are what the
+    next session's ratchet may be made from; `log_writer` and `log_epoch` name the log that is written towards it."""
+
+    __tablename__ = "peer"
+    __table_args__ = {"sqlite_with_rowid": False}
+    writer: str = Field(primary_key=True)
+    tenant: str
+    name: str
+    public_key: bytes
+    sealing_key: bytes
+    fence: int
+    token: bytes
+    former: bytes
+    log_writer: str
+    log_epoch: int
+    quarantine: str
+    since_ns: int
+    seen_ns: int
+    told: bytes
+
+
+class Invitation(SQLModel, table=True):
+    """A site that may come for the first time: the SHA-256 of the secret that it will show."""
+
+    __tablename__ = "invitation"
+    __table_args__ = {"sqlite_with_rowid": False}
+    name: str = Field(primary_key=True)
+    tenant: str
+    secret_hash: bytes
+    writer: str
+    made_ns: int
+
+
+class PresentRow(SQLModel, table=True):
+    """The present of a node as its site last told it (`fleet.present`)."""
+
+    __tablename__ = "present"
+    __table_args__ = {"sqlite_with_rowid": False}
+    node_id: str = Field(primary_key=True)
+    site: str = Field(primary_key=True)
+    told_ns: int
+    received_ns: int
+    body: bytes
+
+
+class Custody(SQLModel, table=True):
+    """Segments of sites: at the hub what has come of each, at a site which receipt covers it."""
+
+    __tablename__ = "custody"
+    __table_args__ = {"sqlite_with_rowid": False}
+    site: str = Field(primary_key=True)
+    sha256: bytes = Field(primary_key=True)
+    first_id: int
+    last_id: int
+    records: int
+    bytes_stored: int
+    from_ns: int
+    to_ns: int
+    state: str
+    reason: str
+    at_ns: int
+
+
+class ReceiptRow(SQLModel, table=True):
+    __tablename__ = "receipt"
+    __table_args__ = {"sqlite_with_rowid": False}
+    site: str = Field(primary_key=True)
+    number: int = Field(primary_key=True)
+    content: bytes
+    hub_signature: bytes
+    site_signature: bytes
+    at_ns: int
+
+
+class Branch(SQLModel, table=True):
+    """Blocks of a log that was continued in two ways: the way that is not in the journal, kept as it came."""
+
+    __tablename__ = "branch"
+    __table_args__ = {"sqlite_with_rowid": False}
+    log_id: int = Field(sa_column=Column(ForeignKey("log.id"), primary_key=True))
+    first_seq: int = Field(primary_key=True)
+    hash: bytes = Field(primary_key=True)
+    last_seq: int
+    raw: bytes
+    at_ns: int
+
+
+class DocumentRow(SQLModel, table=True):
+    """A document as saved (`store.document`); `heads` is sorted 32-byte hashes, one after the other."""
+
+    __tablename__ = "document"
+    tenant: str = Field(primary_key=True)
+    kind: str = Field(primary_key=True)
+    id: str = Field(primary_key=True)
+    generation: int = Field(primary_key=True)
+    heads: bytes
+    changes: int
+    saved: bytes
+
+
+class DocumentWaiting(SQLModel, table=True):
+    """Changes whose dependencies have not come yet."""
+
+    __tablename__ = "document_waiting"
+    __table_args__ = {"sqlite_with_rowid": False}
+    tenant: str = Field(primary_key=True)
+    kind: str = Field(primary_key=True)
+    id: str = Field(primary_key=True)
+    generation: int = Field(primary_key=True)
+    hash: bytes = Field(primary_key=True)
+    raw: bytes
+    since_ns: int
+
+
 def ddl() -> str:
     """The whole of schema.sql, in a fixed order."""
     dialect = sqlite.dialect()
