@@ -382,7 +382,9 @@ def merge(saved: bytes, changes: Iterable[Change]) -> Merged | None:
         if len(ready) > 1:
             return None
         reason = after if isinstance(after, str) else _FULL
-        return _merged(saved, before, len(known) - len(ready), had, waiting, [*refused, *_all(ready, reason)])
+        return _merged(
+            saved, before, len(known) - len(ready), had, waiting, [*refused, *((one.hash, reason) for one in ready)]
+        )
     return _merged(*after, len(known), had, waiting, refused, [one.hash for one in ready])
 
 
@@ -405,10 +407,6 @@ def _in_order(changes: Iterable[Change]) -> Iterator[Change]:
 
 
 _FULL = "the document has no room for it; have its owner start the next generation, then send it again"
-
-
-def _all(changes: Iterable[Change], reason: str) -> list[tuple[bytes, str]]:
-    return [(change.hash, reason) for change in changes]
 
 
 def _merged(

@@ -134,7 +134,15 @@ class Heads(Message, frozen=True):
     documents: tuple[tuple[str, str, bytes], ...] = ()  # (kind, id, heads); empty while the roots are compared
 
 
-@_said("wish.ended")
+@_said("level")
+class Level(Message, frozen=True):
+    """Nothing of mine is left to send: my logs end here, and all of it was acknowledged."""
+
+    fence: int
+    logs: tuple[LogHead, ...]
+
+
+@_said("bye")
 class Bye(Message, frozen=True):
     """I close in order: nobody needs to wait for a time-out."""
 

@@ -1,0 +1,215 @@
+"""What does a box remember about the other ends of its links? Plain functions on the caller's connection and transaction.
+
+Rules of the file
+  1  A fence only rises. Whoever writes for a session checks it in the same transaction; a lease alone is no lock.
+  2  Secrets of sessions stay in this table; nothing shows them.
+  3  A receipt is stored as the bytes that were signed.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+import msgspec
+
+from fleet.envelope import Head, Log
+from fleet.present import Present
+
+
+class Peer(NamedTuple):
+    """The other end. `quarantine` is a reason a line; `log` is the log that is written towards it (hub only)."""
+
+    writer: str
+    tenant: str
+    name: str
+    public_key: bytes
+    sealing_key: bytes = b""
+    fence: int = 0
+    token: bytes = b""
+    former: bytes = b""
+    log_writer: str = ""
+    log_epoch: int = 0
+    quarantine: str = ""
+    since_ns: int = 0
+    seen_ns: int = 0
+    told: bytes = b""
+
+    @property
+    def log(self) -> Log | None:
+        return Log(self.tenant, self.log_writer, self.log_epoch) if self.log_writer else None
+
+
+_COLUMNS = ", ".join(Peer._fields)
+_SAVE = f"INSERT OR REPLACE INTO peer ({_COLUMNS}) VALUES ({', '.join('?' * len(Peer._fields))})"
+
+
+def save(db: sqlite3.Connection, peer: Peer) -> None:
+    db.execute(_SAVE, peer)
+
+
+def get(db: sqlite3.Connection, writer: str) -> Peer | None:
+    row = db.execute(f"SELECT {_COLUMNS} FROM peer WHERE writer=?", (writer,)).fetchone()
+    return Peer(*row) if row else None
+
+
+def every(db: sqlite3.Connection, tenant: str) -> list[Peer]:
+    return [Peer(*row) for row in db.execute(f"SELECT {_COLUMNS} FROM peer WHERE tenant=? ORDER BY name", (tenant,))]
+
+
+def raise_fence(db: sqlite3.Connection, writer: str) -> int:
+    """The next fence of this peer: every session before it is over from here on."""
+    (fence,) = db.execute("UPDATE peer SET fence = fence + 1 WHERE writer=? RETURNING fence", (writer,)).fetchone()
+    return int(fence)
+
+
+def fence_of(db: sqlite3.Connection, writer: str) -> int:
+    row = db.execute("SELECT fence FROM peer WHERE writer=?", (writer,)).fetchone()
+    return int(row[0]) if row else 0
+
+
+# -- invitations -------------------------------------------------------------------------------------------------
+
+
+class Invitation(NamedTuple):
+    name: str
+    tenant: str
+    secret_hash: bytes
+    writer: str  # of the site that used it; empty while it is open
+    made_ns: int
+
+
+def invite(db: sqlite3.Connection, invitation: Invitation) -> None:
+    """A new invitation for a name takes the place of the one before it."""
+    db.execute("INSERT OR REPLACE INTO invitation VALUES (?,?,?,?,?)", invitation)
+
+
+def invitations(db: sqlite3.Connection, tenant: str) -> list[Invitation]:
+    return [Invitation(*row) for row in db.execute("SELECT * FROM invitation WHERE tenant=? ORDER BY name", (tenant,))]
+
+
+def invitation_used(db: sqlite3.Connection, name: str, writer: str) -> None:
+    db.execute("UPDATE invitation SET writer=? WHERE name=?", (writer, name))
+
+
+# -- the logs of a peer ------------------------------------------------------------------------------------------
+
+
+def heads_of(db: sqlite3.Connection, tenant: str, writer: str) -> list[tuple[int, Head]]:
+    """(epoch, end) of every log of a writer that is here, oldest epoch first."""
+    found: list[tuple[int, Head]] = []
+    for log_id, epoch in db.execute(
+        "SELECT id, epoch FROM log WHERE tenant=? AND writer=? ORDER BY epoch", (tenant, writer)
+    ).fetchall():
+        row = db.execute(
+            "SELECT last_seq, hash FROM block WHERE log_id=? ORDER BY first_seq DESC LIMIT 1", (log_id,)
+        ).fetchone()
+        found.append((epoch, Head(*row) if row else Head(0, bytes(32))))
+    return found
+
+
+def hash_at(db: sqlite3.Connection, log: Log, seq: int) -> bytes | None:
+    """The hash of the block of `log` that ends at `seq`; None when none does."""
+    row = db.execute(
+        "SELECT hash FROM block WHERE log_id=(SELECT id FROM log WHERE tenant=? AND writer=? AND epoch=?)"
+        " AND last_seq=?",
+        (*log, seq),
+    ).fetchone()
+    return row[0] if row else None
+
+
+def keep_branch(
+    db: sqlite3.Connection, log: Log, first_seq: int, last_seq: int, digest: bytes, raw: bytes, at_ns: int
+) -> None:
+    db.execute(
+        "INSERT OR IGNORE INTO branch VALUES ((SELECT id FROM log WHERE tenant=? AND writer=? AND epoch=?),?,?,?,?,?)",
+        (*log, first_seq, digest, last_seq, raw, at_ns),
+    )
+
+
+# -- the present -------------------------------------------------------------------------------------------------
+
+_encode = msgspec.msgpack.Encoder().encode
+_decode = msgspec.msgpack.Decoder(Present).decode
+
+
+def save_present(
+    db: sqlite3.Connection, rows: Iterable[tuple[Present, str, int, int]], gone: Iterable[str], site: str
+) -> None:
+    """Rows are (present, site, told, received)."""
+    db.executemany(
+        "INSERT OR REPLACE INTO present VALUES (?,?,?,?,?)",
+        [(present.node_id, where, told, received, _encode(present)) for present, where, told, received in rows],
+    )
+    db.executemany("DELETE FROM present WHERE node_id=? AND site=?", [(node_id, site) for node_id in gone])
+
+
+def presents(db: sqlite3.Connection) -> list[tuple[Present, str, int, int]]:
+    rows = db.execute("SELECT site, told_ns, received_ns, body FROM present").fetchall()
+    return [(_decode(body), site, told, received) for site, told, received, body in rows]
+
+
+# -- segments ----------------------------------------------------------------------------------------------------
+
+WANTED, HERE, GONE = "wanted", "here", "gone"
+
+
+class Segment(NamedTuple):
+    site: str
+    sha256: bytes
+    first_id: int
+    last_id: int
+    records: int
+    bytes_stored: int
+    from_ns: int
+    to_ns: int
+    state: str
+    reason: str
+    at_ns: int
+
+
+def want_segment(db: sqlite3.Connection, segment: Segment) -> None:
+    db.execute("INSERT OR IGNORE INTO custody VALUES (?,?,?,?,?,?,?,?,?,?,?)", segment)
+
+
+def segments(db: sqlite3.Connection, site: str, state: str | None = None, limit: int = 1 << 30) -> list[Segment]:
+    where = "site=?" + (" AND state=?" if state else "")
+    rows = db.execute(
+        f"SELECT * FROM custody WHERE {where} ORDER BY first_id LIMIT ?", (site, *((state,) if state else ()), limit)
+    )
+    return [Segment(*row) for row in rows]
+
+
+def settle_segment(db: sqlite3.Connection, site: str, sha256: bytes, state: str, reason: str, at_ns: int) -> None:
+    db.execute(
+        "UPDATE custody SET state=?, reason=?, at_ns=? WHERE site=? AND sha256=?", (state, reason, at_ns, site, sha256)
+    )
+
+
+# -- receipts ----------------------------------------------------------------------------------------------------
+
+
+class Receipt(NamedTuple):
+    site: str
+    number: int
+    content: bytes
+    hub_signature: bytes
+    site_signature: bytes
+    at_ns: int
+
+
+def save_receipt(db: sqlite3.Connection, receipt: Receipt) -> None:
+    db.execute("INSERT OR REPLACE INTO receipt VALUES (?,?,?,?,?,?)", receipt)
+
+
+def newest_receipt(db: sqlite3.Connection, site: str, *, both: bool = False) -> Receipt | None:
+    """The newest; with `both`, the newest that both have signed."""
+    signed = " AND length(site_signature) > 0" if both else ""
+    row = db.execute(f"SELECT * FROM receipt WHERE site=?{signed} ORDER BY number DESC LIMIT 1", (site,)).fetchone()
+    return Receipt(*row) if row else None
+
+
+def receipts(db: sqlite3.Connection, site: str, limit: int) -> Sequence[Receipt]:
+    rows = db.execute("SELECT * FROM receipt WHERE site=? ORDER BY number DESC LIMIT ?", (site, limit))
+    return [Receipt(*row) for row in rows]

@@ -1,0 +1,505 @@
+"""What does a site say to its hub, and when? The site's half of the return, as a decider: messages and the time in,
+messages out. What it needs of the site's data it asks of a `Shelf`.
+
+Invariants
+  1  Priority: control before the present, the present before the log, the log before segments. `pump` decides that, and
+     nothing else does.
+  2  The site forgets nothing because of an `Ack`: that only moves the window. What the hub holds is what a receipt,
+     signed by the key that was pinned, says it holds.
+  3  LIVE is declared in the step that checks the receipt against the log, inside one critical section with appends.
+  4  A message of another session (fence) changes nothing.
+  5  The ratchet's new token is on the disk before anything is said in its session.
+  6  Time is an argument, and only ever compared with itself: the clock of this box may be years wrong.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple, Protocol
+
+from fleet import envelope
+from fleet.envelope import Block, Log
+from fleet.limits import MS, SECOND
+from fleet.present import Present as NodePresent
+from sync import messages, present, stream
+from sync.flow import Inflow, Outflow
+from sync.messages import (
+    Ack,
+    Bye,
+    Challenge,
+    Chunk,
+    Custody,
+    Heads,
+    Hello,
+    Lane,
+    Level,
+    LogHead,
+    Message,
+    Ping,
+    Pong,
+    Present,
+    Proof,
+    Quarantined,
+    ReceiptAccepted,
+    ReceiptDisputed,
+    ReceiptOffered,
+    Refused,
+    Released,
+    Rewind,
+    SnapshotsKept,
+    Stream,
+    Want,
+    Welcome,
+)
+from sync.protocol import HELLO_NS, PING_NS, SILENCE_NS, TABLE, Caps, Cause, State
+
+_PRESENT_NS_MIN = SECOND // 2
+_PRESENT_RESEND_NS = 8 * SECOND
+_PRESENT_BYTES = 48 * 1024  # of a whole present, in one part
+_BEHIND_EVENTS = 5_000  # a live site with more than that to send is replaying again
+_BEHIND_NS = 10 * SECOND
+_CHUNKS_AHEAD = 4
+_WINDOW_BYTES = 1024 * 1024  # of the hub's log, towards us
+
+
+class Me(NamedTuple):
+    """Who this site is. `sign` is by the writer's key."""
+
+    log: Log
+    site: str
+    public_key: bytes
+    sign: Callable[[bytes], bytes]
+    program: str = ""
+
+
+class Memory(NamedTuple):
+    """What the shelf remembers of the hub: `hub` and `hub_key` are pinned with the invitation, or at the first
+    welcome; `receipt` is the newest one, as the hub signed it."""
+
+    hub: str = ""
+    hub_key: bytes = b""
+    token: bytes = b""
+    invitation: bytes = b""
+    receipt_number: int = 0
+    receipt: bytes = b""
+    alone_since_ns: int = 0
+
+
+class Answer(NamedTuple):
+    """What the shelf says to an offered receipt: its signature, or why not."""
+
+    signature: bytes
+    reason: str = ""
+
+
+class Shelf(Protocol):
+    """The site's data, as far as the protocol needs it. Every call is inside one transaction of the site's database."""
+
+    def memory(self) -> Memory: ...
+
+    def logs(self) -> Sequence[tuple[LogHead, bytes]]:
+        """The end and the public key of every log of this site that is not empty, oldest epoch first."""
+        ...
+
+    def heard(self) -> Sequence[LogHead]:
+        """The ends of the hub's logs towards this site, as they are here."""
+        ...
+
+    def hlc(self) -> int: ...
+
+    def remember(self, hub: str, hub_key: bytes, token: bytes, fence: int, now_ns: int) -> None: ...
+
+    def blocks(self, log: Log, after_seq: int, bytes_max: int) -> Sequence[Block]: ...
+
+    def presents(self) -> Mapping[str, NodePresent]:
+        """Every node, an object that is replaced when anything about it changes."""
+        ...
+
+    def take(self, group: stream.Group, hub_key: bytes, now_ns: int) -> tuple[LogHead | None, str]:
+        """Store blocks of the hub's log. The new end; or None and why not."""
+        ...
+
+    def chunk(self, sha256: bytes, offset: int, size: int) -> tuple[bytes, str]:
+        """Bytes of a sealed segment; or none and why there are none."""
+        ...
+
+    def certify(self, content: bytes, hub_signature: bytes, hub_key: bytes, now_ns: int) -> Answer:
+        """Check a receipt against what is here, sign and store it."""
+        ...
+
+    def compare(self, theirs: Heads, now_ns: int) -> Heads | None:
+        """Documents: what to say back. What the other side lacks is appended to the log again."""
+        ...
+
+    def new_epoch(self, reason: str, common: LogHead | None, now_ns: int) -> None: ...
+
+    def turned(self, state: State, cause: Cause, reason: str, now_ns: int) -> None: ...
+
+
+class Site:
+    def __init__(self, me: Me, caps: Caps | None = None) -> None:
+        self.me = me
+        self.caps = caps or Caps()
+        self.state = State.AUTONOMOUS
+        self.reason = ""  # of the last refusal, in the hub's words
+        self.again_ns = 0  # not to ask before
+        self.hub = ""
+        self.fence = 0
+        self.acked: dict[int, int] = {}  # by epoch, as the hub said in this session
+        self.quarantine: tuple[str, ...] = ()
+        self.custody: set[bytes] = set()
+        self.out = Outflow()
+        self.heard_ns = 0
+        self.level_seq: tuple[LogHead, ...] = ()
+        self._hello: Hello | None = None
+        self._hello_ns = 0
+        self._hub_key = b""
+        self._control: deque[Message] = deque()
+        self._in = Inflow()
+        self._unpacker = stream.Unpacker(me.log.tenant)
+        self._packer = stream.Packer()
+        self._sent: dict[int, int] = {}  # by epoch, packed into the stream so far
+        self._pinged_ns = 0
+        self._number = 0
+        self._present_ns = 0
+        self._present_every_ns = _PRESENT_NS_MIN
+        self._confirmed: Mapping[str, NodePresent] = {}
+        self._under_way: tuple[int, Mapping[str, NodePresent], int, int] | None = None  # number, nodes, sent, parts
+        self._parts: deque[Present] = deque()
+        self._whole = True
+        self._wants: deque[Want] = deque()
+        self._behind_ns: int | None = None
+
+    # -- the line ---------------------------------------------------------------------------------------------
+
+    def line_up(self, now_ns: int, nonce: bytes, shelf: Shelf) -> None:
+        """There is a line: say hello. To be called again when `due` says so."""
+        if self.state is not State.AUTONOMOUS:
+            return
+        memory = shelf.memory()
+        self.hub, self._hub_key = memory.hub, memory.hub_key
+        log = self.me.log
+        self._hello = Hello(
+            messages.PROTOCOL_OLDEST,
+            messages.PROTOCOL,
+            log.tenant,
+            log.writer,
+            self.me.site,
+            self.me.public_key,
+            tuple(head for head, _ in shelf.logs()),
+            tuple(shelf.heard()),
+            shelf.hlc(),
+            memory.alone_since_ns,
+            nonce,
+            hashlib.sha256(memory.invitation + log.writer.encode()).digest() if memory.invitation else b"",
+            memory.receipt_number,
+            self.me.program,
+        )
+        self._hello_ns = self.heard_ns = now_ns
+        self._control.clear()
+        self._control.append(self._hello)
+        self._turn(Cause.LINE_UP, "", now_ns, shelf)
+
+    def line_down(self, now_ns: int, shelf: Shelf) -> None:
+        self._over(Cause.LINE_DOWN, "", now_ns, shelf)
+
+    @property
+    def in_session(self) -> bool:
+        return self.state in (State.REPLAYING, State.LIVE, State.QUARANTINED)
+
+    def _over(self, cause: Cause, reason: str, now_ns: int, shelf: Shelf) -> None:
+        if (self.state, cause) in TABLE:
+            self._turn(cause, reason, now_ns, shelf)
+        self._control.clear()
+        self._parts.clear()
+        self._wants.clear()
+        self._under_way = None
+        self.fence = 0
+
+    def _turn(self, cause: Cause, reason: str, now_ns: int, shelf: Shelf) -> None:
+        state = TABLE.get((self.state, cause))
+        if state is not None and state is not self.state:
+            self.state = state
+            shelf.turned(state, cause, reason, now_ns)
+
+    # -- what the hub says ------------------------------------------------------------------------------------
+
+    def heard(self, message: Message | messages.Unknown, now_ns: int, shelf: Shelf) -> None:
+        if isinstance(message, messages.Unknown):
+            return
+        fence = getattr(message, "fence", None)
+        if fence is not None and not isinstance(message, Welcome) and fence != self.fence:
+            return  # invariant 4
+        self.heard_ns = now_ns
+        match message:
+            case Challenge():
+                self._challenged(message, now_ns, shelf)
+            case Welcome():
+                self._welcomed(message, now_ns, shelf)
+            case Refused():
+                self._refused(message, now_ns, shelf)
+            case Ack(stream=number, offset=offset, window_bytes=window, head=head, resend=resend):
+                self.out.acked(number, offset, window, now_ns)
+                if head is not None and head.writer == self.me.log.writer:
+                    self.acked[head.epoch] = max(self.acked.get(head.epoch, 0), head.seq)
+                if resend:
+                    self.out.resend(now_ns)
+            case Rewind(stream=number, heads=heads):
+                if number == self.out.stream:
+                    self._restream(number + 1, heads)
+            case SnapshotsKept(number=number):
+                self._kept(number, now_ns)
+            case Want():
+                if len(self._wants) < 64:
+                    self._wants.append(message)
+            case Custody(sha256=sha256):
+                self.custody.add(sha256)
+            case ReceiptOffered(content=content, signature=signature):
+                self._offered(content, signature, now_ns, shelf)
+            case Quarantined(reasons=reasons):
+                self.quarantine = reasons
+                self._turn(Cause.QUARANTINE, "; ".join(reasons), now_ns, shelf)
+            case Released():
+                self.quarantine = ()
+                self.level_seq = ()
+                self._turn(Cause.RELEASED, "", now_ns, shelf)
+            case Heads():
+                answer = shelf.compare(message, now_ns)
+                if answer is not None:
+                    self._control.append(answer)
+            case Stream():
+                self._streamed(message, now_ns, shelf)
+            case Ping(number=number):
+                self._control.append(Pong(self.fence, number))
+            case Bye(reason=reason):
+                self._over(Cause.LINE_DOWN, reason, now_ns, shelf)
+            case _:
+                pass
+
+    def _challenged(self, said: Challenge, now_ns: int, shelf: Shelf) -> None:
+        hello = self._hello
+        if hello is None or self.state is not State.RETURNING:
+            return
+        known = self._hub_key or said.public_key
+        try:
+            key = envelope.public_key(known)
+        except ValueError:
+            return
+        proven = envelope.vouches(key, said.signature, messages.challenge_content(hello, said.hub, said.nonce))
+        if not proven or (self.hub and said.hub != self.hub):
+            self.reason = "whoever answers there is not the hub that this site knows"
+            self._over(Cause.REFUSED, self.reason, now_ns, shelf)
+            self.again_ns = now_ns + 30 * SECOND
+            return
+        self.hub, self._hub_key = said.hub, known
+        memory = shelf.memory()
+        ratchet = hmac.digest(memory.token, said.nonce, "sha256") if memory.token else b""
+        signature = self.me.sign(messages.proof_content(hello, said.hub, said.nonce))
+        self._control.append(Proof(signature, ratchet, memory.receipt))
+
+    def _welcomed(self, said: Welcome, now_ns: int, shelf: Shelf) -> None:
+        if self.state is not State.RETURNING or not self._hub_key:
+            return
+        shelf.remember(self.hub, self._hub_key, said.token, said.fence, now_ns)  # invariant 5
+        self.fence, self.reason = said.fence, ""
+        self.quarantine = ()
+        self._in.begin(1)
+        self._unpacker = stream.Unpacker(self.me.log.tenant)
+        self.out.granted_bytes = said.window_bytes
+        self._restream(1, said.acked)
+        self._confirmed, self._whole, self._under_way, self._present_ns = {}, True, None, 0
+        self.level_seq, self._behind_ns = (), None
+        self._pinged_ns = now_ns
+        self._turn(Cause.WELCOME, "", now_ns, shelf)
+        self._control.append(Ack(self.fence, 1, 0, _WINDOW_BYTES))
+
+    def _restream(self, number: int, heads: Sequence[LogHead]) -> None:
+        self.out.begin(number, self.out.granted_bytes)
+        self._packer = stream.Packer()
+        self._sent = {head.epoch: head.seq for head in heads if head.writer == self.me.log.writer}
+        self.acked = dict(self._sent)
+        self.level_seq = ()
+
+    def _refused(self, said: Refused, now_ns: int, shelf: Shelf) -> None:
+        hello = self._hello
+        if hello is None or said.nonce != hello.nonce or self.state is not State.RETURNING:
+            return
+        self.reason = said.reason
+        content = messages.refusal_content(hello, said.reason, said.new_epoch, said.common)
+        trusted = bool(self._hub_key) and envelope.vouches(envelope.public_key(self._hub_key), said.signature, content)
+        self._over(Cause.REFUSED, said.reason, now_ns, shelf)
+        self.again_ns = now_ns + max(said.again_s, 5) * SECOND
+        if said.new_epoch and trusted:
+            shelf.new_epoch(said.reason, said.common, now_ns)
+            self.again_ns = now_ns
+
+    def _kept(self, number: int, now_ns: int) -> None:
+        if self._under_way is None or number != self._under_way[0]:
+            return
+        _, nodes, sent_ns, _ = self._under_way
+        self._confirmed, self._under_way, self._whole = nodes, None, False
+        # What took a second to arrive is not said twice a second: the queue would only grow.
+        self._present_every_ns = max(_PRESENT_NS_MIN, min((now_ns - sent_ns) * 2 // 3, 5 * SECOND))
+
+    def _offered(self, content: bytes, signature: bytes, now_ns: int, shelf: Shelf) -> None:
+        try:
+            from sync import receipt
+
+            number = receipt.read(content).number
+        except ValueError:
+            return
+        answer = shelf.certify(content, signature, self._hub_key, now_ns)  # invariant 3
+        if not answer.signature:
+            self._control.append(ReceiptDisputed(self.fence, number, answer.reason))
+            return
+        self._control.append(ReceiptAccepted(self.fence, number, answer.signature))
+        if self.state is State.REPLAYING:
+            self._turn(Cause.COVERED, f"receipt {number}", now_ns, shelf)
+
+    def _streamed(self, said: Stream, now_ns: int, shelf: Shelf) -> None:
+        taken = self._in.take(said.stream, said.offset, said.data)
+        if taken.hole:
+            self._control.append(Ack(self.fence, self._in.stream, self._in.offset, _WINDOW_BYTES, resend=True))
+            return
+        head: LogHead | None = None
+        try:
+            for group in self._unpacker.feed(taken.data) if taken.data else ():
+                head, problem = shelf.take(group, self._hub_key, now_ns)
+                if problem:
+                    raise stream.StreamProblem(problem)
+        except stream.StreamProblem as problem:
+            self._in.begin(self._in.stream + 1)
+            self._unpacker = stream.Unpacker(self.me.log.tenant)
+            self._control.append(Rewind(self.fence, said.stream, tuple(shelf.heard()), str(problem)))
+            return
+        if said.stream == self._in.stream:
+            self._control.append(Ack(self.fence, said.stream, self._in.offset, _WINDOW_BYTES, head))
+
+    # -- what the site says ------------------------------------------------------------------------------------
+
+    def pump(self, now_ns: int, shelf: Shelf, room_bytes: int = 1 << 62) -> list[Message]:
+        """What to send now, most urgent first, about `room_bytes` of it (invariant 1)."""
+        said: list[Message] = []
+        while room_bytes > 0:
+            message = self._next(now_ns, shelf)
+            if message is None:
+                break
+            said.append(message)
+            size = _size(message)
+            room_bytes -= size
+            if message.LANE is not Lane.CONTROL:
+                self.caps.spent(size, now_ns)
+        return said
+
+    def _next(self, now_ns: int, shelf: Shelf) -> Message | None:
+        if self._control and self.caps.allows(Lane.CONTROL, now_ns):
+            return self._control.popleft()
+        if not self.in_session:
+            return None
+        if self.caps.allows(Lane.SNAPSHOTS, now_ns):
+            said = self._next_present(now_ns, shelf)
+            if said is not None:
+                return said
+        backlog = self._backlog(shelf)
+        if self.caps.allows(Lane.LOG, now_ns):
+            said = self._next_part(now_ns, shelf)
+            if said is not None:
+                return said
+        if backlog or not self.out.idle:
+            return None
+        heads = tuple(head for head, _ in shelf.logs())
+        if heads != self.level_seq and (not self.level_seq or self.state is not State.LIVE):
+            self.level_seq = heads
+            return Level(self.fence, heads)
+        if self.caps.allows(Lane.SEGMENTS, now_ns) and self._wants:
+            want = self._wants.popleft()
+            data, gone = shelf.chunk(want.sha256, want.offset, want.size)
+            return Chunk(self.fence, want.window, want.sha256, want.offset, data, gone)
+        return None
+
+    def _backlog(self, shelf: Shelf) -> int:
+        return sum(max(head.seq - self._sent.get(head.epoch, 0), 0) for head, _ in shelf.logs())
+
+    def _next_present(self, now_ns: int, shelf: Shelf) -> Message | None:
+        if self._parts:
+            return self._parts.popleft()
+        if self._under_way is not None:
+            late = now_ns - self._under_way[2] > max(_PRESENT_RESEND_NS, 4 * (self.out.rate.rtt_ns or 0))
+            if not late:
+                return None
+            self._under_way = None
+        if now_ns - self._present_ns < self._present_every_ns:
+            return None
+        nodes = dict(shelf.presents())
+        rows = present.rows_of(nodes, self._confirmed, now_ns)
+        if not rows and not self._whole:
+            self._present_ns = now_ns
+            return None
+        lists = list(present.parts_of(rows, _PRESENT_BYTES))
+        self._number += 1
+        for index, part in enumerate(lists):
+            said = Present(self.fence, self._number, self._whole, index, len(lists), now_ns, present.pack(part))
+            signature = self.me.sign(messages.present_content(self.me.log, said))
+            self._parts.append(_with(said, signature))
+        self._present_ns = now_ns
+        self._under_way = (self._number, nodes, now_ns, len(lists))
+        return self._parts.popleft()
+
+    def _next_part(self, now_ns: int, shelf: Shelf) -> Message | None:
+        self.out.tick(now_ns)
+        if self.out.wants:
+            self._fill(shelf)
+        part = self.out.due(now_ns)
+        return Stream(self.fence, self.out.stream, part.offset, part.data) if part is not None else None
+
+    def _fill(self, shelf: Shelf) -> None:
+        for head, key in shelf.logs():
+            sent = self._sent.get(head.epoch, 0)
+            if head.seq <= sent:
+                continue
+            log = self.me.log._replace(epoch=head.epoch)
+            blocks = tuple(shelf.blocks(log, sent, self.out.group_bytes))
+            if blocks:
+                self.out.add(self._packer.pack(stream.Group(log, key, blocks)))
+                self._sent[head.epoch] = blocks[-1].head.seq
+            return
+
+    # -- time --------------------------------------------------------------------------------------------------
+
+    def tick(self, now_ns: int, shelf: Shelf) -> None:
+        """At least once a second."""
+        if self.state is State.RETURNING and now_ns - self._hello_ns > HELLO_NS:
+            self._over(Cause.SILENCE, "", now_ns, shelf)
+        if not self.in_session:
+            return
+        silent = now_ns - self.heard_ns
+        if silent > SILENCE_NS:
+            self._over(Cause.SILENCE, f"{silent // SECOND} s without a word", now_ns, shelf)
+        elif silent > PING_NS and now_ns - self._pinged_ns > PING_NS:
+            self._pinged_ns = now_ns
+            self._control.append(Ping(self.fence, now_ns // MS))
+        if self.state is State.LIVE:
+            behind = self._backlog(shelf) > _BEHIND_EVENTS
+            self._behind_ns = None if not behind else self._behind_ns or now_ns
+            if self._behind_ns is not None and now_ns - self._behind_ns > _BEHIND_NS:
+                self.level_seq = ()
+                self._turn(Cause.BEHIND, "", now_ns, shelf)
+
+    @property
+    def session_is_over(self) -> bool:
+        return self.state is State.AUTONOMOUS
+
+    def bye(self, reason: str) -> Message | None:
+        return Bye(self.fence, reason) if self.in_session else None
+
+
+def _with(said: Present, signature: bytes) -> Present:
+    return Present(said.fence, said.number, said.whole, said.part, said.parts, said.at_ns, said.rows, signature)
+
+
+def _size(message: Message) -> int:
+    data = getattr(message, "data", None) or getattr(message, "rows", None) or b""
+    return len(data) + 64
