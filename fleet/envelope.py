@@ -88,7 +88,6 @@ class Fault(StrEnum):
     GAP = "events are missing before this block"
     FORK = "another block with the same sequence numbers is already here"
     WRITER = "the block is of another log"
-    EVENT = "the block holds something that is no event, or not in its place"
     START = "the log does not begin with the event that names its key"
 
 

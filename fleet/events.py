@@ -342,6 +342,95 @@ class QuarantineSettled(Body, frozen=True):
     actor: str
 
 
+# -- links: sites and their hub -----------------------------------------------------------------------------
+
+
+@_fact("link.turned")
+class LinkTurned(Body, frozen=True):
+    """A site's session with its hub went from one state to the next (`sync.protocol`)."""
+
+    peer: str
+    former: str
+    state: str
+    cause: str
+    reason: str = ""
+
+
+@_fact("link.changed")
+class LinkChanged(Body, frozen=True):
+    """An operator's word on a link: cut, restored, a lane paused or resumed, a cap in bytes."""
+
+    peer: str
+    action: str
+    value: str
+    actor: str
+
+
+@_fact("site.admitted")
+class SiteAdmitted(Body, frozen=True):
+    """A site came for the first time, with an invitation."""
+
+    name: str
+    public_key: bytes
+
+
+@_fact("site.quarantined")
+class SiteQuarantined(Body, frozen=True):
+    name: str
+    reasons: tuple[str, ...]
+
+
+@_fact("site.released")
+class SiteReleased(Body, frozen=True):
+    name: str
+    actor: str
+    reason: str
+
+
+@_fact("log.forked")
+class LogForked(Body, frozen=True):
+    """A log was continued in two ways: after event `seq`, `here` stands in the journal, `there` is kept beside it."""
+
+    writer: str
+    epoch: int
+    seq: int
+    here: bytes
+    there: bytes
+
+
+@_fact("receipt.signed")
+class ReceiptSigned(Body, frozen=True):
+    """A completeness receipt was signed by both. `sha256` is of its content."""
+
+    site: str
+    number: int
+    sha256: bytes
+    events: int
+    segments: int
+
+
+@_fact("segment.received")
+class SegmentReceived(Body, frozen=True):
+    """A site's segment came together here, bit for bit."""
+
+    site: str
+    sha256: bytes
+    records: int
+    bytes_stored: int
+
+
+@_fact("document.changed")
+class DocumentChanged(Body, frozen=True):
+    """A change of a document (`store.document`), its bytes as they were made. `repeated`: sent again after a comparison
+    of heads, by one who need not be its author."""
+
+    document_kind: str
+    document: str
+    generation: int
+    change: bytes
+    repeated: bool = False
+
+
 # -- the event itself ---------------------------------------------------------------------------------------
 
 
@@ -379,6 +468,7 @@ class Recorded(NamedTuple):
 
 Stamp = tuple[int, str, int, int]
 
+_NUMBER_MAX = (1 << 63) - 1  # what a database holds
 _BODY_BYTES_MAX = limits.event_bytes_max - 4_096  # the rest is room for everything but the body
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(Event).decode
@@ -427,6 +517,26 @@ def decode(raw: bytes, *, writer: str, epoch: int, position: int = 0) -> Recorde
         event.subject,
         body,
     )
+
+
+UNREADABLE = "unreadable"
+
+
+def decode_any(raw: bytes, *, writer: str, epoch: int, seq: int = 0, position: int = 0) -> Recorded:
+    """`decode`, for what stands in a signed block whatever it is: what is no event, or not the one of `seq`, is of the
+    kind `UNREADABLE`, kept and passed on as it came."""
+    try:
+        event = decode(raw, writer=writer, epoch=epoch, position=position)
+        if _fits(event, seq or event.seq):
+            return event
+    except ValueError:
+        pass
+    return Recorded(position, writer, epoch, seq, 0, 0, Clock.NOT_TRUSTED, UNREADABLE, 0, "", Unknown(raw))
+
+
+def _fits(event: Recorded, seq: int) -> bool:
+    stamped = 0 <= event.hlc <= _NUMBER_MAX and abs(event.wall_ns) <= _NUMBER_MAX
+    return event.seq == seq and stamped and len(event.subject) <= limits.subject_chars_max
 
 
 def fields(body: Body | Unknown) -> Mapping[str, Any]:

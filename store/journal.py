@@ -78,6 +78,8 @@ class Journal:
         self._own: dict[Log, _Own] = {}
         self._next: tuple[dict[Log, Head], int, int] = ({}, 0, 0)
         self._listeners: list[Listener] = []
+        self._given = 0
+        self._former: Log | None = None  # the epoch before one that is not committed yet
 
     def listen(self, listener: Listener) -> None:
         """Call `listener` with each commit's events, in order, on the writer's thread, after they are durable."""
@@ -110,6 +112,19 @@ class Journal:
         self._taken += placed
         return placed
 
+    def begin(self, db: sqlite3.Connection, log: Log, body: events.LogStarted) -> None:
+        """Go on in a new epoch of this box's own log, from this transaction on. `log` is entered by the caller."""
+        self._former = self._former or self.log
+        self._own[log] = _Own(*_load(db, log)[:2])
+        self.log = log
+        self.stage(log.writer, body)
+
+    def stamp(self) -> int:
+        """A hybrid stamp for what is written inside this transaction: later than all that was committed, and than the
+        stamps given out before."""
+        self._given = hlc.tick(max(self._hlc, self._given), self._clock.now_ns() // limits.MS)
+        return self._given
+
     def head_of(self, log: Log) -> Head:
         """The committed end of a log that is written here; the empty head when nothing was."""
         own = self._own.get(log)
@@ -141,7 +156,7 @@ class Journal:
         for wish in self._staged:
             by_log.setdefault(wish.log, []).append(wish.event)
         heads: dict[Log, Head] = {}
-        stamp = self._hlc
+        stamp = max(self._hlc, self._given)
         for log, staged in by_log.items():
             own = self._own.get(log)
             if own is None:
@@ -179,13 +194,15 @@ class Journal:
         for log, head in heads.items():
             self._own[log].head = head
         self.head = self._own[self.log].head
-        sealed = self._sealed
+        sealed, self._former = self._sealed, None
         self.rolled_back()
         if sealed:
             for listener in self._listeners:
                 listener(sealed)
 
     def rolled_back(self) -> None:
+        if self._former is not None:
+            self.log, self._former = self._former, None
         self._staged, self._taken, self._sealed = [], [], []
 
 
@@ -249,6 +266,19 @@ def head_of(db: sqlite3.Connection, log: Log) -> Head:
     return Head(*row) if row else envelope.EMPTY
 
 
+def blocks_after(db: sqlite3.Connection, log: Log, after_seq: int, bytes_max: int) -> list[Block]:
+    """The next blocks of a log, at least one if there is one, and about `bytes_max` of event bytes."""
+    row = db.execute("SELECT id FROM log WHERE tenant=? AND writer=? AND epoch=?", log).fetchone()
+    found: list[Block] = []
+    size = 0
+    for block in blocks(db, row[0], after_seq) if row else ():
+        found.append(block)
+        size += sum(map(len, block.events)) + 80
+        if size >= bytes_max:
+            break
+    return found
+
+
 def public_key(db: sqlite3.Connection, log: Log) -> bytes | None:
     """The key that a log says it is signed with; None when there is no such log."""
     row = db.execute("SELECT public_key FROM log WHERE tenant=? AND writer=? AND epoch=?", log).fetchone()
@@ -263,7 +293,7 @@ def _load(db: sqlite3.Connection, log: Log) -> tuple[int, Head, int]:
         raise ValueError(f"this folder holds no log of {log.writer} in epoch {log.epoch}")
     newest = "SELECT raw FROM event WHERE +log_id IN (SELECT id FROM log WHERE tenant=? AND writer=?)"
     last = db.execute(f"{newest} ORDER BY position DESC LIMIT 1", (log.tenant, log.writer)).fetchone()
-    stamp = events.decode(last[0], writer=log.writer, epoch=log.epoch).hlc if last else 0
+    stamp = events.decode_any(last[0], writer=log.writer, epoch=log.epoch).hlc if last else 0
     return int(row[0]), head_of(db, log), stamp
 
 
@@ -334,13 +364,14 @@ def _ends(encoded: Sequence[bytes]) -> Iterator[int]:
 # -- readers ------------------------------------------------------------------------------------------------
 
 _SELECT = (
-    "SELECT event.position, log.writer, log.epoch, event.raw FROM event JOIN log ON log.id = event.log_id WHERE {where}"
+    "SELECT event.position, log.writer, log.epoch, event.seq, event.raw"
+    " FROM event JOIN log ON log.id = event.log_id WHERE {where}"
 )
 AFTER = _SELECT.format(where="position > ? ORDER BY position LIMIT ?")
 
 
 _OF_SUBJECT = (
-    "SELECT event.position, log.writer, log.epoch, event.raw FROM mention CROSS JOIN event"
+    "SELECT event.position, log.writer, log.epoch, event.seq, event.raw FROM mention CROSS JOIN event"
     " ON event.position BETWEEN mention.first_position AND mention.last_position AND event.subject = mention.subject"
     " JOIN log ON log.id = event.log_id WHERE mention.subject = ? AND mention.first_position < ? AND {where}"
 )
@@ -356,8 +387,11 @@ def newest(before: int, limit: int, subject: str | None, kind: str | None) -> tu
     return _OF_SUBJECT.format(where=where) + order, (subject, before, *parameters, limit)
 
 
-def rows_to_events(rows: Iterable[tuple[int, str, int, bytes]]) -> list[events.Recorded]:
-    return [events.decode(raw, writer=writer, epoch=epoch, position=position) for position, writer, epoch, raw in rows]
+def rows_to_events(rows: Iterable[tuple[int, str, int, int, bytes]]) -> list[events.Recorded]:
+    return [
+        events.decode_any(raw, writer=writer, epoch=epoch, seq=seq, position=position)
+        for position, writer, epoch, seq, raw in rows
+    ]
 
 
 def read(db: sqlite3.Connection, after: int = 0, batch: int = 5_000) -> Iterator[list[events.Recorded]]:
@@ -466,11 +500,9 @@ def _stray(db: sqlite3.Connection, log_id: int, block: Block) -> str | None:
     ).fetchall()
     first_position = rows[0][1]
     for index, (seq, position, kind, subject, wall_ns, raw) in enumerate(rows):
-        try:
-            event = events.decode(raw, writer=block.writer, epoch=block.epoch)
-        except ValueError as error:
-            return f"event {seq}: {error}"
-        signed = (block.first_seq + index, first_position + index, event.seq, event.kind, event.subject, event.wall_ns)
+        here = block.first_seq + index
+        event = events.decode_any(raw, writer=block.writer, epoch=block.epoch, seq=here)
+        signed = (here, first_position + index, event.seq, event.kind, event.subject, event.wall_ns)
         if signed != (seq, position, seq, kind, subject, wall_ns):
             return f"event {seq}: its columns differ from its signed bytes"
     for mention in zip(*mentions([row[1] for row in rows], [row[3] for row in rows]), strict=True):

@@ -100,6 +100,7 @@ class Hello(Message, frozen=True):
     invitation: bytes = b""  # SHA-256 of invitation ‖ writer, at the first contact only
     receipt: int = 0  # number of the newest receipt that I hold
     program: str = ""
+    sealing_key: bytes = b""  # X25519, for files on a stick
 
 
 @_said("proof")

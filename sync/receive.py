@@ -12,12 +12,13 @@ Rules of the file
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-from fleet import envelope, events, limits
+from fleet import envelope, events
 from fleet.envelope import Block, Fault, Head, Log, PublicKey
 from store import journal
 from store.clock import WallClock
@@ -25,8 +26,6 @@ from store.database import connect
 from store.folder import Folder, bring_up
 from sync import wire
 from sync.wire import Header, WireProblem
-
-_NUMBER_MAX = (1 << 63) - 1  # what a database holds
 
 
 class Accept(NamedTuple):
@@ -95,10 +94,14 @@ def words(decision: Gap | Fork | Refuse) -> str:
 # -- keeping ----------------------------------------------------------------------------------------------------
 
 
-def receive(db: sqlite3.Connection, block: Block, public_key: bytes, now_ns: int) -> Decision:
+Put = Callable[[int, Block, Sequence[events.Recorded]], object]  # log id, block, its events
+
+
+def receive(db: sqlite3.Connection, block: Block, public_key: bytes, now_ns: int, put: Put | None = None) -> Decision:
     """Decide about one block and, when it is the next one, store it; inside the caller's transaction.
 
-    `public_key` is the key that whoever brings the block names for its log.
+    `public_key` is the key that whoever brings the block names for its log. `put` stores it: `Journal.take` where a
+    journal runs; without it, behind everything that is here.
     """
     fault = envelope.check(block, envelope.public_key(public_key))
     if fault is not None:
@@ -115,33 +118,32 @@ def receive(db: sqlite3.Connection, block: Block, public_key: bytes, now_ns: int
     decision = _place(journal.head_of(db, block.log), block, held)
     if not isinstance(decision, Accept):
         return decision
-    facts = _facts(block, public_key)
-    if isinstance(facts, Refuse):
-        return facts
+    facts = facts_of(block)
+    if not _begins(block, facts, public_key):
+        return Refuse(Fault.START)
     log_id = found[0] if found is not None else journal.start_log(db, block.log, public_key, now_ns)
-    (position,) = db.execute("SELECT coalesce(max(position), 0) FROM event").fetchone()
-    kinds, subjects, walls_ns = [f.kind for f in facts], [f.subject for f in facts], [f.wall_ns for f in facts]
-    journal.insert_block(db, log_id, position + 1, block, kinds, subjects, walls_ns)
+    (put or partial(_append, db))(log_id, block, facts)
     return decision
 
 
-def _facts(block: Block, public_key: bytes) -> list[events.Recorded] | Refuse:
-    """The events of a block that holds, if each is one, in its place, and the first one of all names the key."""
-    try:
-        facts = [events.decode(raw, writer=block.writer, epoch=block.epoch) for raw in block.events]
-    except ValueError:
-        return Refuse(Fault.EVENT)
-    if not all(_fits(fact, seq) for seq, fact in enumerate(facts, block.first_seq)):
-        return Refuse(Fault.EVENT)
+def _append(db: sqlite3.Connection, log_id: int, block: Block, facts: Sequence[events.Recorded]) -> None:
+    (position,) = db.execute("SELECT coalesce(max(position), 0) FROM event").fetchone()
+    kinds, subjects, walls_ns = [f.kind for f in facts], [f.subject for f in facts], [f.wall_ns for f in facts]
+    journal.insert_block(db, log_id, position + 1, block, kinds, subjects, walls_ns)
+
+
+def facts_of(block: Block) -> list[events.Recorded]:
+    """The events of a block that holds. One that cannot be read is kept as it came, and the line moves on."""
+    return [
+        events.decode_any(raw, writer=block.writer, epoch=block.epoch, seq=seq)
+        for seq, raw in enumerate(block.events, block.first_seq)
+    ]
+
+
+def _begins(block: Block, facts: Sequence[events.Recorded], public_key: bytes) -> bool:
+    """A log begins with the event that names its key."""
     start = facts[0].body
-    if block.first_seq == 1 and not (isinstance(start, events.LogStarted) and start.public_key == public_key):
-        return Refuse(Fault.START)
-    return facts
-
-
-def _fits(fact: events.Recorded, seq: int) -> bool:
-    stamped = 0 <= fact.hlc <= _NUMBER_MAX and abs(fact.wall_ns) <= _NUMBER_MAX
-    return fact.seq == seq and stamped and len(fact.subject) <= limits.subject_chars_max
+    return block.first_seq > 1 or (isinstance(start, events.LogStarted) and start.public_key == public_key)
 
 
 # -- files ------------------------------------------------------------------------------------------------------
@@ -213,8 +215,9 @@ def check_file(path: Path, progress: Progress = lambda done, total: None) -> tup
 
     def judge(block: Block, header: Header, head: Head) -> Decision:
         decision = decide(head, block, envelope.public_key(header.public_key))
-        facts = _facts(block, header.public_key) if isinstance(decision, Accept) else None
-        return facts if isinstance(facts, Refuse) else decision
+        if isinstance(decision, Accept) and not _begins(block, facts_of(block), header.public_key):
+            return Refuse(Fault.START)
+        return decision
 
     try:
         report = _pass(path, judge, progress)

@@ -272,6 +272,22 @@ EVENTS: dict[str, _Says] = {
     "quarantine.settled": lambda f: (
         f"quarantined input {f['item']}: {f['decision']}{_by(f)}" + (f" ({f['reason']})" if f["reason"] else "")
     ),
+    "link.turned": lambda f: (
+        f"link: {f['former']} → {f['state']}, {f['cause']}" + (f" ({f['reason']})" if f["reason"] else "")
+    ),
+    "link.changed": lambda f: f"link: {f['action']}" + (f" {f['value']}" if f["value"] else "") + _by(f),
+    "site.admitted": lambda f: f"site {f['name']} came for the first time, with its invitation",
+    "site.quarantined": lambda f: f"site {f['name']} is held in quarantine: {'; '.join(f['reasons'])}",
+    "site.released": lambda f: (
+        f"site {f['name']} released from quarantine{_by(f)}" + (f": {f['reason']}" if f["reason"] else "")
+    ),
+    "log.forked": lambda f: (
+        f"the log was continued in two ways after event {f['seq']} of epoch {f['epoch']}; both are kept"
+    ),
+    "receipt.signed": lambda f: f"receipt {f['number']} signed by both: {f['events']} events, {f['segments']} segments",
+    "segment.received": lambda f: f"a segment of {f['records']} records came together here, bit for bit",
+    "document.changed": lambda f: f"{f['document_kind']} document changed" + (" (sent again)" if f["repeated"] else ""),
+    "unreadable": lambda f: "an event that cannot be read; it is kept as it came",
 }
 
 # What a line of the journal looks like at a glance; everything else is quiet.

@@ -14,13 +14,12 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from fleet import envelope, events
 from fleet.envelope import Block, Fault, Head, Log
 from fleet.events import Clock
-from sync import receive
-from sync.receive import Accept, Duplicate, Fork, Gap, Refuse
 from store import journal
 from store.database import connect, connect_reader
 from store.folder import bring_up
 from store.keys import public_bytes
-from sync import wire
+from sync import receive, wire
+from sync.receive import Accept, Duplicate, Fork, Gap, Refuse
 from sync.wire import Problem
 
 ALDER_KEY = Ed25519PrivateKey.from_private_bytes(b"alder".ljust(32))
@@ -174,33 +173,44 @@ def test_a_log_must_begin_with_the_key_it_is_signed_with(harbor: sqlite3.Connect
     assert content(harbor) == []
 
 
+def kept_apart(harbor: sqlite3.Connection, pen: Pen, block: Block) -> None:
+    """It stands in the log as it came, under a kind that says so, and what follows follows."""
+    assert isinstance(take(harbor, block), Accept)
+    (fact,) = [fact for batch in journal.read(harbor) for fact in batch][-1:]
+    assert (fact.kind, fact.body) == (events.UNREADABLE, events.Unknown(block.events[0]))
+    assert isinstance(take(harbor, pen.quiet()), Accept)
+    assert journal.verify(harbor)[0].fault is None
+
+
 @pytest.mark.parametrize(
     "number", [0, 3, 1 << 62, (1 << 64) - 1], ids=["zero", "another's", "far", "more than a database holds"]
 )
-def test_an_event_out_of_its_place_is_refused(harbor: sqlite3.Connection, pen: Pen, number: int) -> None:
+def test_an_event_out_of_its_place_is_kept_apart_and_the_line_moves_on(
+    harbor: sqlite3.Connection, pen: Pen, number: int
+) -> None:
     for block in pen.blocks:
         take(harbor, block)
     body = events.HeartbeatResumed(1)
     raw = events.encode_all(number, 1, 1, Clock.SYNCED, [("drone", body, events.encode_body(body))])
-    assert take(harbor, pen.raw(raw)) == Refuse(Fault.EVENT)
+    kept_apart(harbor, pen, pen.raw(raw))
 
 
 @pytest.mark.parametrize("at", [1, 2])
-def test_a_number_beyond_what_a_database_holds_is_refused(harbor: sqlite3.Connection, pen: Pen, at: int) -> None:
+def test_a_number_beyond_what_a_database_holds_is_kept_apart(harbor: sqlite3.Connection, pen: Pen, at: int) -> None:
     for block in pen.blocks:
         take(harbor, block)
     import msgspec
 
     event = [pen.head.seq + 1, 1, 1, 2, "node.heartbeat_resumed", 1, "drone", [1, 0]]
     event[at] = (1 << 64) - 1
-    assert take(harbor, pen.raw([msgspec.msgpack.encode(event)])) == Refuse(Fault.EVENT)
+    kept_apart(harbor, pen, pen.raw([msgspec.msgpack.encode(event)]))
 
 
-def test_what_is_no_event_is_refused_however_well_it_is_signed(harbor: sqlite3.Connection, pen: Pen) -> None:
+def test_what_is_no_event_is_kept_as_it_came_when_it_is_signed(harbor: sqlite3.Connection, pen: Pen) -> None:
     for block in pen.blocks:
         take(harbor, block)
     for raw in (b"", b"\xc1", b"\x90", b"\x91" * 3_000 + b"\x01"):
-        assert take(harbor, pen.branch().raw([raw])) == Refuse(Fault.EVENT)
+        kept_apart(harbor, pen, pen.raw([raw]))
 
 
 def test_kinds_of_a_newer_version_are_kept_as_they_came(harbor: sqlite3.Connection, pen: Pen) -> None:

@@ -1,0 +1,208 @@
+"""The site's data as the protocol asks for it (`sync.site.Shelf`): inside a transaction of site.db, on its writer's thread.
+
+What the rest of the appliance has to hear of is told after the commit: `done` holds it.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+
+from fleet import envelope, events
+from fleet.document import Id
+from fleet.envelope import Block, Log, PrivateKey
+from fleet.present import Present
+from store import journal, peers
+from store.clock import WallClock
+from store.journal import Identity, Journal
+from store.peers import Peer
+from store.shared import Shared
+from store.telemetry import segment_path
+from sync import receipt, receive, stream
+from sync.messages import Heads, LogHead
+from sync.protocol import Cause, State
+from sync.site import Answer, Memory
+
+_LISTED_MAX = 4_000
+Aside = Callable[[str, str, str, bytes], None]
+
+
+class SiteShelf:
+    def __init__(
+        self,
+        identity: Identity,
+        journal_: Journal,
+        key: PrivateKey,
+        public_key: bytes,
+        shared: Shared,
+        segments: Path,
+        clock: WallClock,
+        presents: Callable[[], Mapping[str, Present]],
+        changed: Callable[[Iterable[Id]], None],
+        aside: Aside,
+        invitation: bytes = b"",
+    ) -> None:
+        self.db: sqlite3.Connection
+        self.done: list[Callable[[], None]] = []
+        self.invitation = invitation
+        self._identity, self._journal, self._key, self._public_key = identity, journal_, key, public_key
+        self._shared, self._folder, self._clock = shared, segments, clock
+        self._presents, self._changed, self._aside = presents, changed, aside
+        self._tenant, self._writer = identity.log.tenant, identity.log.writer
+
+    def begin(self, db: sqlite3.Connection) -> None:
+        self.db, self.done = db, []
+
+    # -- who --------------------------------------------------------------------------------------------------
+
+    def hub(self) -> Peer | None:
+        """The one hub of this site; None before the first welcome."""
+        return next(iter(peers.every(self.db, self._tenant)), None)
+
+    def memory(self) -> Memory:
+        hub = self.hub()
+        if hub is None:
+            return Memory(invitation=self.invitation)
+        newest = peers.newest_receipt(self.db, self._writer, both=True)
+        return Memory(
+            hub.writer,
+            hub.public_key,
+            hub.token,
+            self.invitation,
+            newest.number if newest else 0,
+            newest.content + newest.hub_signature if newest else b"",
+            hub.since_ns,
+        )
+
+    def logs(self) -> Sequence[tuple[LogHead, bytes]]:
+        found: list[tuple[LogHead, bytes]] = []
+        for epoch, head in peers.heads_of(self.db, self._tenant, self._writer):
+            if head.seq:
+                key = journal.public_key(self.db, Log(self._tenant, self._writer, epoch)) or b""
+                found.append((LogHead(self._writer, epoch, head.seq, head.hash), key))
+        return found
+
+    def heard(self) -> Sequence[LogHead]:
+        rows = self.db.execute(
+            "SELECT DISTINCT writer FROM log WHERE tenant=? AND writer<>?", (self._tenant, self._writer)
+        ).fetchall()
+        return [
+            LogHead(writer, epoch, head.seq, head.hash)
+            for (writer,) in rows
+            for epoch, head in peers.heads_of(self.db, self._tenant, writer)
+            if head.seq
+        ]
+
+    def hlc(self) -> int:
+        return self._journal.stamp()
+
+    def remember(self, hub: str, hub_key: bytes, token: bytes, fence: int, now_ns: int) -> None:
+        held = self.hub() or Peer(hub, self._tenant, "", hub_key)
+        peers.save(self.db, held._replace(token=token, fence=fence, seen_ns=now_ns))
+
+    def turned(self, state: State, cause: Cause, reason: str, now_ns: int) -> None:
+        hub = self.hub()
+        former = self._state
+        self._state = state
+        if hub is not None and state is State.AUTONOMOUS and former is not State.RETURNING:
+            peers.save(self.db, hub._replace(since_ns=now_ns))
+        # A hello that nobody answers is no turn of state: a site that is cut off for weeks would write nothing else.
+        if State.RETURNING not in (state, former) or state in (State.REPLAYING, State.QUARANTINED):
+            said = events.LinkTurned(hub.name if hub else "", former, state, cause, reason[:500])
+            self._journal.stage(self._writer, said)
+
+    _state = State.AUTONOMOUS
+
+    def new_epoch(self, reason: str, common: LogHead | None, now_ns: int) -> None:
+        """Go on in a new epoch, that names where the hub's knowledge of the old ones and ours agree."""
+        former = self._journal.log
+        head = journal.head_of(self.db, former)
+        log = former._replace(epoch=max(former.epoch, common.epoch if common else 0) + 1)
+        journal.start_log(self.db, log, self._public_key, now_ns)
+        journal.write_identity(self.db, Identity(log, self._identity.site))
+        body = events.LogStarted("set back", self._public_key, former.writer, former.epoch, head.seq, head.hash)
+        self._journal.begin(self.db, log, body)
+
+    # -- the log ----------------------------------------------------------------------------------------------
+
+    def blocks(self, log: Log, after_seq: int, bytes_max: int) -> Sequence[Block]:
+        return journal.blocks_after(self.db, log, after_seq, bytes_max)
+
+    def take(self, group: stream.Group, hub_key: bytes, now_ns: int) -> tuple[LogHead | None, str]:
+        facts: list[events.Recorded] = []
+
+        def put(log_id: int, block: Block, of_block: Sequence[events.Recorded]) -> None:
+            facts.extend(self._journal.take(self.db, log_id, block, of_block))
+
+        log = group.log
+        for block in group.blocks:
+            decision = receive.receive(self.db, block, hub_key, now_ns, put)
+            if not isinstance(decision, receive.Accept | receive.Duplicate):
+                return None, receive.words(decision)
+        folded = self._shared.fold(self.db, self._tenant, facts, now_ns, None)
+        for raw, reason in folded.refused:
+            self._aside("document", log.writer, reason, raw)
+        if folded.changed:
+            self.done.append(lambda: self._changed(folded.changed))
+        head = journal.head_of(self.db, log)
+        return LogHead(log.writer, log.epoch, head.seq, head.hash), ""
+
+    # -- the present, segments --------------------------------------------------------------------------------
+
+    def presents(self) -> Mapping[str, Present]:
+        return self._presents()
+
+    def chunk(self, sha256: bytes, offset: int, size: int) -> tuple[bytes, str]:
+        try:
+            with segment_path(self._folder, sha256).open("rb") as file:
+                file.seek(offset)
+                return file.read(min(size, 1 << 20)), ""
+        except FileNotFoundError:
+            return b"", "the site let it go before it could be sent"
+        except OSError as error:
+            return b"", f"the site cannot read it: {error.strerror}"
+
+    # -- receipts ---------------------------------------------------------------------------------------------
+
+    def certify(self, content: bytes, hub_signature: bytes, hub_key: bytes, now_ns: int) -> Answer:
+        made = receipt.read(content)
+        signed = receipt.Signed(content, hub_signature)
+        verdict = receipt.check(signed, envelope.public_key(hub_key))
+        if verdict is not receipt.Verdict.GOOD:
+            return Answer(b"", str(verdict))
+        if made.site != self._writer or made.tenant != self._tenant:
+            return Answer(b"", "the receipt is of another site")
+        here = {
+            (span.epoch, span.seq): peers.hash_at(self.db, Log(self._tenant, self._writer, span.epoch), span.seq)
+            for span in made.logs
+        }
+        verdict = receipt.agrees(made, here, None)
+        older = self._only_older_missing(made, here) if verdict is receipt.Verdict.SHORT else False
+        if verdict is not receipt.Verdict.GOOD and not older:
+            return Answer(b"", str(verdict))
+        signature = receipt.sign(content, self._key)
+        peers.save_receipt(self.db, peers.Receipt(self._writer, made.number, content, hub_signature, signature, now_ns))
+        hub = self.hub()
+        if hub is not None and not hub.name:
+            peers.save(self.db, hub._replace(name=made.hub_name))
+        return Answer(signature)
+
+    def _only_older_missing(self, made: receipt.Receipt, here: Mapping[tuple[int, int], bytes | None]) -> bool:
+        """A box that was set back lacks the end of an older epoch, and says so in the first event of the newer one."""
+        short = [span for span in made.logs if here[span.epoch, span.seq] is None]
+        return all(span.epoch < self._journal.log.epoch for span in short)
+
+    # -- documents --------------------------------------------------------------------------------------------
+
+    def apart(self, peer: str, reason: str, raw: bytes) -> None:
+        self._aside("link", peer, reason, raw)
+
+    def compare(self, theirs: Heads, now_ns: int) -> Heads | None:
+        if theirs.root:
+            if self._shared.root(self.db, self._tenant) == theirs.root:
+                return None
+            listed = self._shared.listed(self.db, self._tenant)
+            return Heads(theirs.fence, theirs.root, tuple(listed[:_LISTED_MAX]))
+        self._shared.complete(self.db, self._tenant, theirs.documents, None, None)
+        return None

@@ -1,0 +1,410 @@
+"""The hub's data as one session's decider asks for it (`sync.hub.Shelf`): inside the batch's transaction.
+
+What pages look at (`hub.state`) is changed only after the commit: `done` holds what to change.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import sqlite3
+from collections.abc import Callable, Sequence
+from functools import partial
+
+from fleet import envelope, events
+from fleet.envelope import Block, Log, PrivateKey
+from fleet.events import IntakeRefused, TelemetryDamaged, TelemetryDropped
+from fleet.present import Present as NodePresent
+from hub.segments import Segments
+from hub.state import Certificate, FleetHere, NodeHere, SiteHere
+from store import journal, peers
+from store.clock import WallClock
+from store.journal import Journal
+from store.keys import new_ulid
+from store.peers import Peer
+from store.shared import Shared
+from sync import present, receipt, receive, stream
+from sync.hub import Known, Missing, Took
+from sync.messages import Chunk, Heads, Hello, LogHead, Present
+from sync.receipt import Drop
+
+_LISTED_MAX = 4_000  # heads of documents in one message
+Aside = Callable[[str, str, str, bytes], None]  # intake, source, reason, raw
+
+
+class HubShelf:
+    """One for the hub; `db` is the transaction's connection, set around each batch."""
+
+    def __init__(
+        self,
+        tenant: str,
+        name: str,
+        journal_: Journal,
+        key: PrivateKey,
+        public_key: bytes,
+        shared: Shared,
+        fleet: FleetHere,
+        segments: Segments,
+        clock: WallClock,
+        aside: Aside,
+    ) -> None:
+        self.db: sqlite3.Connection
+        self.done: list[Callable[[], None]] = []
+        self._fresh: dict[str, NodeHere | None] = {}
+        self._whole: dict[str, tuple[int, set[int], set[str]]] = {}
+        self._tenant, self._name = tenant, name
+        self._journal, self._key, self._public_key, self._shared = journal_, key, public_key, shared
+        self._fleet, self._segments, self._clock, self._aside = fleet, segments, clock, aside
+
+    def begin(self, db: sqlite3.Connection) -> None:
+        """A new batch, on this connection."""
+        self.db, self.done, self._fresh = db, [], {}
+
+    # -- who --------------------------------------------------------------------------------------------------
+
+    def known(self, writer: str) -> Known | None:
+        peer = peers.get(self.db, writer)
+        if peer is None:
+            return None
+        newest = peers.newest_receipt(self.db, writer)
+        logs = [
+            LogHead(writer, epoch, head.seq, head.hash)
+            for epoch, head in peers.heads_of(self.db, self._tenant, writer)
+            if head.seq
+        ]
+        reasons = tuple(line for line in peer.quarantine.split("\n") if line)
+        number = newest.number if newest else 0
+        return Known(writer, peer.name, peer.public_key, peer.token, peer.former, reasons, number, logs)
+
+    def admit(self, hello: Hello, now_ns: int) -> str:
+        for one in peers.invitations(self.db, self._tenant):
+            shown = hashlib.sha256(one.secret_hash + hello.writer.encode()).digest()
+            if shown != hello.invitation:
+                continue
+            if one.writer and one.writer != hello.writer:
+                return "that invitation was used by another site; ask for a new one"
+            towards = Log(self._tenant, new_ulid(now_ns), 1)
+            journal.start_log(self.db, towards, self._public_key, now_ns)
+            self._journal.stage(towards.writer, events.LogStarted("towards a site", self._public_key), towards)
+            peer = Peer(
+                hello.writer,
+                self._tenant,
+                one.name,
+                hello.public_key,
+                hello.sealing_key,
+                log_writer=towards.writer,
+                log_epoch=1,
+                since_ns=now_ns,
+            )
+            peers.save(self.db, peer)
+            peers.invitation_used(self.db, one.name, hello.writer)
+            self._journal.stage(hello.writer, events.SiteAdmitted(one.name, hello.public_key))
+            site = SiteHere(writer=hello.writer, name=one.name, public_key=hello.public_key, since_ns=now_ns)
+            self.done.append(partial(self._fleet.sites.__setitem__, site.writer, site))
+            return ""
+        return "the invitation is not one of this hub, or it was taken back; ask for a new one"
+
+    def welcome(self, writer: str, token: bytes, former: bytes, told: bytes, now_ns: int) -> int:
+        peer = peers.get(self.db, writer)
+        assert peer is not None
+        fence = peers.raise_fence(self.db, writer)
+        peers.save(self.db, peer._replace(fence=fence, token=token, former=former, told=told, seen_ns=now_ns))
+        return fence
+
+    def settled(self, writer: str) -> None:
+        peer = peers.get(self.db, writer)
+        if peer is not None and peer.former:
+            peers.save(self.db, peer._replace(former=b""))
+
+    def holds(self, writer: str, fence: int) -> bool:
+        return peers.fence_of(self.db, writer) == fence
+
+    def hash_at(self, log: Log, seq: int) -> bytes | None:
+        return peers.hash_at(self.db, log, seq)
+
+    def quarantine(self, writer: str, reasons: Sequence[str], now_ns: int) -> None:
+        peer = peers.get(self.db, writer)
+        if peer is None:
+            return
+        peers.save(self.db, peer._replace(quarantine="\n".join(reasons)))
+        if reasons:
+            self._journal.stage(writer, events.SiteQuarantined(peer.name, tuple(reasons)))
+        held = tuple(reasons)
+        self._later(writer, lambda site: setattr(site, "quarantine", held))
+
+    def apart(self, writer: str, reason: str, raw: bytes, now_ns: int) -> None:
+        self._aside("link", writer, reason, raw)
+
+    def _later(self, writer: str, change: Callable[[SiteHere], None]) -> None:
+        def run() -> None:
+            site = self._fleet.sites.get(writer)
+            if site is not None:
+                change(site)
+
+        self.done.append(run)
+
+    # -- the log ----------------------------------------------------------------------------------------------
+
+    def take(self, writer: str, key: bytes, group: stream.Group, now_ns: int) -> Took:
+        facts: list[events.Recorded] = []
+
+        def put(log_id: int, block: Block, of_block: Sequence[events.Recorded]) -> None:
+            facts.extend(self._journal.take(self.db, log_id, block, of_block))
+
+        took = self._take(key, group, now_ns, put)
+        if facts:
+            peer = peers.get(self.db, writer)
+            folded = self._shared.fold(self.db, self._tenant, facts, now_ns, peer.log if peer else None)
+            for raw, reason in folded.refused:
+                self._aside("document", writer, reason, raw)
+            self._segments.noticed(self.db, writer, facts, now_ns)
+            count = len(facts)
+            self._later(writer, lambda site: setattr(site, "events", site.events + count))
+        return took
+
+    def _take(self, key: bytes, group: stream.Group, now_ns: int, put: receive.Put) -> Took:
+        log = group.log
+        head = journal.head_of(self.db, log)
+        for block in group.blocks:
+            decision = receive.receive(self.db, block, key, now_ns, put)
+            match decision:
+                case receive.Accept(new):
+                    head = new
+                case receive.Duplicate():
+                    pass
+                case receive.Gap():
+                    return Took(self._head(log, head), receive.words(decision), missing=True)
+                case receive.Fork(seq, here, there):
+                    raw = envelope.encode(block)
+                    peers.keep_branch(self.db, log, block.first_seq, block.head.seq, block.hash, raw, now_ns)
+                    fresh = not self._forked(log)
+                    if fresh:
+                        self._journal.stage(log.writer, events.LogForked(log.writer, log.epoch, seq - 1, here, there))
+                    said = f"epoch {log.epoch}: {receive.words(decision)}; both are kept"
+                    self._later(log.writer, partial(_add_fork, said))
+                    return Took(self._head(log, head), said, forked=True)
+                case receive.Refuse(fault):
+                    return Took(self._head(log, head), fault.value, bad=True)
+        return Took(self._head(log, head))
+
+    def _forked(self, log: Log) -> bool:
+        row = self.db.execute(
+            "SELECT count(*) FROM branch WHERE log_id=(SELECT id FROM log WHERE tenant=? AND writer=? AND epoch=?)", log
+        ).fetchone()
+        return int(row[0]) > 1
+
+    def _head(self, log: Log, head: envelope.Head) -> LogHead:
+        return LogHead(log.writer, log.epoch, head.seq, head.hash)
+
+    def outgoing(self, writer: str) -> Sequence[tuple[LogHead, bytes]]:
+        peer = peers.get(self.db, writer)
+        if peer is None or peer.log is None:
+            return ()
+        head = journal.head_of(self.db, peer.log)
+        return [(LogHead(peer.log.writer, peer.log.epoch, *head), self._public_key)] if head.seq else ()
+
+    def blocks(self, log: Log, after_seq: int, bytes_max: int) -> Sequence[Block]:
+        return journal.blocks_after(self.db, log, after_seq, bytes_max)
+
+    # -- the present --------------------------------------------------------------------------------------------
+
+    def present(self, writer: str, said: Present, now_ns: int) -> str:
+        try:
+            changes = present.unpack(said.rows, said.at_ns)
+        except ValueError as error:
+            return str(error)
+        kept: list[tuple[NodePresent, str, int, int]] = []
+        gone: list[str] = []
+        for change in changes:
+            held = self._node(change.node_id)
+            mine = held is not None and held.site == writer
+            if held is not None and mine and held.told_ns > said.at_ns and not said.whole:
+                continue
+            new = present.apply(change, held.present if held is not None and mine and not said.whole else None)
+            if new is None:
+                gone.append(change.node_id)
+            else:
+                kept.append((new, writer, said.at_ns, now_ns))
+        if said.whole:
+            gone += self._unnamed(writer, said, {change.node_id for change in changes})
+        peers.save_present(self.db, kept, gone, writer)
+        fresh: dict[str, NodeHere | None] = dict.fromkeys(gone)
+        fresh |= {one.node_id: NodeHere(where, one, told, received) for one, where, told, received in kept}
+        self._fresh |= fresh
+        self.done.append(partial(self._show, fresh))
+        self._later(writer, lambda site: setattr(site, "present_ns", said.at_ns))
+        return ""
+
+    def _node(self, node_id: str) -> NodeHere | None:
+        """As this batch has it so far."""
+        return self._fresh[node_id] if node_id in self._fresh else self._fleet.nodes.get(node_id)
+
+    def _unnamed(self, writer: str, said: Present, named: set[str]) -> list[str]:
+        """With the last part of a whole present: what no part names is gone."""
+        number, parts, every = self._whole.get(writer, (0, set(), set()))
+        if number != said.number:
+            parts, every = set(), set()
+        self._whole[writer] = (said.number, parts | {said.part}, every | named)
+        if len(parts | {said.part}) < said.parts:
+            return []
+        _, _, every = self._whole.pop(writer)
+        return [node_id for node_id, held in self._fleet.nodes.items() if held.site == writer and node_id not in every]
+
+    def _show(self, fresh: dict[str, NodeHere | None]) -> None:
+        for node_id, here in fresh.items():
+            if here is None:
+                self._fleet.nodes.pop(node_id, None)
+            else:
+                self._fleet.nodes[node_id] = here
+
+    # -- receipts -----------------------------------------------------------------------------------------------
+
+    def receipt(self, writer: str, logs: Sequence[LogHead], now_ns: int) -> tuple[bytes, bytes] | None:
+        """Over everything of the site that is here, if that reaches what the site says."""
+        peer = peers.get(self.db, writer)
+        here = dict(peers.heads_of(self.db, self._tenant, writer))
+        if peer is None or any(log.epoch not in here or here[log.epoch].seq < log.seq for log in logs):
+            return None
+        former = peers.newest_receipt(self.db, writer)
+        spans = tuple(receipt.Span(epoch, head.seq, head.hash) for epoch, head in sorted(here.items()) if head.seq)
+        segments = peers.segments(self.db, writer)
+        held = [one for one in segments if one.state == peers.HERE]
+        missing = [one for one in segments if one.state == peers.WANTED]
+        gone = [one for one in segments if one.state == peers.GONE]
+        drops = self._drops(writer)
+        root = receipt.segments_root([one.sha256 for one in held])
+        made = receipt.Receipt(
+            receipt.VERSION,
+            former.number + 1 if former else 1,
+            self._tenant,
+            writer,
+            self._journal.log.writer,
+            peer.name,
+            self._name,
+            now_ns,
+            int(self._clock.confidence()),
+            spans,
+            receipt.Lanes(
+                sum(span.seq for span in spans),
+                0,
+                len(held),
+                sum(one.bytes_stored for one in held),
+                sum(one.records for one in held),
+            ),
+            root,
+            len(missing),
+            drops,
+            tuple(receipt.Gap("segment", one.reason, one.records) for one in gone)[: receipt.LISTED_MAX],
+            b"",
+            receipt.digest(former.content) if former else b"",
+            receipt.root_of(self._tenant, writer, spans, root),
+        )
+        content = receipt.content_of(made)
+        signature = receipt.sign(content, self._key)
+        peers.save_receipt(self.db, peers.Receipt(writer, made.number, content, signature, b"", now_ns))
+        return content, signature
+
+    def _drops(self, writer: str) -> tuple[Drop, ...]:
+        """What the site says it let go on purpose, or never took in, as its log says it."""
+        rows = self.db.execute(
+            "SELECT event.raw, log.epoch, event.seq FROM event JOIN log ON log.id = event.log_id WHERE log.writer=?"
+            " AND log.tenant=? AND event.kind IN ('telemetry.dropped', 'intake.refused', 'telemetry.damaged')"
+            " ORDER BY event.position DESC LIMIT ?",
+            (writer, self._tenant, receipt.LISTED_MAX),
+        ).fetchall()
+        drops: list[Drop] = []
+        for raw, epoch, seq in reversed(rows):
+            match events.decode_any(raw, writer=writer, epoch=epoch, seq=seq).body:
+                case TelemetryDropped(data_class=what, reason=reason, records=count):
+                    drops.append(Drop(epoch, seq, what, reason, count))
+                case IntakeRefused(intake=what, reason=reason, messages=count):
+                    drops.append(Drop(epoch, seq, what, reason, count))
+                case TelemetryDamaged(reason=reason, first_id=first, last_id=last):
+                    drops.append(Drop(epoch, seq, "damaged", reason, max(last - first + 1, 0)))
+                case _:
+                    pass
+        return tuple(drops)
+
+    def countersigned(self, writer: str, number: int, signature: bytes, now_ns: int) -> str:
+        peer = peers.get(self.db, writer)
+        newest = peers.newest_receipt(self.db, writer)
+        if peer is None or newest is None or newest.number != number:
+            return ""  # of a receipt that a newer one took the place of
+        signed = receipt.Signed(newest.content, newest.hub_signature, signature)
+        verdict = receipt.check(signed, envelope.public_key(self._public_key), envelope.public_key(peer.public_key))
+        if verdict is not receipt.Verdict.GOOD:
+            return str(verdict)
+        peers.save_receipt(self.db, newest._replace(site_signature=signature))
+        made = receipt.read(newest.content)
+        said = events.ReceiptSigned(
+            writer, number, receipt.digest(newest.content), made.lanes.events, made.lanes.segments
+        )
+        self._journal.stage(writer, said)
+        certificate = certificate_of(made, countersigned=True)
+        self._later(writer, lambda site: setattr(site, "certificate", certificate))
+        return ""
+
+    # -- segments -----------------------------------------------------------------------------------------------
+
+    def wanted(self, writer: str, limit: int) -> Sequence[Missing]:
+        return self._segments.wanted(self.db, writer, limit)
+
+    def chunk(self, writer: str, said: Chunk, now_ns: int) -> tuple[bool, str]:
+        whole, problem = self._segments.chunk(self.db, writer, said, now_ns)
+        if whole:
+            segment = next(one for one in peers.segments(self.db, writer) if one.sha256 == said.sha256)
+            self._journal.stage(
+                writer, events.SegmentReceived(writer, said.sha256, segment.records, segment.bytes_stored)
+            )
+        return whole, problem
+
+    # -- documents ----------------------------------------------------------------------------------------------
+
+    def _scope(self, writer: str) -> frozenset[str]:
+        return frozenset(node_id for node_id, held in self._fleet.nodes.items() if held.site == writer)
+
+    def root(self, writer: str) -> bytes:
+        return self._shared.root(self.db, self._tenant, self._scope(writer))
+
+    def compare(self, writer: str, theirs: Heads, fence: int, now_ns: int) -> Heads | None:
+        peer = peers.get(self.db, writer)
+        if peer is None or not theirs.documents:
+            return None
+        log = peer.log
+        scope = self._scope(writer) if theirs.root else None
+        mine = self._shared.complete(self.db, self._tenant, theirs.documents, log, scope)
+        return Heads(fence, b"", tuple(mine[:_LISTED_MAX])) if mine and theirs.root else None
+
+
+def certificate_of(made: receipt.Receipt, *, countersigned: bool) -> Certificate:
+    return Certificate(
+        made.number,
+        made.at_ns,
+        made.lanes.events,
+        made.lanes.segments,
+        len(made.drops),
+        len(made.gaps),
+        made.root,
+        countersigned,
+    )
+
+
+def _add_fork(said: str, site: SiteHere) -> None:
+    if said not in site.forks:
+        site.forks = (*site.forks, said)
+
+
+def load(db: sqlite3.Connection, tenant: str, fleet: FleetHere) -> None:
+    """The hub's memory from its database."""
+    for peer in peers.every(db, tenant):
+        site = SiteHere(writer=peer.writer, name=peer.name, public_key=peer.public_key, since_ns=peer.seen_ns)
+        site.quarantine = tuple(line for line in peer.quarantine.split("\n") if line)
+        site.fence, site.heard_ns = peer.fence, peer.seen_ns or None
+        for epoch, head in peers.heads_of(db, tenant, peer.writer):
+            site.epoch, site.head_seq, site.acked_seq = epoch, head.seq, head.seq
+            site.events += head.seq
+        newest = peers.newest_receipt(db, peer.writer)
+        if newest is not None:
+            site.certificate = certificate_of(receipt.read(newest.content), countersigned=bool(newest.site_signature))
+        fleet.sites[peer.writer] = site
+    for one, where, told, received in peers.presents(db):
+        fleet.nodes[one.node_id] = NodeHere(where, one, told, received)
