@@ -10,7 +10,8 @@ import socket
 import sqlite3
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ import msgspec
 from appliance import config as configuration
 from appliance.box import ApplianceBox
 from appliance.evaluator import Bounds, Standing
+from appliance.hub_link import HubLink
 from appliance.intake import http, ping, syslog, syslog_listeners
 from appliance.intake.gate import Gate
 from appliance.intake.http_listener import Ingest
@@ -26,11 +28,14 @@ from appliance.interpreter import Interpreter
 from appliance.keeper import Keeper
 from appliance.pages import Pages
 from appliance.parts import Line, Parts
+from appliance.presents import Presents
 from appliance.recorder import Recorder
+from appliance.shelf import SiteShelf
 from appliance.world import NodeState, Parse, Saved, SourceState, World, source_key
 from fleet import envelope, events, lifecycle
 from fleet.envelope import Log
 from fleet.limits import SECOND
+from fleet.node import Node
 from fleet.projections import connectivity as connectivity_view
 from fleet.projections import lifecycle as lifecycle_view
 from fleet.snapshot import Snapshot
@@ -42,11 +47,15 @@ from store.control import short_address
 from store.database import Reader, Writer, connect, connect_reader
 from store.faults import Fault, StoreFault, fault_of
 from store.folder import Folder, bring_up
+from store.link_file import LinkFile
 from store.quarantine import Quarantine
 from store.series import SeriesStore
+from store.shared import Shared
 from store.supervisor import Supervisor
 from store.telemetry import History, Telemetry
 from store.views import Projection, View
+from sync.link import Link
+from sync.site import Me
 from web import console
 from web.app import application
 from web.stale import Stale
@@ -112,7 +121,7 @@ class Appliance:
     def _open_stores(self) -> None:
         folder = self.folder
         bring_up(folder.site_db)
-        key = keys.load_or_create(folder.writer_key)
+        key = self.key = keys.load_or_create(folder.writer_key)
         self.clock = WallClock(_floor(folder.site_db))
         wall_ns, mono_ns = self.clock.now_ns(), time.monotonic_ns()
         self.steady_ns: Callable[[], int] = lambda: wall_ns + time.monotonic_ns() - mono_ns
@@ -273,6 +282,7 @@ class Appliance:
             clock_trusted=lambda: self.clock.confidence() is events.Clock.SYNCED,
         )
         self.accounts = Accounts(self.journal, self.site, self.reader, tenant=tenant, now_ns=self.clock.now_ns)
+        self._wire_link()
         self.lines = {name: Line(name) for name in (syslog_listeners.UDP, syslog_listeners.TCP, "http", "ping")}
         self.box = ApplianceBox(
             Parts(
@@ -281,7 +291,8 @@ class Appliance:
                 identity=self.identity,
                 journal=self.journal,
                 reader=self.reader,
-                commands=Commands(self.journal, self.site, tenant),
+                commands=Commands(self.journal, self.site, tenant, self.shared),
+                link=self.link,
                 quarantine=self.quarantine,
                 history=self.history,
                 series=self.series,
@@ -301,6 +312,47 @@ class Appliance:
                 started_ns=self.started_ns,
             )
         )
+
+    def _wire_link(self) -> None:
+        """The way to the hub; without a link file it waits for one."""
+        self.shared = Shared(self.journal, self.clock, owner=False)
+        self._stops.append(self.shared.close)
+        key = self.key
+        shelf = SiteShelf(
+            self.identity,
+            self.journal,
+            key,
+            keys.public_bytes(key),
+            self.shared,
+            self.folder.segments,
+            self.clock,
+            Presents(self.world, lambda: self.connectivity.state),
+            self._nodes_changed,
+            self.quarantine.put,
+        )
+        me = Me(self.identity.log, self.identity.site, keys.public_bytes(key), key.sign, VERSION)
+        self.link = HubLink(
+            self.folder, self.journal, self.site, shelf, me, self.clock.now_ns, self.stale.mark, self._make_link
+        )
+        with contextlib.closing(connect_reader(self.folder.site_db)) as db:
+            self.link.load(db)
+
+    def _make_link(self, file: LinkFile, writer: str) -> Link:
+        from sync.jetstream import SiteEnd
+
+        return SiteEnd(file.url, file.tenant, file.link, file.link, file.password, ca=file.ca or None)
+
+    def _nodes_changed(self, nodes: Sequence[Node]) -> None:
+        """Documents that others changed were merged: the world follows."""
+        for node in nodes:
+            self.interpreter.post(partial(self._follow, node))
+
+    def _follow(self, node: Node) -> None:
+        state = self.world.nodes.get(node.id)
+        if state is not None:
+            state.node = node
+            self.stale.mark(f"node:{node.id}")
+            self.stale.mark("site")
 
     def _budget_bytes(self) -> int:
         """The budget as configured, or three quarters of what was free at the first start, remembered."""
@@ -334,6 +386,7 @@ class Appliance:
             self._listening(syslog_listeners.TCP, *self.tcp.address)
         if config.ping.enabled:
             self.supervisor.run("ping", self._ping_loop)
+        self.supervisor.run("link", self.link.run)
         self.supervisor.run("rates", self._rates_loop)
         self.supervisor.run("quarantine", self._quarantine_loop)
         self.supervisor.run("clock", self._clock_loop)

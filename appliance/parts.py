@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 
 import msgspec
 
+from appliance.hub_link import HubLink
 from appliance.intake.gate import Gate
 from appliance.interpreter import Interpreter
 from appliance.keeper import Keeper
@@ -44,6 +45,7 @@ class Parts(msgspec.Struct, frozen=True):
     journal: journal.Journal
     reader: Reader
     commands: Commands
+    link: HubLink
     quarantine: Quarantine
     history: History
     series: SeriesStore

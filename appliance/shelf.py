@@ -6,15 +6,17 @@ What the rest of the appliance has to hear of is told after the commit: `done` h
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from fleet import envelope, events
-from fleet.document import Id
+from fleet.document import Kind as DocumentKind
 from fleet.envelope import Block, Log, PrivateKey
+from fleet.node import Node
 from fleet.present import Present
 from store import journal, peers
 from store.clock import WallClock
+from store.commands import follow
 from store.journal import Identity, Journal
 from store.peers import Peer
 from store.shared import Shared
@@ -39,13 +41,14 @@ class SiteShelf:
         segments: Path,
         clock: WallClock,
         presents: Callable[[], Mapping[str, Present]],
-        changed: Callable[[Iterable[Id]], None],
+        changed: Callable[[Sequence[Node]], None],
         aside: Aside,
         invitation: bytes = b"",
+        pinned: tuple[str, bytes] = ("", b""),
     ) -> None:
         self.db: sqlite3.Connection
         self.done: list[Callable[[], None]] = []
-        self.invitation = invitation
+        self.invitation, self.pinned = invitation, pinned  # from the link file: hub and its key
         self._identity, self._journal, self._key, self._public_key = identity, journal_, key, public_key
         self._shared, self._folder, self._clock = shared, segments, clock
         self._presents, self._changed, self._aside = presents, changed, aside
@@ -63,7 +66,7 @@ class SiteShelf:
     def memory(self) -> Memory:
         hub = self.hub()
         if hub is None:
-            return Memory(invitation=self.invitation)
+            return Memory(*self.pinned, invitation=self.invitation)
         newest = peers.newest_receipt(self.db, self._writer, both=True)
         return Memory(
             hub.writer,
@@ -143,8 +146,9 @@ class SiteShelf:
         folded = self._shared.fold(self.db, self._tenant, facts, now_ns, None)
         for raw, reason in folded.refused:
             self._aside("document", log.writer, reason, raw)
+        nodes = follow(self.db, self._tenant, [one.id for one in folded.changed if one.kind == DocumentKind.NODE])
         if folded.changed:
-            self.done.append(lambda: self._changed(folded.changed))
+            self.done.append(lambda: self._changed(nodes))
         head = journal.head_of(self.db, log)
         return LogHead(log.writer, log.epoch, head.seq, head.hash), ""
 

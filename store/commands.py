@@ -9,15 +9,22 @@ from __future__ import annotations
 import ipaddress
 import re
 import sqlite3
+from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 import msgspec
 
 from fleet import events, lifecycle
+from fleet.document import Id, Value, View
+from fleet.document import Kind as DocumentKind
 from fleet.node import Constraints, Desired, Endpoint, Kind, Node
 from fleet.people import Refused
+from store import node_words
 from store.database import Writer
+from store.document import Made
+from store.document import Refused as RefusedChange
 from store.journal import Journal
+from store.shared import Shared, look
 
 _TAG = re.compile(r"[\w.:/-]{1,64}")
 _NAME_CHARS_MAX = 128
@@ -33,8 +40,8 @@ class Adopted(NamedTuple):
 
 
 class Commands:
-    def __init__(self, journal: Journal, writer: Writer, tenant: str) -> None:
-        self._journal, self._writer, self._tenant = journal, writer, tenant
+    def __init__(self, journal: Journal, writer: Writer, tenant: str, shared: Shared) -> None:
+        self._journal, self._writer, self._tenant, self._shared = journal, writer, tenant, shared
 
     async def adopt(
         self, actor: str, node: Node, sources: tuple[str, ...], source_rows: tuple[tuple[object, ...], ...]
@@ -57,6 +64,7 @@ class Commands:
                 self._journal.stage(node.id, events.SourceClaimed(source, node.id, actor))
             moved = events.LifecycleMoved(lifecycle.Phase.PROVISIONING, lifecycle.Phase.ENROLLED, "adopted", actor)
             self._journal.stage(node.id, moved)
+            self._edit(db, node, node_words.of_node(node), actor)
             return node
 
         return await self._writer.write(job)
@@ -87,20 +95,67 @@ class Commands:
         """Change one field of a node; returns the node as it is then."""
 
         def job(db: sqlite3.Connection) -> Node:
-            node = _load(db, self._tenant, node_id)
-            former, changed = _changed(node, field, value.strip())
-            if changed == node:
+            node, view = self._look(db, node_id)
+            text = value.strip()
+            former, changed = _changed(node, field, text)
+            if field in node_words.FIELDS:
+                values = node_words.values_of(field, text, view)
+                if field in ("notes", "policy_bundle_id", "maintenance_window", "requires_online"):
+                    held = view.values.get(field)
+                    former = str(held.value) if held and held.value is not None else ""
+                if self._edit(db, node, values, actor) is None:
+                    return node
+                changed = node_words.applied(node, self._look(db, node_id)[1])
+            elif changed == node:
                 return node
-            taken = db.execute(
-                "SELECT 1 FROM node WHERE tenant=? AND name=? AND id<>?", (self._tenant, changed.name, node_id)
-            ).fetchone()
-            if taken:
-                raise Refused(f"there is already a node {changed.name}; choose another name")
-            db.execute("UPDATE node SET name=?, document=? WHERE id=?", (changed.name, _encode(changed), node_id))
-            self._journal.stage(node_id, events.NodeChanged(field, former, value.strip(), actor))
+            self._store(db, changed)
+            self._journal.stage(node_id, events.NodeChanged(field, former[:1_000], text[:1_000], actor))
             return changed
 
         return await self._writer.write(job)
+
+    async def take(self, actor: str, node_id: str, pointer: str, choice: int) -> Node:
+        """Of words written at once, take one: 0 is the one that holds, the others follow as they are shown."""
+
+        def job(db: sqlite3.Connection) -> Node:
+            node, view = self._look(db, node_id)
+            conflict = next((one for one in view.conflicts if one.pointer == pointer), None)
+            if conflict is None:
+                raise Refused("there is nothing to choose there any more; somebody has")
+            choices = (conflict.effective, *conflict.others)
+            if not 0 <= choice < len(choices):
+                raise Refused("there is no such choice; look again", 422)
+            value, former = choices[choice].value, conflict.effective.value
+            self._edit(db, node, {pointer: value}, actor)
+            changed = node_words.applied(node, self._look(db, node_id)[1])
+            self._store(db, changed)
+            self._journal.stage(node_id, events.NodeChanged(pointer, str(former)[:1_000], str(value)[:1_000], actor))
+            return changed
+
+        return await self._writer.write(job)
+
+    def _look(self, db: sqlite3.Connection, node_id: str) -> tuple[Node, View]:
+        """The node and its document; one without a document gets the document that it would have begun with."""
+        node = _load(db, self._tenant, node_id)
+        view = look(db, self._tenant, DocumentKind.NODE, node_id)
+        if not view.values:
+            self._edit(db, node, node_words.of_node(node), self._journal.log.writer)
+            view = look(db, self._tenant, DocumentKind.NODE, node_id)
+        return node, view
+
+    def _edit(self, db: sqlite3.Connection, node: Node, values: Mapping[str, Value], actor: str) -> Made | None:
+        made = self._shared.edit(db, Id(self._tenant, DocumentKind.NODE, node.id), values, actor)
+        if isinstance(made, RefusedChange):
+            raise Refused(made.reason, 422)
+        return made
+
+    def _store(self, db: sqlite3.Connection, node: Node) -> None:
+        taken = db.execute(
+            "SELECT 1 FROM node WHERE tenant=? AND name=? AND id<>?", (self._tenant, node.name, node.id)
+        ).fetchone()
+        if taken:
+            raise Refused(f"there is already a node {node.name}; choose another name")
+        store_node(db, node)
 
     async def move(
         self, actor: str, node_id: str, origin: lifecycle.Place, target: str, reason: str
@@ -122,6 +177,25 @@ _CLAIM = (
     "INSERT INTO source (key, tenant, first_ns, last_ns, records, last_record, sample, node_id) VALUES (?,?,?,?,?,?,?,?)"
     " ON CONFLICT DO UPDATE SET node_id=excluded.node_id"
 )
+
+
+def store_node(db: sqlite3.Connection, node: Node) -> None:
+    db.execute("UPDATE node SET name=?, document=? WHERE id=?", (node.name, _encode(node), node.id))
+
+
+def follow(db: sqlite3.Connection, tenant: str, node_ids: Iterable[str]) -> list[Node]:
+    """Bring the rows of nodes in step with their documents, after somebody else's changes were merged."""
+    changed: list[Node] = []
+    for node_id in node_ids:
+        row = db.execute("SELECT document FROM node WHERE id=? AND tenant=?", (node_id, tenant)).fetchone()
+        if row is None:
+            continue
+        former = _decode(row[0])
+        node = node_words.applied(former, look(db, tenant, DocumentKind.NODE, node_id))
+        if node != former:
+            store_node(db, node)
+            changed.append(node)
+    return changed
 
 
 def load_nodes(db: sqlite3.Connection, tenant: str) -> list[Node]:
@@ -161,6 +235,8 @@ def _changed(node: Node, field: str, value: str) -> tuple[str, Node]:
             return str(desired.constraints.min_battery_pct or ""), replace(
                 node, desired=replace(desired, constraints=limits)
             )
+        case "notes" | "policy_bundle_id" | "maintenance_window" | "requires_online":
+            return "", node  # its document says it
         case "address":
             former = ", ".join(endpoint.address for endpoint in node.endpoints)
             return former, replace(node, endpoints=_endpoints(value))

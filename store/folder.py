@@ -4,7 +4,7 @@ site.db          the journal, nodes, accounts, cursors
 telemetry/       open partitions of raw records (SQLite), one being written
 segments/        sealed records, <sha256>.jsonl.zst
 series.db        downsampled metrics
-keys/            the writer's key
+keys/            the writer's key, the key that files on a stick are sealed to, the way to the hub
 reserve          bytes set aside so that login, pages and audit work on a full disk
 damaged/         files that a disk gave back wrong, kept as they are
 control.sock     the command line's way in, for whoever may read this folder
@@ -49,6 +49,8 @@ class Folder:
         self.segments = root / "segments"
         self.damaged = root / "damaged"
         self.writer_key = root / "keys" / "writer.pem"
+        self.sealing_key = root / "keys" / "sealing.pem"
+        self.link_file = root / "keys" / "hub.link"
         self.reserve = root / "reserve"
         self.control = root / "control.sock"
         self._lock: IO[str] | None = None

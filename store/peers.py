@@ -73,16 +73,20 @@ def fence_of(db: sqlite3.Connection, writer: str) -> int:
 
 
 class Invitation(NamedTuple):
+    """`link` and `password` are the site's credential for the line; the link is named before the site is known."""
+
     name: str
     tenant: str
     secret_hash: bytes
     writer: str  # of the site that used it; empty while it is open
     made_ns: int
+    link: str = ""
+    password: str = ""
 
 
 def invite(db: sqlite3.Connection, invitation: Invitation) -> None:
     """A new invitation for a name takes the place of the one before it."""
-    db.execute("INSERT OR REPLACE INTO invitation VALUES (?,?,?,?,?)", invitation)
+    db.execute("INSERT OR REPLACE INTO invitation VALUES (?,?,?,?,?,?,?)", invitation)
 
 
 def invitations(db: sqlite3.Connection, tenant: str) -> list[Invitation]:

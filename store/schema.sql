@@ -51,6 +51,8 @@ CREATE TABLE invitation (
 	secret_hash BLOB NOT NULL, 
 	writer VARCHAR NOT NULL, 
 	made_ns INTEGER NOT NULL, 
+	link VARCHAR NOT NULL, 
+	password VARCHAR NOT NULL, 
 	PRIMARY KEY (name)
 )
  WITHOUT ROWID;

@@ -205,7 +205,7 @@ class Peer(SQLModel, table=True):
 
 
 class Invitation(SQLModel, table=True):
-    """A site that may come for the first time: the SHA-256 of the secret that it will show."""
+    """A site that may come: the SHA-256 of the secret that it shows the first time, and its credential for the line."""
 
     __tablename__ = "invitation"
     __table_args__ = {"sqlite_with_rowid": False}
@@ -214,6 +214,8 @@ class Invitation(SQLModel, table=True):
     secret_hash: bytes
     writer: str
     made_ns: int
+    link: str
+    password: str
 
 
 class PresentRow(SQLModel, table=True):

@@ -13,7 +13,7 @@ from typing import Any
 
 from fleet import metrics
 from fleet.connectivity import Mode, Reach
-from fleet.events import Clock, Recorded, fields
+from fleet.events import UNREADABLE, Clock, Recorded, fields
 from fleet.limits import SECOND
 from fleet.reading import Flight, Health
 
@@ -287,7 +287,6 @@ EVENTS: dict[str, _Says] = {
     "receipt.signed": lambda f: f"receipt {f['number']} signed by both: {f['events']} events, {f['segments']} segments",
     "segment.received": lambda f: f"a segment of {f['records']} records came together here, bit for bit",
     "document.changed": lambda f: f"{f['document_kind']} document changed" + (" (sent again)" if f["repeated"] else ""),
-    "unreadable": lambda f: "an event that cannot be read; it is kept as it came",
 }
 
 # What a line of the journal looks like at a glance; everything else is quiet.
@@ -312,6 +311,8 @@ def event(recorded: Recorded) -> str:
     """An event in a sentence. A kind from a newer version says so; it is kept and passed on all the same."""
     says = EVENTS.get(recorded.kind)
     plain = fields(recorded.body)
+    if recorded.kind == UNREADABLE:
+        return "an event that cannot be read; it is kept as it came"
     if says is None or "raw" in plain:
         return f"{recorded.kind}: a kind that this version does not know, kept as it came"
     return says(plain)

@@ -34,7 +34,7 @@ SOURCE = f"syslog/{SENDER}"
 KESTREL_NODE = Node(
     id=KESTREL, name="kestrel", kind=Kind.EDGE, tenant=TENANT, endpoints=(Endpoint(address="10.0.0.7"),)
 )
-ADOPTION_EVENTS = 3  # adopted, claimed, enrolled
+ADOPTION_EVENTS = 4  # adopted, claimed, enrolled, its document
 NOW = 1_795_219_200 * SECOND
 
 
@@ -56,7 +56,7 @@ class Desk:
         self.quarantined: list[tuple[str, str, str, bytes]] = []
         if not self.told("node.adopted"):
             row = (SOURCE, TENANT, 1, 1, 0, 0, b"")
-            commands = Commands(alder.journal, alder.site, TENANT)
+            commands = Commands(alder.journal, alder.site, TENANT, alder.shared)
             asyncio.run(commands.adopt("alice", KESTREL_NODE, (SOURCE,), (row,)))
         state = NodeState(KESTREL_NODE, Standing(), Snapshot(), place=Place(Phase.ENROLLED))
         self.world.nodes[KESTREL] = state

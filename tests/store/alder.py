@@ -19,6 +19,7 @@ from store.database import Writer, connect, connect_reader
 from store.folder import Folder, bring_up
 from store.frames import Offer
 from store.series import SeriesStore
+from store.shared import Shared
 from store.telemetry import Telemetry
 
 WRITER = "01ALDER0000000000000000000"
@@ -47,6 +48,7 @@ class Alder:
             db.execute("COMMIT")
         self.log = identity.log
         self.journal = journal.Journal(self.log, self.key, WallClock())
+        self.shared = Shared(self.journal, WallClock(), owner=False)
         self.site = Writer(self.folder.site_db, [self.journal])
         self.series = SeriesStore(self.folder.series_db)
         self.telemetry = Telemetry(self.folder)

@@ -26,7 +26,7 @@ UDP, HTTP = "syslog/10.0.0.7/kestrel", "http/10.0.0.7/kestrel"
 class Bridge:
     def __init__(self, root: Path) -> None:
         self.alder = Alder(root)
-        self.commands = Commands(self.alder.journal, self.alder.site, TENANT)
+        self.commands = Commands(self.alder.journal, self.alder.site, TENANT, self.alder.shared)
 
     async def adopt(self, node_id: str = KESTREL, name: str = "kestrel", *sources: str, **more: Any) -> Node:
         node = Node(id=node_id, name=name, kind=Kind.EDGE, tenant=TENANT, **more)
@@ -67,12 +67,14 @@ async def test_an_adoption_is_a_node_its_sources_and_the_events_that_say_so(brid
     await bridge.adopt(KESTREL, "kestrel", UDP, HTTP, tags=("drone",))
     assert [node.name for node in bridge.nodes()] == ["kestrel"]
     assert bridge.claims() == {UDP: KESTREL, HTTP: KESTREL}
-    assert [event.body for event in bridge.told()] == [
+    *facts, document = [event.body for event in bridge.told()]
+    assert facts == [
         events.NodeAdopted("kestrel", "EDGE", UDP, "alice", ("drone",)),
         events.SourceClaimed(UDP, KESTREL, "alice"),
         events.SourceClaimed(HTTP, KESTREL, "alice"),
         events.LifecycleMoved("PROVISIONING", "ENROLLED", "adopted", "alice"),
     ]
+    assert isinstance(document, events.DocumentChanged)
     assert {event.subject for event in bridge.told()} == {KESTREL}
 
 

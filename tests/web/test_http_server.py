@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from appliance import http_server
+from web import http_server
 
 
 async def _app(scope, receive, send) -> None:  # type: ignore[no-untyped-def]

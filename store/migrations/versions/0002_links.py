@@ -39,6 +39,8 @@ def upgrade() -> None:
         sa.Column("secret_hash", sa.LargeBinary(), nullable=False),
         sa.Column("writer", sa.String(), nullable=False),
         sa.Column("made_ns", sa.Integer(), nullable=False),
+        sa.Column("link", sa.String(), nullable=False),
+        sa.Column("password", sa.String(), nullable=False),
         sqlite_with_rowid=False,
         if_not_exists=True,
     )

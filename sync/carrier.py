@@ -1,0 +1,118 @@
+"""Who carries parcels between a link and a decider? A loop, the same at both ends: take what has come, let the decider
+work in one transaction, send what it says after the commit.
+
+Rules of the file
+  1  What comes is held in a queue of `QUEUE_BYTES`; when it is full nothing is taken from the link, and the line pushes
+     back.
+  2  Parcels of one lane leave in order. Nothing waits for a broker's answer: what is lost is sent again by the decider.
+  3  A link that is down is no error here. A transaction that falls ends the sessions, and the loop goes on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
+
+from sync.link import Link, LinkDown, Parcel
+
+log = logging.getLogger(__name__)
+
+QUEUE_BYTES = 8 * 1024 * 1024
+_BATCH_BYTES = 4 * 1024 * 1024
+_TICK_S = 0.25
+_SENDING_BYTES = 16 * 1024 * 1024  # handed to the link and not taken yet; beyond it the decider is not asked for more
+_GATHER_S = 0.002
+
+Work = Callable[[Sequence[Parcel]], Awaitable[Sequence[Parcel]]]
+
+
+class Carrier:
+    def __init__(self, link: Link, work: Work) -> None:
+        self.link = link
+        self._work = work
+        self._queue: deque[Parcel] = deque()
+        self._queued = 0
+        self._wake = asyncio.Event()
+        self._room = asyncio.Event()
+        self._room.set()
+        self._sending = 0
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._loop = asyncio.get_running_loop()
+
+    def wake(self) -> None:
+        """There may be something to say; from any thread."""
+        self._loop.call_soon_threadsafe(self._wake.set)
+
+    async def run(self) -> None:
+        """Until cancelled."""
+        await self.link.open()
+        reader = asyncio.create_task(self._read())
+        try:
+            while True:
+                await self._turn()
+        finally:
+            reader.cancel()
+            for task in tuple(self._tasks):
+                task.cancel()
+
+    async def _read(self) -> None:
+        while True:
+            await self._room.wait()
+            parcel = await self.link.receive()
+            if parcel is None:
+                return
+            self._queue.append(parcel)
+            self._queued += len(parcel.data)
+            if self._queued >= QUEUE_BYTES:
+                self._room.clear()
+            self._wake.set()
+
+    async def _turn(self) -> None:
+        try:
+            await asyncio.wait_for(self._wake.wait(), _TICK_S)
+            await asyncio.sleep(_GATHER_S)  # what comes together is one transaction
+        except TimeoutError:
+            pass
+        self._wake.clear()
+        began = time.monotonic()
+        said = await self._work(self._batch())
+        for parcel in said:
+            self._send(parcel)
+        if self._queue or self._sending > _SENDING_BYTES:
+            self._wake.set()
+        if self._sending > _SENDING_BYTES:
+            await asyncio.wait(self._tasks, return_when=asyncio.FIRST_COMPLETED, timeout=_TICK_S)
+        late = time.monotonic() - began
+        if late > 5:
+            log.warning("a turn of the link took %.1f s", late)
+
+    def _batch(self) -> Sequence[Parcel]:
+        batch: list[Parcel] = []
+        size = 0
+        while self._queue and size < _BATCH_BYTES:
+            parcel = self._queue.popleft()
+            batch.append(parcel)
+            size += len(parcel.data)
+        self._queued -= size
+        if self._queued < QUEUE_BYTES:
+            self._room.set()
+        return batch
+
+    def _send(self, parcel: Parcel) -> None:
+        self._sending += len(parcel.data)
+        task = self._loop.create_task(self._sent(parcel))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _sent(self, parcel: Parcel) -> None:
+        try:
+            await self.link.send(parcel)
+        except LinkDown as down:
+            log.debug("not sent: %s", down)
+        finally:
+            self._sending -= len(parcel.data)
+            if self._sending <= _SENDING_BYTES // 2:
+                self._wake.set()
