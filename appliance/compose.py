@@ -18,6 +18,7 @@ from typing import Any
 import msgspec
 
 from appliance import config as configuration
+from appliance import link_console
 from appliance.box import ApplianceBox
 from appliance.evaluator import Bounds, Standing
 from appliance.hub_link import HubLink
@@ -418,7 +419,7 @@ class Appliance:
         app = application(
             self.box,
             self.accounts,
-            extra_routes=(*ingest.routes(), *console.ROUTES),
+            extra_routes=(*ingest.routes(), *console.ROUTES, *link_console.routes(self.link)),
             secure_cookies=self.config.http.public_url.startswith("https:"),
             clock=self.clock.now_ns,
         )

@@ -135,12 +135,9 @@ class SiteShelf:
     def take(self, group: stream.Group, hub_key: bytes, now_ns: int) -> tuple[LogHead | None, str]:
         facts: list[events.Recorded] = []
 
-        def put(log_id: int, block: Block, of_block: Sequence[events.Recorded]) -> None:
-            facts.extend(self._journal.take(self.db, log_id, block, of_block))
-
         log = group.log
         for block in group.blocks:
-            decision = receive.receive(self.db, block, hub_key, now_ns, put)
+            decision = receive.receive(self.db, block, hub_key, now_ns, self._journal, facts)
             if not isinstance(decision, receive.Accept | receive.Duplicate):
                 return None, receive.words(decision)
         folded = self._shared.fold(self.db, self._tenant, facts, now_ns, None)

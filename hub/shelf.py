@@ -147,10 +147,7 @@ class HubShelf:
     def take(self, writer: str, key: bytes, group: stream.Group, now_ns: int) -> Took:
         facts: list[events.Recorded] = []
 
-        def put(log_id: int, block: Block, of_block: Sequence[events.Recorded]) -> None:
-            facts.extend(self._journal.take(self.db, log_id, block, of_block))
-
-        took = self._take(key, group, now_ns, put)
+        took = self._take(key, group, now_ns, facts)
         if facts:
             peer = peers.get(self.db, writer)
             folded = self._shared.fold(self.db, self._tenant, facts, now_ns, peer.log if peer else None)
@@ -161,11 +158,11 @@ class HubShelf:
             self._later(writer, lambda site: setattr(site, "events", site.events + count))
         return took
 
-    def _take(self, key: bytes, group: stream.Group, now_ns: int, put: receive.Put) -> Took:
+    def _take(self, key: bytes, group: stream.Group, now_ns: int, facts: list[events.Recorded]) -> Took:
         log = group.log
         head = journal.head_of(self.db, log)
         for block in group.blocks:
-            decision = receive.receive(self.db, block, key, now_ns, put)
+            decision = receive.receive(self.db, block, key, now_ns, self._journal, facts)
             match decision:
                 case receive.Accept(new):
                     head = new

