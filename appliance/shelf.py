@@ -5,6 +5,7 @@ What the rest of the appliance has to hear of is told after the commit: `done` h
 
 from __future__ import annotations
 
+import hashlib
 import sqlite3
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -18,7 +19,7 @@ from store import journal, peers
 from store.clock import WallClock
 from store.commands import follow
 from store.journal import Identity, Journal
-from store.peers import Peer
+from store.peers import Peer, Segment
 from store.shared import Shared
 from store.telemetry import segment_path
 from sync import receipt, receive, stream
@@ -148,6 +149,27 @@ class SiteShelf:
             self.done.append(lambda: self._changed(nodes))
         head = journal.head_of(self.db, log)
         return LogHead(log.writer, log.epoch, head.seq, head.hash), ""
+
+    # -- for a stick ------------------------------------------------------------------------------------------
+
+    sealing_key = b""
+
+    def shown_invitation(self) -> bytes:
+        return hashlib.sha256(self.invitation + self._writer.encode()).digest() if self.invitation else b""
+
+    def listed(self) -> Sequence[tuple[str, str, bytes]]:
+        return self._shared.listed(self.db, self._tenant)
+
+    def segments_not_covered(self, *, whole: bool) -> Sequence[Segment]:
+        """Sealed segments that are here; without `whole`, only what no receipt lists as held by the hub."""
+        rows = self.db.execute(
+            "SELECT sha256, first_id, last_id, records, bytes_stored, from_ns, to_ns FROM segment"
+            " WHERE dropped_ns IS NULL ORDER BY first_id"
+        ).fetchall()
+        covered: set[bytes] = set()
+        if not whole:
+            covered = {one.sha256 for one in peers.segments(self.db, self._writer, peers.HERE)}
+        return [Segment._make((self._writer, *row, peers.WANTED, "", 0)) for row in rows if row[0] not in covered]
 
     # -- the present, segments --------------------------------------------------------------------------------
 

@@ -359,6 +359,9 @@ class HubShelf:
     def _scope(self, writer: str) -> frozenset[str]:
         return frozenset(node_id for node_id, held in self._fleet.nodes.items() if held.site == writer)
 
+    def listed(self, writer: str) -> Sequence[tuple[str, str, bytes]]:
+        return self._shared.listed(self.db, self._tenant, self._scope(writer))
+
     def root(self, writer: str) -> bytes:
         return self._shared.root(self.db, self._tenant, self._scope(writer))
 

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import hmac
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from enum import StrEnum
 from typing import NamedTuple, Protocol
 
@@ -215,6 +215,7 @@ class Session:
         self._want_bytes = _WANT_BYTES_FIRST
         self._asked: dict[bytes, int] = {}  # by segment, how far it has been asked for
         self._unsettled = False
+        self._by_file = False
 
     @property
     def in_session(self) -> bool:
@@ -230,6 +231,39 @@ class Session:
         self._control.clear()
         self._wanted.clear()
         self.fence = 0
+
+    def carried(self, hello: Hello, now_ns: int, shelf: Shelf) -> str:
+        """Take in what a file brings, in place of a line: its sender was proven by the file's own signature, so there
+        is no nonce, and no fence to take: it all happens in one transaction. Why not, or empty."""
+        known = shelf.known(self.writer)
+        reason = self._unfit(hello, known)
+        if not reason and known is None:
+            reason = shelf.admit(hello, now_ns)
+            known = shelf.known(self.writer)
+        if reason or known is None:
+            return reason or "the site could not be entered"
+        place = self._place(hello, known, shelf)
+        if isinstance(place, Refused):
+            if place.new_epoch:  # an older file than what is here: what it brings is here, or is named as a fork
+                place = ""
+            else:
+                return place.reason
+        self.hello, self._key = hello, known.public_key
+        self.logs = {head.epoch: head for head in hello.logs}
+        self.acked = {head.epoch: head.seq for head in known.logs}
+        self._in.begin(1)
+        self.out.granted_bytes = 1 << 40
+        self._restream(1, hello.heard)
+        self.phase, self.since_ns, self.heard_ns, self._by_file = Phase.REPLAYING, now_ns, now_ns, True
+        if place:
+            self._hold((place,), now_ns, shelf)
+        return ""
+
+    def towards(self, heard: Iterable[LogHead], now_ns: int) -> None:
+        """Speak into a file for a site that has the hub's log so far."""
+        self.out.granted_bytes = 1 << 40
+        self._restream(1, tuple(heard))
+        self.phase, self.since_ns, self.heard_ns, self._by_file = Phase.REPLAYING, now_ns, now_ns, True
 
     # -- what the site says -------------------------------------------------------------------------------------
 
@@ -248,7 +282,7 @@ class Session:
                 pass
         if not self.in_session or getattr(message, "fence", None) != self.fence:
             return
-        if not shelf.holds(self.writer, self.fence):  # invariant 1
+        if not self._by_file and not shelf.holds(self.writer, self.fence):  # invariant 1
             self.reason = "a newer session of this site is open"
             self._end(now_ns)
             return
@@ -514,6 +548,8 @@ class Session:
 
     def _chunk(self, said: Chunk, now_ns: int, shelf: Shelf) -> None:
         asked = self._wanted.pop(said.window, None)
+        if self._by_file:
+            asked = _Wanted(said.window, said.sha256, said.offset, len(said.data), now_ns)
         if asked is None or asked.sha256 != said.sha256:
             return
         took_ns = now_ns - asked.asked_ns
