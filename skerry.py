@@ -78,6 +78,146 @@ def _log_to_stderr() -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
 
 
+# -- hub, link, receipt -----------------------------------------------------------------------------------------
+
+
+def hub_run(args: argparse.Namespace) -> int:
+    from hub.config import load
+    from store.settings import ConfigProblem
+
+    flags = {"http.listen": args.http, "link.listen": args.link, "hub.name": args.name}
+    try:
+        config = load(args.config, os.environ, flags)
+    except ConfigProblem as problem:
+        fail(str(problem), 2)
+    _log_to_stderr()
+    return asyncio.run(_run_hub(args.data, config))
+
+
+async def _run_hub(data: Path, config: Any) -> int:
+    from hub.compose import Hub
+    from store.ports import ListenProblem
+
+    from hub.broker import BrokerProblem
+    from store.faults import StoreFault
+    from store.folder import FolderProblem
+    from store.keys import KeyProblem
+
+    hub = Hub(data, config)
+    asked = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, asked.set)
+    try:
+        await hub.start()
+    except (ListenProblem, StoreFault, FolderProblem, KeyProblem, BrokerProblem) as problem:
+        print(f"skerry: {problem}", file=sys.stderr)
+        return 1
+    url = config.http.public_url.rstrip("/") or f"http://{hub.addresses['http']}"
+    print(f"{config.hub.name} is up at {url}", flush=True)
+    for way, address in hub.addresses.items():
+        print(f"  {way:<11} {address}", flush=True)
+    if hub.setup_path:
+        print(f"  first start: make the first account at {url}{hub.setup_path}", flush=True)
+    await asked.wait()
+    await hub.stop()
+    return 0
+
+
+def hub_invite(args: argparse.Namespace) -> int:
+    made = _running(args.data, "POST", "/console/invite", {"name": args.site, "url": args.url or ""})
+    text = json.dumps(made, indent=2) + "\n"
+    if args.to is None:
+        print(text, end="")
+        return 0
+    fd = os.open(args.to, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    with os.fdopen(fd, "w") as file:
+        file.write(text)
+    print(f"{args.to}: the way for {args.site} to this hub. Take it to the site and run there:")
+    print(f"  skerry link join {args.to.name} --data DIR")
+    print("It holds a secret; remove it afterwards.")
+    return 0
+
+
+def link_join(args: argparse.Namespace) -> int:
+    try:
+        raw = args.file.read_bytes()
+    except OSError as error:
+        fail(f"{args.file} cannot be read: {error.strerror}")
+    answer = _running(args.data, "POST", "/console/join", json.loads(raw) if raw[:1] == b"{" else {"kind": "?"})
+    print(f"this site is {answer['site']} to the hub {answer['hub']} at {answer['url']}")
+    return 0
+
+
+def link_show(args: argparse.Namespace) -> int:
+    link = _running(args.data, "GET", "/console/link")
+    if args.json:
+        print(json.dumps(link))
+        return 0
+    if link["hub"] is None:
+        print("no hub yet; at the hub run: skerry hub invite SITE, and here: skerry link join FILE")
+        return 0
+    print(f"hub        {link['hub']} at {link['url']}")
+    print(
+        f"state      {link['state']}" + (", cut by an operator" if link["cut"] else "" if link["up"] else ", no line")
+    )
+    if link["problem"] and not link["up"]:
+        print(f"problem    {link['problem']}")
+    print(f"sent       {link['sent_bytes']:,} bytes, received {link['received_bytes']:,}")
+    caps = [
+        f"{link[key]:,} bytes {words}" for key, words in (("per_s", "a second"), ("per_hour", "an hour")) if link[key]
+    ]
+    print(f"caps       {', '.join(caps) or 'none'}")
+    for reason in link["quarantine"]:
+        print(f"quarantine {reason}")
+    return 0
+
+
+def link_order(action: str) -> Run:
+    def run(args: argparse.Namespace) -> int:
+        value = getattr(args, "lane", "") or ""
+        _running(args.data, "POST", "/console/link", {"action": action, "value": value})
+        print({"cut": "the link is cut", "restore": "the link is restored"}.get(action, f"{action}d {value}"))
+        return 0
+
+    return run
+
+
+def link_cap(args: argparse.Namespace) -> int:
+    if args.per_s is None and args.per_hour is None:
+        fail("say what to cap: --per-s BYTES or --per-hour BYTES (0: no cap)", 2)
+    for action, value in (("per_s", args.per_s), ("per_hour", args.per_hour)):
+        if value is not None:
+            _running(args.data, "POST", "/console/link", {"action": action, "value": str(value)})
+    return link_show(argparse.Namespace(data=args.data, json=False))
+
+
+def receipt_show(args: argparse.Namespace) -> int:
+    from sync.receipt_file import export
+
+    try:
+        sys.stdout.write(export(args.data, args.number, args.site).decode())
+    except ValueError as error:
+        fail(str(error))
+    return 0
+
+
+def receipt_verify(args: argparse.Namespace) -> int:
+    from sync.receipt_file import verify
+
+    return _told(verify(args.file, args.data))
+
+
+def _running(data: Path, method: str, path: str, body: Any = None) -> Any:
+    """Ask the running appliance or hub of this folder."""
+    from store.control import NotRunning, Refusal, call
+
+    try:
+        return call(data / "control.sock", method, path, body)
+    except (Refusal, NotRunning) as problem:
+        fail(str(problem))
+
+
 # -- config, doctor ----------------------------------------------------------------------------------------------
 
 
@@ -333,6 +473,64 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--http", metavar="HOST:PORT")
     made.add_argument("--syslog-udp", metavar="HOST:PORT")
     made.add_argument("--syslog-tcp", metavar="HOST:PORT")
+
+    box = group("hub", "the hub of a fleet", "skerry hub run --data /var/lib/skerry-hub")
+    made = add(box, "run", hub_run, "run a hub and its broker until it is stopped", "skerry hub run --data DIR")
+    with_data(made)
+    made.add_argument("--config", type=Path, metavar="FILE")
+    made.add_argument("--name", metavar="NAME", help="of the hub")
+    made.add_argument("--http", metavar="HOST:PORT")
+    made.add_argument("--link", metavar="HOST:PORT", help="where sites connect")
+    made = add(
+        box,
+        "invite",
+        hub_invite,
+        "make the file by which a site joins",
+        "skerry hub invite alder --data DIR --to alder.link",
+    )
+    with_data(made)
+    made.add_argument("site", metavar="SITE", help="the site's name")
+    made.add_argument("--to", type=Path, metavar="FILE")
+    made.add_argument("--url", metavar="URL", help="the hub's address as the site reaches it")
+
+    box = group("link", "the link of a site to its hub", "skerry link show --data DIR")
+    made = add(box, "join", link_join, "take in the file that the hub made", "skerry link join alder.link --data DIR")
+    with_data(made)
+    made.add_argument("file", type=Path, metavar="FILE")
+    made = add(box, "show", link_show, "say how the link is", "skerry link show --data DIR --json")
+    with_data(made)
+    made.add_argument("--json", action="store_true")
+    for name, words in (("cut", "cut the link until it is restored"), ("restore", "let the link come up again")):
+        with_data(add(box, name, link_order(name), words, f"skerry link {name} --data DIR"))
+    made = add(box, "cap", link_cap, "bound the bytes that are sent", "skerry link cap --data DIR --per-s 20000")
+    with_data(made)
+    made.add_argument("--per-s", type=int, metavar="BYTES")
+    made.add_argument("--per-hour", type=int, metavar="BYTES")
+    for name, words in (("pause", "let a lane stand still"), ("resume", "let a lane move again")):
+        made = add(box, name, link_order(name), words, f"skerry link {name} segments --data DIR")
+        with_data(made)
+        made.add_argument("lane", choices=("snapshots", "log", "segments"))
+
+    box = group("receipt", "completeness receipts", "skerry receipt verify alder-12.receipt --data DIR")
+    made = add(
+        box,
+        "export",
+        receipt_show,
+        "print the newest receipt as a file",
+        "skerry receipt export --data DIR > a.receipt",
+    )
+    with_data(made)
+    made.add_argument("--number", type=int, metavar="N")
+    made.add_argument("--site", metavar="SITE", help="at a hub: whose")
+    made = add(
+        box,
+        "verify",
+        receipt_verify,
+        "check a receipt, alone or against a folder",
+        "skerry receipt verify a.receipt --data DIR",
+    )
+    made.add_argument("file", type=Path, metavar="FILE")
+    made.add_argument("--data", type=Path, metavar="DIR", help="a site's or the hub's data folder")
 
     made = add(commands, "doctor", doctor, "name what is missing here, and how to mend it", "skerry doctor --data DIR")
     with_data(made)

@@ -341,7 +341,10 @@ class Appliance:
     def _make_link(self, file: LinkFile, writer: str) -> Link:
         from sync.jetstream import SiteEnd
 
-        return SiteEnd(file.url, file.tenant, file.link, file.link, file.password, ca=file.ca or None)
+        ca = self.folder.hub_ca if file.ca else None
+        if ca is not None:
+            ca.write_text(file.ca)
+        return SiteEnd([file.url], file.tenant, file.link, file.password, ca=ca)
 
     def _nodes_changed(self, nodes: Sequence[Node]) -> None:
         """Documents that others changed were merged: the world follows."""

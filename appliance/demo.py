@@ -1,7 +1,7 @@
-"""The demo: one site and its devices on this machine, as real processes that talk over real sockets.
+"""The demo: a hub, two sites and their devices on this machine, as real processes that talk over real sockets.
 
-It starts an appliance (`skerry appliance run`) and the simulator, adopts the simulated devices as a person would, and
-prints where to look. It keeps its data in the folder it names and removes nothing.
+It starts `skerry hub run` and two `skerry appliance run`, joins the sites to the hub by link files, adopts the simulated
+devices as a person would, and prints where to look. It keeps its data in the folder it names and removes nothing.
 """
 
 from __future__ import annotations
@@ -13,35 +13,65 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import quote
 
 from store.control import NotRunning, Refusal, call
 
 _START_S = 20.0
-_SITE = "alder"
+_HUB = "harbor"
 _CREW = "crew"
+
+
+class Plan(NamedTuple):
+    """A site of the demo: what its devices are, and where they fly."""
+
+    name: str
+    devices: int
+    seed: int
+    base: str
+    home: tuple[str, str]
+
+
+class Running(NamedTuple):
+    """A box that answers: its page, a sign-in link, a viewer's token."""
+
+    name: str
+    data: Path
+    http: str
+    syslog: str
+    link: str
+    token: str
+
+
+def plans(devices: int, seed: int) -> tuple[Plan, ...]:
+    """alder with the devices that were asked for, birch with half as many, 40 km away."""
+    home = ("58.15", "11.55")
+    return (
+        Plan("alder", devices, seed, "127.42.0.0", ("58.05", "11.20")),
+        Plan("birch", max(devices // 2, 1), seed + 1, "127.46.0.0", home),
+    )
 
 
 def run(data: Path, *, devices: int, seed: int, speed: float, as_json: bool, port: int) -> int:
     # SIGTERM ends the demo as Ctrl-C does, so that its children go with it.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    site = data.absolute() / _SITE
-    http, syslog = f"127.0.0.1:{_free_port(port)}", f"127.0.0.1:{_free_port(5514 if port else 0)}"
-    children: list[subprocess.Popen[bytes]] = []
+    data = data.absolute()
     data.mkdir(parents=True, exist_ok=True)
-    log_path = data / "appliance.log"
+    children: list[subprocess.Popen[bytes]] = []
     try:
-        _check_free(site / "control.sock")
-        with log_path.open("ab") as log:
-            children.append(_appliance(site, http, syslog, log))
-            _wait_until_ready(site / "control.sock", children[0], log_path)
-            link, token = _people(site / "control.sock")
-            simulator = _simulator(http, syslog, devices, seed, speed)
-            _adopt(site / "control.sock", simulator)
-            children.append(subprocess.Popen(simulator, stdout=log, stderr=log))
-        _tell(as_json, http, syslog, site, link, token, devices)
+        sites = plans(devices, seed)
+        for name in (_HUB, *(plan.name for plan in sites)):
+            _check_free(data / name / "control.sock")
+        with (data / "demo.log").open("ab") as log:
+            hub, boxes = _boxes(data, sites, port, log, children)
+            for plan, box in zip(sites, boxes, strict=True):
+                simulator = _simulator(plan, box, speed)
+                _adopt(box.data / "control.sock", simulator)
+                children.append(subprocess.Popen(simulator, stdout=log, stderr=log))
+        _tell(as_json, hub, boxes, sites)
         return _until_one_ends(children)
     except KeyboardInterrupt:
         return 0
@@ -58,15 +88,47 @@ def run(data: Path, *, devices: int, seed: int, speed: float, as_json: bool, por
                 child.kill()
 
 
-def _appliance(site: Path, http: str, syslog: str, log: Any) -> subprocess.Popen[bytes]:
+def _boxes(
+    data: Path, sites: Sequence[Plan], port: int, log: Any, children: list[subprocess.Popen[bytes]]
+) -> tuple[Running, list[Running]]:
+    """Start hub and sites side by side; join each site to the hub once both answer."""
+    ports = [_free_port(port + index if port else 0) for index in range(len(sites) + 1)]
+    hub_http, line = f"127.0.0.1:{ports[0]}", f"127.0.0.1:{_free_port(4222 if port else 0)}"
+    started = [(_HUB, _start("hub", data / _HUB, _HUB, log, "--http", hub_http, "--link", line))]
+    at: list[tuple[str, str]] = []
+    for index, plan in enumerate(sites):
+        http = f"127.0.0.1:{ports[index + 1]}"
+        syslog = f"127.0.0.1:{_free_port(5514 + index if port else 0)}"
+        at.append((http, syslog))
+        flags = ("--http", http, "--syslog-udp", syslog, "--syslog-tcp", syslog)
+        started.append((plan.name, _start("appliance", data / plan.name, plan.name, log, *flags)))
+    children += [child for _, child in started]
+    for name, child in started:
+        _wait_until_ready(data / name / "control.sock", child, data / "demo.log", name)
+    hub = Running(_HUB, data / _HUB, hub_http, "", *_people(data / _HUB / "control.sock"))
+    boxes: list[Running] = []
+    for plan, (http, syslog) in zip(sites, at, strict=True):
+        _join(data, plan.name)
+        boxes.append(Running(plan.name, data / plan.name, http, syslog, *_people(data / plan.name / "control.sock")))
+    return hub, boxes
+
+
+def _start(what: str, data: Path, name: str, log: Any, *flags: str) -> subprocess.Popen[bytes]:
     front = Path(__file__).parent.parent / "skerry.py"
-    command = [sys.executable, str(front), "appliance", "run", "--data", str(site), "--name", _SITE]
-    command += ["--http", http, "--syslog-udp", syslog, "--syslog-tcp", syslog]
+    command = [sys.executable, str(front), what, "run", "--data", str(data), "--name", name, *flags]
     return subprocess.Popen(command, stdout=log, stderr=log)
 
 
+def _join(data: Path, site: str) -> None:
+    """As an operator does with two commands and a file; a site that has joined stays as it is."""
+    control = data / site / "control.sock"
+    if call(control, "GET", "/console/link")["hub"] is None:
+        made = call(data / _HUB / "control.sock", "POST", "/console/invite", {"name": site, "url": ""})
+        call(control, "POST", "/console/join", made)
+
+
 def _check_free(control: Path) -> None:
-    """Another appliance on this folder would answer in place of ours."""
+    """Another box on this folder would answer in place of ours."""
     try:
         call(control, "GET", "/healthz")
     except NotRunning:
@@ -74,17 +136,19 @@ def _check_free(control: Path) -> None:
     raise NotRunning(f"an appliance already runs on {control.parent}; stop it first, or give the demo another --data")
 
 
-def _wait_until_ready(control: Path, appliance: subprocess.Popen[bytes], log_path: Path) -> None:
+def _wait_until_ready(control: Path, box: subprocess.Popen[bytes], log_path: Path, name: str) -> None:
     deadline = time.monotonic() + _START_S
     while True:
         try:
             call(control, "GET", "/readyz")
             return
         except (NotRunning, Refusal):
-            if appliance.poll() is not None or time.monotonic() > deadline:
-                lines = log_path.read_text(errors="replace").splitlines()
+            if box.poll() is not None or time.monotonic() > deadline:
+                lines = [
+                    line for line in log_path.read_text(errors="replace").splitlines() if line.startswith("skerry")
+                ]
                 said = lines[-1].removeprefix("skerry: ") if lines else "it said nothing"
-                raise NotRunning(f"the appliance did not start: {said}; see {log_path}") from None
+                raise NotRunning(f"{name} did not start: {said}; see {log_path}") from None
             time.sleep(0.05)
 
 
@@ -100,11 +164,12 @@ def _people(control: Path) -> tuple[str, str]:
     return str(link), str(token)
 
 
-def _simulator(http: str, syslog: str, devices: int, seed: int, speed: float) -> list[str]:
+def _simulator(plan: Plan, box: Running, speed: float) -> list[str]:
     from skerry import simulator_path
 
-    command = [sys.executable, str(simulator_path()), "--devices", str(devices), "--seed", str(seed)]
-    return [*command, "--speed", str(speed), "--syslog-udp", syslog, "--syslog-tcp", syslog, "--http", f"http://{http}"]
+    command = [sys.executable, str(simulator_path()), "--devices", str(plan.devices), "--seed", str(plan.seed)]
+    command += ["--base", plan.base, "--home", *plan.home, "--speed", str(speed)]
+    return [*command, "--syslog-udp", box.syslog, "--syslog-tcp", box.syslog, "--http", f"http://{box.http}"]
 
 
 def _adopt(control: Path, simulator: list[str]) -> None:
@@ -137,17 +202,36 @@ def _nodes(control: Path) -> list[Any]:
     return nodes
 
 
-def _tell(as_json: bool, http: str, syslog: str, site: Path, link: str, token: str, devices: int) -> None:
+def _tell(as_json: bool, hub: Running, boxes: Sequence[Running], sites: Sequence[Plan]) -> None:
     if as_json:
-        said = {"name": _SITE, "url": f"http://{http}", "token": token, "syslog_udp": syslog, "syslog_tcp": syslog}
-        print(json.dumps({"hub": None, "sites": [said | {"data": str(site)}]}), flush=True)
+        said = [
+            {
+                "name": box.name,
+                "url": f"http://{box.http}",
+                "token": box.token,
+                "syslog_udp": box.syslog,
+                "syslog_tcp": box.syslog,
+                "data": str(box.data),
+            }
+            for box in boxes
+        ]
+        held = {"url": f"http://{hub.http}", "token": hub.token, "data": str(hub.data)}
+        print(json.dumps({"hub": held, "sites": said}), flush=True)
         return
-    print(f"Site {_SITE} with {devices} simulated devices:\n")
-    print(f"  open     http://{http}/enter/{link}")
-    print(f"  syslog   {syslog} (UDP and TCP)")
-    print(f"  data     {site} (kept; remove the folder yourself when you are done)")
-    print(f"  token    {token} (viewer, for scripts)\n")
-    print("Stop with Ctrl-C.", flush=True)
+    print(f"Hub {hub.name}: every site, as it is now\n")
+    print(f"  open     http://{hub.http}/enter/{hub.link}")
+    print(f"  token    {hub.token} (viewer, for scripts)\n")
+    for box, plan in zip(boxes, sites, strict=True):
+        print(f"Site {box.name} with {plan.devices} simulated devices:\n")
+        print(f"  open     http://{box.http}/enter/{box.link}")
+        print(f"  syslog   {box.syslog} (UDP and TCP)")
+        print(f"  token    {box.token} (viewer, for scripts)\n")
+    first = boxes[0]
+    print(f"Cut a link, look at both sides, restore it: skerry link cut --data {first.data}")
+    print(
+        f"Data is kept in {first.data.parent}; remove that folder yourself when you are done. Stop with Ctrl-C.",
+        flush=True,
+    )
 
 
 def _until_one_ends(children: list[subprocess.Popen[bytes]]) -> int:

@@ -51,6 +51,7 @@ class Folder:
         self.writer_key = root / "keys" / "writer.pem"
         self.sealing_key = root / "keys" / "sealing.pem"
         self.link_file = root / "keys" / "hub.link"
+        self.hub_ca = root / "keys" / "hub-ca.pem"
         self.reserve = root / "reserve"
         self.control = root / "control.sock"
         self._lock: IO[str] | None = None
