@@ -20,6 +20,7 @@ import msgspec
 from appliance import config as configuration
 from appliance import link_console
 from appliance.box import ApplianceBox
+from appliance.bundles import Bundles
 from appliance.evaluator import Bounds, Standing
 from appliance.hub_link import HubLink
 from appliance.intake import http, ping, syslog, syslog_listeners
@@ -294,6 +295,7 @@ class Appliance:
                 reader=self.reader,
                 commands=Commands(self.journal, self.site, tenant, self.shared),
                 link=self.link,
+                bundles=self.bundles,
                 quarantine=self.quarantine,
                 history=self.history,
                 series=self.series,
@@ -319,6 +321,19 @@ class Appliance:
         self.shared = Shared(self.journal, self.clock, owner=False)
         self._stops.append(self.shared.close)
         key = self.key
+        shelf = self._shelf()
+        me = Me(self.identity.log, self.identity.site, keys.public_bytes(key), key.sign, VERSION)
+        self.link = HubLink(
+            self.folder, self.journal, self.site, shelf, me, self.clock.now_ns, self.stale.mark, self._make_link
+        )
+        with contextlib.closing(connect_reader(self.folder.site_db)) as db:
+            self.link.load(db)
+        self.bundles = Bundles(self.folder, self.site, self.link, self._shelf, key, self.clock, self.stale.mark)
+        shelf.sealing_key = self.bundles.public_key
+
+    def _shelf(self) -> SiteShelf:
+        """The site's data for the protocol; each user has one of its own."""
+        key = self.key
         shelf = SiteShelf(
             self.identity,
             self.journal,
@@ -331,12 +346,12 @@ class Appliance:
             self._nodes_changed,
             self.quarantine.put,
         )
-        me = Me(self.identity.log, self.identity.site, keys.public_bytes(key), key.sign, VERSION)
-        self.link = HubLink(
-            self.folder, self.journal, self.site, shelf, me, self.clock.now_ns, self.stale.mark, self._make_link
-        )
-        with contextlib.closing(connect_reader(self.folder.site_db)) as db:
-            self.link.load(db)
+        if hasattr(self, "bundles"):
+            shelf.sealing_key = self.bundles.public_key
+        if hasattr(self, "link") and self.link.file is not None:
+            shelf.invitation = bytes.fromhex(self.link.file.secret)
+            shelf.pinned = (self.link.file.hub_writer, bytes.fromhex(self.link.file.hub_key))
+        return shelf
 
     def _make_link(self, file: LinkFile, writer: str) -> Link:
         from sync.jetstream import SiteEnd
@@ -422,7 +437,7 @@ class Appliance:
         app = application(
             self.box,
             self.accounts,
-            extra_routes=(*ingest.routes(), *console.ROUTES, *link_console.routes(self.link)),
+            extra_routes=(*ingest.routes(), *console.ROUTES, *link_console.routes(self.link, self.bundles)),
             secure_cookies=self.config.http.public_url.startswith("https:"),
             clock=self.clock.now_ns,
         )

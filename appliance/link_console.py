@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import TypeVar
+
 import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
+from appliance.bundles import Bundles
 from appliance.hub_link import HubLink
 from fleet.people import Refused
+from sync.bundle import PART_BYTES_MAX
 from web import asked, render
 from web.policy import Entry, Policy
 
 _BODY_BYTES_MAX = 64 * 1024
+_W = TypeVar("_W")
 
 
 class _Order(msgspec.Struct, frozen=True):
@@ -38,15 +44,30 @@ def shown(link: HubLink) -> dict[str, object]:
     }
 
 
-def routes(link: HubLink) -> tuple[Entry, ...]:
+class _Write(msgspec.Struct, frozen=True):
+    to: str
+    one_way: bool = False
+    whole: bool = False
+    part_bytes: int = 0
+
+
+class _Read(msgspec.Struct, frozen=True):
+    path: str
+
+
+def _wish(raw: bytes, shape: type[_W]) -> _W:
+    try:
+        return msgspec.json.decode(raw, type=shape)
+    except msgspec.MsgspecError as error:
+        raise Refused(f"the body is not what this takes: {error}", 422) from error
+
+
+def routes(link: HubLink, bundles: Bundles) -> tuple[Entry, ...]:
     async def show(request: Request) -> Response:
         return render.data(shown(link))
 
     async def order(request: Request) -> Response:
-        try:
-            wish = msgspec.json.decode(await request.body(), type=_Order)
-        except msgspec.MsgspecError as error:
-            raise Refused(f"the body is {{'action': …, 'value': …}}: {error}", 422) from error
+        wish = _wish(await request.body(), _Order)
         await link.order(asked.who(request).name, wish.action, wish.value)
         return render.data(shown(link))
 
@@ -54,7 +75,27 @@ def routes(link: HubLink) -> tuple[Entry, ...]:
         file = await link.join(await request.body())
         return render.data({"hub": file.hub, "site": file.site, "url": file.url}, 201)
 
+    async def write(request: Request) -> Response:
+        wish = _wish(await request.body(), _Write)
+        export, load = await bundles.write(
+            Path(wish.to), one_way=wish.one_way, whole=wish.whole, part_bytes_max=wish.part_bytes or PART_BYTES_MAX
+        )
+        return render.data(
+            {
+                "words": load.words,
+                "files": [str(path) for path in export.paths],
+                "parts": export.parts,
+                "missing": list(export.missing),
+                "problem": f"{export.problem} ({export.detail})" if export.problem else "",
+            }
+        )
+
+    async def read(request: Request) -> Response:
+        return render.data({"words": await bundles.read(Path(_wish(await request.body(), _Read).path))})
+
     return (
+        Entry("POST", "/console/bundle/write", write, Policy.ADMIN, _BODY_BYTES_MAX),
+        Entry("POST", "/console/bundle/read", read, Policy.ADMIN, _BODY_BYTES_MAX),
         Entry("GET", "/console/link", show, Policy.ADMIN),
         Entry("POST", "/console/link", order, Policy.ADMIN, _BODY_BYTES_MAX),
         Entry("POST", "/console/join", join, Policy.ADMIN, _BODY_BYTES_MAX),

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 
 import msgspec
 
+from appliance.bundles import Bundles
 from appliance.hub_link import HubLink
 from appliance.intake.gate import Gate
 from appliance.interpreter import Interpreter
@@ -46,6 +47,7 @@ class Parts(msgspec.Struct, frozen=True):
     reader: Reader
     commands: Commands
     link: HubLink
+    bundles: Bundles
     quarantine: Quarantine
     history: History
     series: SeriesStore

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterable
-from typing import NamedTuple
 
 from hub.shelf import HubShelf
 from store import peers
@@ -22,54 +21,58 @@ from sync.messages import Ack, Custody, Heads, Hello, Lane, Level, LogHead, Rece
 _PART_MESSAGES_MAX = 100_000
 
 
-class Brought(NamedTuple):
-    """What came of a file: events and segments that are new, and the sentence for the person."""
+class Bringing:
+    """A file of one site, a batch of its messages at a time; each inside a transaction of its own, `shelf.done` to be
+    run after it."""
 
-    events: int
-    segments: int
-    words: str
-    good: bool
+    def __init__(self, me: Me, shelf: HubShelf, writer: str) -> None:
+        self.problem = ""
+        self.events = self.segments = 0
+        self._me, self._shelf, self._writer = me, shelf, writer
+        self._session = Session(me, writer)
+        self._begun = False
+        self._last: list[messages.Message] = []  # what speaks of the whole, once the whole is here
 
+    def feed(self, db: sqlite3.Connection, batch: Iterable[Parcel], now_ns: int) -> None:
+        shelf, session, before = self._shelf, self._session, self._counts(db)
+        shelf.begin(db)
+        for parcel in batch:
+            try:
+                message = messages.decode(parcel.data)
+            except ValueError as error:
+                shelf.apart(self._writer, str(error), parcel.data[:4096], now_ns)
+                continue
+            if isinstance(message, Hello):
+                self.problem = self.problem or session.carried(message, now_ns, shelf)
+                self._begun = not self.problem
+            elif isinstance(message, Level | Heads):
+                self._last.append(message)
+            elif self._begun:
+                session.heard(message, now_ns, b"", b"", shelf)
+                session.pump(now_ns, shelf)
+        after = self._counts(db)
+        self.events += after[0] - before[0]
+        self.segments += after[1] - before[1]
 
-def bring(
-    db: sqlite3.Connection, me: Me, shelf: HubShelf, writer: str, parcels: Iterable[Parcel], now_ns: int
-) -> Brought:
-    """One file of one site; inside the caller's transaction, `shelf.done` to be run after it."""
-    shelf.begin(db)
-    session = Session(me, writer)
-    before, segments_before = _counts(db, me.tenant, writer)
-    begun = False
-    last: list[messages.Message] = []  # what speaks of the whole, once the whole is here
-    for parcel in parcels:
-        try:
-            message = messages.decode(parcel.data)
-        except ValueError as error:
-            shelf.apart(writer, str(error), parcel.data[:4096], now_ns)
-            continue
-        if isinstance(message, Hello):
-            reason = session.carried(message, now_ns, shelf)
-            if reason:
-                return Brought(0, 0, reason, good=False)
-            begun = True
-        elif isinstance(message, Level | Heads):
-            last.append(message)
-        elif begun:
-            session.heard(message, now_ns, b"", b"", shelf)
-            session.pump(now_ns, shelf)
-    if not begun:
-        return Brought(0, 0, "the file does not say whose it is", good=False)
-    for message in last:
-        session.heard(message, now_ns, b"", b"", shelf)
-        session.pump(now_ns, shelf)
-    after, segments_after = _counts(db, me.tenant, writer)
-    events, segments = after - before, segments_after - segments_before
-    said = f"{events:,} new events and {segments:,} new segments" if events or segments else "nothing that was not here"
-    return Brought(events, segments, f"the file brought {said}", good=True)
+    def end(self, db: sqlite3.Connection, now_ns: int) -> None:
+        self._shelf.begin(db)
+        for message in self._last if self._begun else ():
+            self._session.heard(message, now_ns, b"", b"", self._shelf)
+            self._session.pump(now_ns, self._shelf)
+        if not self._begun:
+            self.problem = self.problem or "the file does not say whose it is; read its first part first"
 
+    def _counts(self, db: sqlite3.Connection) -> tuple[int, int]:
+        events = sum(head.seq for _, head in peers.heads_of(db, self._me.tenant, self._writer))
+        return events, len(peers.segments(db, self._writer, peers.HERE))
 
-def _counts(db: sqlite3.Connection, tenant: str, writer: str) -> tuple[int, int]:
-    events = sum(head.seq for _, head in peers.heads_of(db, tenant, writer))
-    return events, len(peers.segments(db, writer, peers.HERE))
+    @property
+    def words(self) -> str:
+        if self.problem:
+            return self.problem
+        if not self.events and not self.segments:
+            return "the file brought nothing that was not here"
+        return f"the file brought {self.events:,} new events and {self.segments:,} new segments"
 
 
 def take_back(

@@ -7,6 +7,7 @@ series.db        downsampled metrics
 keys/            the writer's key, the key that files on a stick are sealed to, the way to the hub
 reserve          bytes set aside so that login, pages and audit work on a full disk
 damaged/         files that a disk gave back wrong, kept as they are
+sticks/          files on their way to or from a stick, for as long as that takes
 control.sock     the command line's way in, for whoever may read this folder
 lock             held by the one process that runs on this folder
 """
@@ -48,6 +49,7 @@ class Folder:
         self.telemetry = root / "telemetry"
         self.segments = root / "segments"
         self.damaged = root / "damaged"
+        self.sticks = root / "sticks"
         self.writer_key = root / "keys" / "writer.pem"
         self.sealing_key = root / "keys" / "sealing.pem"
         self.link_file = root / "keys" / "hub.link"
