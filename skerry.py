@@ -95,13 +95,12 @@ def hub_run(args: argparse.Namespace) -> int:
 
 
 async def _run_hub(data: Path, config: Any) -> int:
-    from hub.compose import Hub
-    from store.ports import ListenProblem
-
     from hub.broker import BrokerProblem
+    from hub.compose import Hub
     from store.faults import StoreFault
     from store.folder import FolderProblem
     from store.keys import KeyProblem
+    from store.ports import ListenProblem
 
     hub = Hub(data, config)
     asked = asyncio.Event()
@@ -190,6 +189,63 @@ def link_cap(args: argparse.Namespace) -> int:
         if value is not None:
             _running(args.data, "POST", "/console/link", {"action": action, "value": str(value)})
     return link_show(argparse.Namespace(data=args.data, json=False))
+
+
+def bundle_export(args: argparse.Namespace) -> int:
+    wish: dict[str, Any] = {"to": str(args.to.absolute()), "part_bytes": args.part_mib * 1024 * 1024}
+    if args.site:
+        wish["site"] = args.site
+    else:
+        wish |= {"one_way": args.one_way, "whole": args.all}
+    args.to.mkdir(parents=True, exist_ok=True)
+    made = _running(args.data, "POST", "/console/bundle/write", wish)
+    print(made["words"])
+    for path in made["files"]:
+        print(f"  {path}")
+    if made["problem"]:
+        missing = ", ".join(map(str, made["missing"]))
+        fail(f"{made['problem']}; of {made['parts']} parts these are still to be written: {missing}")
+    return 0
+
+
+def bundle_import(args: argparse.Namespace) -> int:
+    failed = 0
+    for path in args.files:
+        from store.control import NotRunning, Refusal, call
+
+        try:
+            answer = call(args.data / "control.sock", "POST", "/console/bundle/read", {"path": str(path.absolute())})
+            print(f"{path}: {answer['words']}")
+        except (Refusal, NotRunning) as problem:
+            print(f"skerry: {path}: {problem}", file=sys.stderr)
+            failed = 1
+    return failed
+
+
+def bundle_inspect(args: argparse.Namespace) -> int:
+    from datetime import UTC, datetime
+
+    from sync import bundle
+
+    def day(ns: int) -> str:
+        return datetime.fromtimestamp(ns / 1e9, UTC).strftime("%Y-%m-%d %H:%M UTC")
+
+    found = [bundle.inspect(path) for path in args.files]
+    for one in found:
+        print(f"{one.path}: {one.size:,} bytes")
+        header = one.header
+        if header is not None:
+            print(f"  from {header.sender} to {header.recipient}, tenant {header.tenant}")
+            print(f"  part {header.part} of {header.parts}; written {day(header.created_ns)}", end="")
+            print(f", good until {day(header.expires_ns)}" if header.expires_ns else ", without an end")
+            control, snapshots, log, segments = header.counts
+            print(f"  messages: {control} control, {snapshots} snapshots, {log} log, {segments} segments", end="")
+            print("; nothing will come back on this way" if header.one_way else "")
+        print(f"  {one.problem or 'whole, and signed by whom it names'}" + (f" ({one.detail})" if one.detail else ""))
+    for identity, parts in bundle.missing(found).items():
+        if parts:
+            print(f"of bundle {identity.hex()[:12]} these parts are missing here: {', '.join(map(str, parts))}")
+    return 1 if any(one.problem for one in found) else 0
 
 
 def receipt_show(args: argparse.Namespace) -> int:
@@ -510,6 +566,26 @@ def parser() -> argparse.ArgumentParser:
         made = add(box, name, link_order(name), words, f"skerry link {name} segments --data DIR")
         with_data(made)
         made.add_argument("lane", choices=("snapshots", "log", "segments"))
+
+    box = group("bundle", "the same sync on a stick", "skerry bundle export --data DIR /mnt/stick")
+    made = add(
+        box, "export", bundle_export, "write what the other side lacks", "skerry bundle export --data DIR /mnt/stick"
+    )
+    with_data(made)
+    made.add_argument("to", type=Path, metavar="FOLDER")
+    made.add_argument("--site", metavar="SITE", help="at a hub: for which site")
+    made.add_argument("--part-mib", type=int, default=0, metavar="N", help="split it over several media of this size")
+    made.add_argument("--one-way", action="store_true", help="nothing comes back on this way: a diode")
+    made.add_argument("--all", action="store_true", help="everything from the first event on")
+    made = add(
+        box, "import", bundle_import, "read files from a stick", "skerry bundle import --data DIR /mnt/stick/*.bundle"
+    )
+    with_data(made)
+    made.add_argument("files", type=Path, nargs="+", metavar="FILE")
+    made = add(
+        box, "inspect", bundle_inspect, "say what files are, without a key", "skerry bundle inspect /mnt/stick/*.bundle"
+    )
+    made.add_argument("files", type=Path, nargs="+", metavar="FILE")
 
     box = group("receipt", "completeness receipts", "skerry receipt verify alder-12.receipt --data DIR")
     made = add(
