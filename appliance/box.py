@@ -5,7 +5,6 @@ commands passed on. It decides nothing.
 from __future__ import annotations
 
 import asyncio
-import threading
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import closing
@@ -17,20 +16,25 @@ from appliance.gauges import gauges
 from appliance.parts import Line, Parts
 from appliance.world import NodeState, SourceState, source_key
 from fleet import lifecycle, series
-from fleet.connectivity import REACH, Mode, Reach
-from fleet.envelope import Log
-from fleet.events import Recorded
-from fleet.limits import MINUTE, SECOND
+from fleet.connectivity import REACH, Mode
+from fleet.document import Kind as DocumentKind
+from fleet.document import Stamped, View
+from fleet.events import LinkTurned, Recorded
+from fleet.limits import MS, SECOND
 from fleet.metrics import BY_NAME
 from fleet.node import Actual, Connectivity, Endpoint, Firmware, Kind, Lifecycle, LinkQuality, Node, SupplyChain, drift
 from fleet.people import Identity, Refused, Unavailable
-from fleet.reading import Health
-from store import journal, keys
+from store import journal, keys, proof
 from store.database import connect_reader
 from store.faults import StoreFault
 from store.frames import Record
-from sync import wire
+from store.link_file import LinkFile
+from store.shared import look
+from sync import export, receipt, receipt_file
+from sync.messages import Lane
+from sync.protocol import State
 from web import ports
+from web import rows as lists
 
 T = TypeVar("T")
 
@@ -39,10 +43,22 @@ _CHART_POINTS_MAX = 400
 _SEARCH_S = 0.25
 _CHUNK_RECORDS = 500
 _REMEMBERED_RECORDS = 2_000  # an adopted node's past that its first snapshot is made of
-BATTERY_LOW_PCT = 20.0
+_MODES = {
+    State.AUTONOMOUS: Mode.AUTONOMOUS,
+    State.RETURNING: Mode.RETURNING,
+    State.REPLAYING: Mode.REPLAYING,
+    State.LIVE: Mode.LIVE,
+    State.QUARANTINED: Mode.DELAYED,
+}
+_WRITTEN = (
+    "SELECT wall_ns FROM event WHERE log_id=(SELECT id FROM log WHERE tenant=? AND writer=? AND epoch=?) AND seq=?"
+)
+_NO_STICK = "files for sticks cannot be written or read here yet"
 
 
 class ApplianceBox:
+    hub = False
+
     def __init__(self, parts: Parts) -> None:
         self.name = parts.identity.site
         self.version = parts.version
@@ -55,23 +71,16 @@ class ApplianceBox:
     async def site(self, who: Identity, query: ports.NodeQuery) -> ports.SiteView:
         parts, now_ns = self._parts, self._parts.clock.now_ns()
         rows = self._all_rows()
-        reach = dict.fromkeys(Reach, 0)
-        for row in rows:
-            reach[row.reach] += 1
-        asked = bool(query.text or query.reach or query.kind or query.tag)
-        matching = [row for row in rows if _matches(row, query)] if asked else list(rows)
-        matching.sort(key=_ORDERS.get(query.order, _ORDERS["attention"]))
-        limit = max(1, query.limit)
-        placed = [row for row in matching if row.position is not None]
+        matching = lists.chosen(rows, query)
         return ports.SiteView(
             site=self.name,
             now_ns=now_ns,
-            reach=reach,
+            reach=lists.tally(rows),
             attention=tuple(await self._attention(rows, now_ns)),
-            rows=tuple(matching[query.offset : query.offset + limit]),
+            rows=lists.page(matching, query),
             matching=len(matching),
-            places=tuple(placed[:1000]),
-            tags=tuple(sorted({tag for row in rows for tag in row.tags})),
+            places=lists.places(matching),
+            tags=lists.tags(rows),
             messages_per_s=sum(_rate(line.rates) for line in parts.lines.values()),
             unclaimed=sum(source.node_id is None for source in tuple(parts.world.sources.values())),
             uptime_s=(parts.steady_ns() - parts.started_ns) / SECOND,
@@ -121,21 +130,21 @@ class ApplianceBox:
         )
 
     async def _attention(self, rows: Sequence[ports.NodeRow], now_ns: int) -> list[ports.Attention]:
-        lines = [line for row in rows for line in _needs(row, now_ns)]
+        lines = [line for row in rows for line in lists.needs(row, now_ns)]
         parts = self._parts
         lines += [
-            _notice(ports.Severity.ACT, intake.problem, now_ns, intake.intake, "/intake")
+            lists.notice(ports.Severity.ACT, intake.problem, now_ns, intake.intake, "/intake")
             for intake in parts.lines.values()
             if intake.problem
         ]
         fault = parts.gate.fault
         if fault is not None:
-            lines.append(_notice(ports.Severity.ACT, str(fault), now_ns, "storage", "/intake"))
-        waiting = await parts.quarantine.count()
-        if waiting:
-            words = f"{waiting} item{'s wait' if waiting > 1 else ' waits'} in quarantine"
-            lines.append(_notice(ports.Severity.LOOK, words, now_ns, "quarantine", "/quarantine"))
-        return sorted(lines, key=lambda line: (line.severity is not ports.Severity.ACT, -line.since_ns))
+            lines.append(lists.notice(ports.Severity.ACT, str(fault), now_ns, "storage", "/intake"))
+        for reason in parts.link.uplink.site.quarantine:
+            words = f"the hub holds this site in quarantine: {reason}"
+            lines.append(lists.notice(ports.Severity.ACT, words, now_ns, "link", "/links"))
+        lines += lists.waiting(await parts.quarantine.count(), now_ns)
+        return sorted(lines, key=lists.by_urgency)
 
     # -- node -------------------------------------------------------------------------------------------------
 
@@ -148,6 +157,8 @@ class ApplianceBox:
         values += [value for value in (row.rtt, row.loss) if value is not None]
         order = {metric: place for place, metric in enumerate(BY_NAME)}
         node = self._canonical(state, row)
+        view = await _in_thread(lambda: self._document(node_id))
+        notes = view.values.get("notes")
         return ports.NodeView(
             now_ns=self._parts.clock.now_ns(),
             row=row,
@@ -159,7 +170,25 @@ class ApplianceBox:
             text=snapshot.text,
             text_ns=snapshot.text_ns,
             metrics=tuple(sorted({*snapshot.values, *(("rtt_ms", "loss_pct") if row.address else ())})),
+            notes=str(notes.value or "") if notes else "",
+            conflicts=tuple(
+                ports.FieldConflict(
+                    field=one.pointer, choices=tuple(self._choice(said) for said in (one.effective, *one.others))
+                )
+                for one in view.conflicts
+            ),
         )
+
+    def _document(self, node_id: str) -> View:
+        with closing(connect_reader(self._parts.folder.site_db)) as db:
+            return look(db, self._parts.identity.log.tenant, DocumentKind.NODE, node_id)
+
+    def _choice(self, said: Stamped) -> ports.Choice:
+        file = self._parts.link.file
+        here = said.writer == self._parts.identity.log.writer
+        where = self.name if here else file.hub if file else "the hub"
+        value = "" if said.value is None else str(said.value)
+        return ports.Choice(value=value, by=said.who, where=where, at_ns=said.wall_ns, clock=said.clock)
 
     async def nodes(self, who: Identity, after: str, limit: int) -> Sequence[Node]:
         chosen = sorted(node_id for node_id in tuple(self._parts.world.nodes) if node_id > after)[:limit]
@@ -272,46 +301,134 @@ class ApplianceBox:
             id=record.id,
             at_ns=record.at,
             source=record.source,
-            text=visible(record.content),
+            text=lists.visible(record.content),
             marks=record.marks,
             node_id=source.node_id if source else None,
             content=record.content,
         )
 
     async def verify(self, who: Identity) -> AsyncIterator[ports.VerifyStep]:
-        """Runs on a thread of its own; this end looks in twice a second."""
-        total = self._parts.journal.position
-        seen = [0]
-        verdicts: list[journal.Verdict] = []
-        problem: list[str] = []
+        async for step in proof.steps(self._parts.folder.site_db, self._parts.journal.position):
+            yield ports.VerifyStep(**step._asdict())
 
-        def work() -> None:
-            try:
-                with closing(connect_reader(self._parts.folder.site_db)) as db:
-                    verdicts.extend(journal.verify(db, lambda checked: seen.__setitem__(0, checked)))
-            except StoreFault as fault:
-                problem.append(str(fault))
+    def export(self, who: Identity) -> AsyncIterator[bytes]:
+        return export.chunks(self._parts.folder.site_db)
 
-        thread = threading.Thread(target=work, name="verify", daemon=True)
-        thread.start()
-        while thread.is_alive():
-            yield ports.VerifyStep(checked=seen[0], total=max(total, seen[0]))
-            await asyncio.sleep(0.2)
-        bad = next((verdict for verdict in verdicts if verdict.fault), None)
-        checked = sum(verdict.events for verdict in verdicts)
-        words = problem[0] if problem else _verdict_words(bad, verdicts, checked)
-        yield ports.VerifyStep(checked=checked, total=checked, done=True, good=not (bad or problem), words=words)
+    # -- the link to the hub ----------------------------------------------------------------------------------
 
-    async def export(self, who: Identity) -> AsyncIterator[bytes]:
-        parts = self._parts
-        with closing(connect_reader(parts.folder.site_db)) as db:
-            for log_id, tenant, writer, epoch, public_key in db.execute(
-                "SELECT id, tenant, writer, epoch, public_key FROM log ORDER BY id"
-            ).fetchall():
-                log = Log(tenant, writer, epoch)
-                for chunk in wire.write(journal.blocks(db, log_id), public_key, log):
-                    yield chunk
-                    await asyncio.sleep(0)
+    async def links(self, who: Identity) -> ports.LinksView:
+        parts, now_ns = self._parts, self._parts.clock.now_ns()
+        file = parts.link.file
+        if file is None:
+            return ports.LinksView(now_ns=now_ns, links=(), problem=parts.link.problem)
+        return ports.LinksView(now_ns=now_ns, links=(await self._link(who, file, now_ns),), problem=parts.link.problem)
+
+    async def _link(self, who: Identity, file: LinkFile, now_ns: int) -> ports.LinkView:
+        parts, link = self._parts, self._parts.link
+        site, orders, tally, log = link.uplink.site, link.orders, link.tally(), parts.journal.log
+        up = link.link is not None and link.link.up
+        made = await self._receipt_view()
+        acked = max(site.acked.get(log.epoch, 0), made.seq if made else 0)
+        missing = max(parts.journal.head.seq - acked, 0)
+        written = await parts.reader.fetch(_WRITTEN, (*log, acked + 1)) if missing else ()
+        sealed, kept = await self._segments_missing(made.segments if made else 0)
+        turned = await self.timeline(who, 0, 1, kind=LinkTurned.KIND)
+        problem = link.problem or site.reason or (link.link.problem if link.link else "")
+        return ports.LinkView(
+            peer=file.hub_writer,
+            name=file.hub,
+            mode=_MODES[site.state],
+            since_ns=turned[0].wall_ns if turned else None,
+            heard_ns=site.heard_ns or None,
+            problem="" if up and site.in_session else problem,
+            debt_s=max(now_ns - written[0][0], 0) / SECOND if written else 0.0,
+            missing_events=missing,
+            missing_segments=sealed,
+            missing_bytes=kept,
+            drained_s=0.0 if not missing and not sealed else None,
+            rtt_ms=site.out.rate.rtt_ns / MS if site.out.rate.rtt_ns is not None else None,
+            bytes_in=tally.received_bytes,
+            bytes_out=tally.sent_bytes,
+            parcels_in=tally.received,
+            parcels_out=tally.sent,
+            receipt=made,
+            quarantine=site.quarantine,
+            via="wire",
+            address=file.url,
+            lanes=tuple(
+                ports.LaneView(
+                    name=lane.name.lower(),
+                    paused=int(lane) in orders.paused,
+                    waiting=missing if lane is Lane.LOG else sealed if lane is Lane.SEGMENTS else None,
+                    waiting_bytes=kept if lane is Lane.SEGMENTS else None,
+                )
+                for lane in Lane
+            ),
+            per_s_max=orders.per_s,
+            per_hour_max=orders.per_hour,
+            cut=orders.cut,
+            actions=("restore" if orders.cut else "cut", "pause", "resume", "per_s", "per_hour"),
+        )
+
+    async def _segments_missing(self, held: int) -> tuple[int, int]:
+        """How many sealed segments, and bytes of them, the hub lacks; `held` are those of the receipt. What it took into
+        custody since is known to this process only."""
+        rows = await self._parts.reader.fetch(
+            "SELECT sha256, bytes_stored, dropped_ns FROM segment ORDER BY first_id DESC"
+        )
+        custody = self._parts.link.uplink.site.custody
+        sizes = [size for sha256, size, dropped_ns in rows if dropped_ns is None and sha256 not in custody]
+        sizes = sizes[: max(len(rows) - held, 0)]
+        return len(sizes), sum(sizes)
+
+    async def _receipt_view(self) -> ports.ReceiptView | None:
+        """The newest that both have signed."""
+        log = self._parts.journal.log
+        found = await self._parts.reader.fetch(
+            "SELECT content FROM receipt WHERE site=? AND length(site_signature) > 0 ORDER BY number DESC LIMIT 1",
+            (log.writer,),
+        )
+        if not found:
+            return None
+        made = receipt.read(found[0][0])
+        return ports.ReceiptView(
+            number=made.number,
+            at_ns=made.at_ns,
+            events=made.lanes.events,
+            segments=made.lanes.segments,
+            drops=len(made.drops),
+            gaps=len(made.gaps),
+            root=made.root.hex(),
+            countersigned=True,
+            seq=next((span.seq for span in made.logs if span.epoch == log.epoch), 0),
+        )
+
+    async def link_change(self, who: Identity, peer: str, action: str, value: str) -> None:
+        file = self._parts.link.file
+        if file is None or peer != file.hub_writer:
+            raise Refused("this site has no such link", 404)
+        await self._parts.link.order(who.name, action, value)
+
+    async def link_join(self, who: Identity, raw: bytes) -> str:
+        file = await self._parts.link.join(raw)
+        return f"This site belongs to the hub {file.hub} from now on. It goes on by itself, with or without a line."
+
+    async def receipt(self, who: Identity, peer: str, number: int) -> bytes:
+        try:
+            return await _in_thread(lambda: receipt_file.export(self._parts.folder.root, number, None))
+        except ValueError as error:
+            raise Refused(str(error), 404) from error
+
+    async def bundle_export(self, who: Identity, peer: str) -> AsyncIterator[bytes]:
+        for words in (_NO_STICK,):
+            raise Refused(words)
+        yield b""
+
+    async def bundle_import(self, who: Identity, chunks: AsyncIterator[bytes]) -> str:
+        raise Refused(_NO_STICK)
+
+    async def bundle_state(self, who: Identity, peer: str) -> ports.BundleView:
+        raise Refused(_NO_STICK)
 
     # -- intake and quarantine --------------------------------------------------------------------------------
 
@@ -358,7 +475,7 @@ class ApplianceBox:
                 intake=item.intake,
                 source=item.source,
                 reason=item.reason,
-                text=visible(item.raw),
+                text=lists.visible(item.raw),
                 size=len(item.raw),
                 times=item.times,
                 settled_ns=item.settled_ns,
@@ -431,12 +548,17 @@ class ApplianceBox:
         self._parts.stale.mark("intake")
 
     async def change(self, who: Identity, node_id: str, field: str, value: str) -> None:
-        node = await self._parts.commands.change(who.name, node_id, field, value)
+        self._followed(node_id, await self._parts.commands.change(who.name, node_id, field, value))
+
+    def _followed(self, node_id: str, node: Node) -> None:
         state = self._parts.world.nodes[node_id]
         self._parts.interpreter.post(lambda: setattr(state, "node", node))
         state.node = node
         self._rows = (0.0, [])
         self._parts.stale.mark(f"node:{node_id}")
+
+    async def take(self, who: Identity, node_id: str, field: str, choice: int) -> None:
+        self._followed(node_id, await self._parts.commands.take(who.name, node_id, field, choice))
 
     async def move(self, who: Identity, node_id: str, target: str, reason: str) -> None:
         state = self._parts.world.nodes.get(node_id)
@@ -490,15 +612,6 @@ class ApplianceBox:
 # -- small things -----------------------------------------------------------------------------------------------
 
 
-def visible(raw: bytes) -> str:
-    """Bytes as text that cannot do anything: control characters as symbols, what is no UTF-8 as \\xNN."""
-    return raw.decode("utf-8", "backslashreplace").translate(_VISIBLE)
-
-
-_VISIBLE = {code: 0x2400 + code for code in range(32) if code not in (9, 10)} | {127: 0x2421}
-_VISIBLE |= {code: f"\\u{code:04x}" for code in (*range(0x80, 0xA0), *range(0x202A, 0x202F), *range(0x2066, 0x206A))}
-
-
 async def _in_thread(work: Callable[[], T]) -> T:
     try:
         return await asyncio.to_thread(work)
@@ -534,79 +647,5 @@ def _source_view(source: SourceState) -> ports.SourceView:
         first_ns=source.first_ns,
         last_ns=source.last_ns,
         records=source.records,
-        sample=visible(source.sample),
+        sample=lists.visible(source.sample),
     )
-
-
-def _notice(severity: ports.Severity, words: str, since_ns: int, name: str, link: str) -> ports.Attention:
-    return ports.Attention(severity=severity, words=words, since_ns=since_ns, name=name, link=link)
-
-
-_WELL = (Health.OK, Health.UNKNOWN)
-_NOTHING: list[ports.Attention] = []
-
-
-def _needs(row: ports.NodeRow, now_ns: int) -> list[ports.Attention]:
-    """Why a node needs a person, in one sentence each."""
-    if row.reach is Reach.ONLINE and row.health in _WELL and row.heartbeat_missing_ns is None:
-        low = row.battery is not None and row.battery.value < BATTERY_LOW_PCT
-        if not low and row.phase != lifecycle.Phase.QUARANTINED:
-            return _NOTHING  # nearly every node, nearly always: it costs nothing
-    found: list[tuple[ports.Severity, str, int]] = []
-    since = row.since_ns or now_ns
-    if row.reach is Reach.OFFLINE:
-        airborne = row.flight is not None and row.flight.value in ("AIR", "TAKEOFF", "LANDING")
-        words = "silent while in the air" if airborne else "silent: neither messages nor ping answers"
-        found.append((ports.Severity.ACT, words, since))
-    elif row.mode is Mode.DELAYED:
-        found.append((ports.Severity.LOOK, "link is slow or lossy, or it answers ping and sends nothing", since))
-    if row.health is Health.FAILED:
-        found.append((ports.Severity.ACT, "reports that it has failed", since))
-    elif row.health is Health.DEGRADED:
-        found.append((ports.Severity.LOOK, "reports that it is degraded", since))
-    if row.heartbeat_missing_ns is not None and row.reach is not Reach.OFFLINE:
-        found.append((ports.Severity.ACT, "no heartbeat, though it is heard", row.heartbeat_missing_ns))
-    if row.battery and row.battery.value < BATTERY_LOW_PCT and now_ns - row.battery.at_ns < 10 * MINUTE:
-        found.append((ports.Severity.ACT, f"battery at {row.battery.value:.0f} %", row.battery.at_ns))
-    if row.phase == lifecycle.Phase.QUARANTINED:
-        found.append((ports.Severity.ACT, "is quarantined", since))
-    return [
-        ports.Attention(severity=severity, words=words, since_ns=at_ns, node_id=row.id, name=row.name)
-        for severity, words, at_ns in found
-    ]
-
-
-def _verdict_words(bad: journal.Verdict | None, verdicts: Sequence[journal.Verdict], checked: int) -> str:
-    if bad is not None:
-        return f"the log of {bad.log.writer}, epoch {bad.log.epoch}, does not hold at event {bad.seq}: {bad.detail}"
-    blocks = sum(verdict.blocks for verdict in verdicts)
-    return f"{checked:,} events in {blocks:,} signed blocks hold, without a hole, from the first to the last"
-
-
-def _matches(row: ports.NodeRow, query: ports.NodeQuery) -> bool:
-    """Whether a row is among those asked for."""
-    if query.reach is not None and row.reach is not query.reach:
-        return False
-    if query.kind is not None and row.kind is not query.kind:
-        return False
-    if query.tag and query.tag not in row.tags:
-        return False
-    text = query.text.strip().lower()
-    return not text or any(text in field.lower() for field in (row.name, row.id, row.address or "", *row.tags))
-
-
-_URGENCY = {Reach.OFFLINE: 0, Reach.DEGRADED: 1, Reach.UNKNOWN: 2, Reach.ONLINE: 3}
-
-
-def _urgency(row: ports.NodeRow) -> tuple[int, int, str]:
-    ill = row.health in (Health.FAILED, Health.DEGRADED) or row.heartbeat_missing_ns is not None
-    return (_URGENCY[row.reach] if not ill else min(_URGENCY[row.reach], 1), 0 if ill else 1, row.name)
-
-
-_ORDERS: dict[str, Callable[[ports.NodeRow], tuple[object, ...]]] = {
-    "attention": _urgency,
-    "name": lambda row: (row.name,),
-    "battery": lambda row: (row.battery is None, row.battery.value if row.battery else 0, row.name),
-    "seen": lambda row: (row.seen_ns is None, -(row.seen_ns or 0), row.name),
-    "rtt": lambda row: (row.rtt is None, -(row.rtt.value if row.rtt else 0), row.name),
-}

@@ -20,14 +20,13 @@ from store.clock import WallClock
 from store.commands import follow
 from store.journal import Identity, Journal
 from store.peers import Peer, Segment
-from store.shared import Shared
+from store.shared import Shared, runs
 from store.telemetry import segment_path
 from sync import receipt, receive, stream
 from sync.messages import Heads, LogHead
 from sync.protocol import Cause, State
 from sync.site import Answer, Memory
 
-_LISTED_MAX = 4_000
 Aside = Callable[[str, str, str, bytes], None]
 
 
@@ -137,6 +136,9 @@ class SiteShelf:
         facts: list[events.Recorded] = []
 
         log = group.log
+        first = group.blocks[0]
+        if first.first_seq == 1 and receive.facts_of(first)[0].subject != self._writer:
+            return None, "the hub's log is towards another site"
         for block in group.blocks:
             decision = receive.receive(self.db, block, hub_key, now_ns, self._journal, facts)
             if not isinstance(decision, receive.Accept | receive.Duplicate):
@@ -200,10 +202,15 @@ class SiteShelf:
             (span.epoch, span.seq): peers.hash_at(self.db, Log(self._tenant, self._writer, span.epoch), span.seq)
             for span in made.logs
         }
+        here |= {  # a box that was set back, or cloned, left the end of an older epoch behind
+            (span.epoch, span.seq): span.hash for span in made.logs if span.epoch < self._journal.log.epoch
+        }
         verdict = receipt.agrees(made, here, None)
-        older = self._only_older_missing(made, here) if verdict is receipt.Verdict.SHORT else False
-        if verdict is not receipt.Verdict.GOOD and not older:
+        if verdict is not receipt.Verdict.GOOD:
             return Answer(b"", str(verdict))
+        held = peers.receipt(self.db, self._writer, made.number)
+        if held is not None and held.content != content:
+            return Answer(b"", f"another receipt with number {made.number:,} is here already")
         signature = receipt.sign(content, self._key)
         peers.save_receipt(self.db, peers.Receipt(self._writer, made.number, content, hub_signature, signature, now_ns))
         hub = self.hub()
@@ -211,21 +218,31 @@ class SiteShelf:
             peers.save(self.db, hub._replace(name=made.hub_name))
         return Answer(signature)
 
-    def _only_older_missing(self, made: receipt.Receipt, here: Mapping[tuple[int, int], bytes | None]) -> bool:
-        """A box that was set back lacks the end of an older epoch, and says so in the first event of the newer one."""
-        short = [span for span in made.logs if here[span.epoch, span.seq] is None]
-        return all(span.epoch < self._journal.log.epoch for span in short)
-
     # -- documents --------------------------------------------------------------------------------------------
 
     def apart(self, peer: str, reason: str, raw: bytes) -> None:
         self._aside("link", peer, reason, raw)
 
-    def compare(self, theirs: Heads, now_ns: int) -> Heads | None:
-        if theirs.root:
-            if self._shared.root(self.db, self._tenant) == theirs.root:
-                return None
-            listed = self._shared.listed(self.db, self._tenant)
-            return Heads(theirs.fence, theirs.root, tuple(listed[:_LISTED_MAX]))
-        self._shared.complete(self.db, self._tenant, theirs.documents, None, None)
-        return None
+    def common(self, head: LogHead) -> int:
+        log = Log(self._tenant, self._writer, head.epoch)
+        if peers.hash_at(self.db, log, head.seq) == head.hash:
+            return head.seq
+        newest = peers.newest_receipt(self.db, self._writer, both=True)
+        for span in receipt.read(newest.content).logs if newest else ():
+            if span.epoch == head.epoch and peers.hash_at(self.db, log, span.seq) == span.hash:
+                return min(span.seq, head.seq)
+        return 0
+
+    def compare(self, theirs: Heads, now_ns: int) -> Sequence[Heads]:
+        if not theirs.root:
+            self._shared.complete(self.db, self._tenant, theirs.documents, None, None)
+            return ()
+        if self._shared.root(self.db, self._tenant) == theirs.root:
+            return ()
+        listed = self._shared.listed(self.db, self._tenant)
+        return [Heads(theirs.fence, theirs.root, tuple(run)) for run in runs(listed)]
+
+    def fell(self) -> None:
+        """The transaction is undone, and what was said in it."""
+        self.done, self._state = [], State.AUTONOMOUS
+        self._shared.forget()

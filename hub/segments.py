@@ -26,9 +26,11 @@ from store.peers import GONE, HERE, WANTED, Segment
 from sync.hub import Missing
 from sync.messages import Chunk
 
+_PARTS_MAX = 4_096  # hashes in the making; one that is forgotten is made again from its file
+
 
 class _Part:
-    """A file that is being put together."""
+    """A file that is being put together. It is open only while it is written: hundreds of sites send at once."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -39,7 +41,14 @@ class _Part:
                 while piece := held.read(1 << 20):
                     self.hash.update(piece)
                     self.size += len(piece)
-        self.file = path.open("ab", buffering=0)
+
+    def add(self, data: bytes, *, last: bool) -> None:
+        with self.path.open("ab", buffering=0) as file:
+            file.write(data)
+            if last:
+                os.fsync(file.fileno())
+        self.hash.update(data)
+        self.size += len(data)
 
 
 class Segments:
@@ -106,11 +115,14 @@ class Segments:
         try:
             return self._add(db, writer, said, size, now_ns)
         except OSError as error:
+            self._parts.pop(said.sha256, None)  # what the file holds now is read again
             raise StoreFault(fault_of(error) or StoreProblem.IO, "segments", str(error)) from error
 
     def _add(self, db: sqlite3.Connection, writer: str, said: Chunk, size: int, now_ns: int) -> tuple[bool, str]:
         part = self._parts.get(said.sha256)
         if part is None:
+            if len(self._parts) >= _PARTS_MAX:
+                del self._parts[next(iter(self._parts))]
             part = self._parts[said.sha256] = _Part(self._path(said.sha256, "part"))
         if said.offset > part.size:
             return False, ""  # what is between is still on its way, or will be asked for again
@@ -118,16 +130,12 @@ class Segments:
         if part.size + len(fresh) > size:
             self._drop(said.sha256)
             return False, "a segment has more bytes than the site's log says; it is asked for again"
-        part.file.write(fresh)
-        part.hash.update(fresh)
-        part.size += len(fresh)
+        part.add(fresh, last=part.size + len(fresh) == size)
         if part.size < size:
             return False, ""
         if part.hash.digest() != said.sha256:
             self._drop(said.sha256)
             return False, "a segment came together with another SHA-256 than the site's log says; it is asked for again"
-        os.fsync(part.file.fileno())
-        part.file.close()
         part.path.rename(self._path(said.sha256, "jsonl.zst"))
         sync_folder(self._folder)
         del self._parts[said.sha256]
@@ -135,15 +143,11 @@ class Segments:
         return True, ""
 
     def _drop(self, sha256: bytes) -> None:
-        part = self._parts.pop(sha256, None)
-        if part is not None:
-            part.file.close()
+        self._parts.pop(sha256, None)
         self._path(sha256, "part").unlink(missing_ok=True)
 
     def _path(self, sha256: bytes, suffix: str) -> Path:
         return self._folder / f"{sha256.hex()}.{suffix}"
 
     def close(self) -> None:
-        for part in self._parts.values():
-            part.file.close()
         self._parts.clear()

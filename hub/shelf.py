@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import sqlite3
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
 from fleet import envelope, events
@@ -18,16 +18,15 @@ from hub.segments import Segments
 from hub.state import Certificate, FleetHere, NodeHere, SiteHere
 from store import journal, peers
 from store.clock import WallClock
-from store.journal import Journal
+from store.journal import Journal, Mark
 from store.keys import new_ulid
 from store.peers import Peer
-from store.shared import Shared
+from store.shared import LISTED_MAX, Shared
 from sync import present, receipt, receive, stream
 from sync.hub import Known, Missing, Took
 from sync.messages import Chunk, Heads, Hello, LogHead, Present
 from sync.receipt import Drop
 
-_LISTED_MAX = 4_000  # heads of documents in one message
 Aside = Callable[[str, str, str, bytes], None]  # intake, source, reason, raw
 
 
@@ -50,7 +49,7 @@ class HubShelf:
         self.db: sqlite3.Connection
         self.done: list[Callable[[], None]] = []
         self._fresh: dict[str, NodeHere | None] = {}
-        self._whole: dict[str, tuple[int, set[int], set[str]]] = {}
+        self._whole: dict[str, tuple[tuple[int, int], set[int], set[str]]] = {}  # (fence, number), parts, nodes
         self._tenant, self._name = tenant, name
         self._journal, self._key, self._public_key, self._shared = journal_, key, public_key, shared
         self._fleet, self._segments, self._clock, self._aside = fleet, segments, clock, aside
@@ -84,7 +83,7 @@ class HubShelf:
                 return "that invitation was used by another site; ask for a new one"
             towards = Log(self._tenant, new_ulid(now_ns), 1)
             journal.start_log(self.db, towards, self._public_key, now_ns)
-            self._journal.stage(towards.writer, events.LogStarted("towards a site", self._public_key), towards)
+            self._journal.stage(hello.writer, events.LogStarted("towards a site", self._public_key), towards)
             peer = Peer(
                 hello.writer,
                 self._tenant,
@@ -120,6 +119,34 @@ class HubShelf:
 
     def hash_at(self, log: Log, seq: int) -> bytes | None:
         return peers.hash_at(self.db, log, seq)
+
+    def branched(self, log: Log) -> bool:
+        return peers.on_branch(self.db, log)
+
+    def forgot(self, writer: str, heard: Sequence[LogHead], now_ns: int) -> bool:
+        peer = peers.get(self.db, writer)
+        log = peer.log if peer else None
+        if peer is None or log is None:
+            return False
+        unknown = [
+            head.epoch
+            for head in heard
+            if head.writer == log.writer
+            and head.epoch >= log.epoch
+            and peers.hash_at(self.db, log._replace(epoch=head.epoch), head.seq) != head.hash
+        ]
+        if not unknown:
+            return False
+        fresh = log._replace(epoch=max(unknown) + 1)
+        journal.start_log(self.db, fresh, self._public_key, now_ns)
+        end = journal.head_of(self.db, log)
+        self._journal.stage(writer, events.LogStarted("restored", self._public_key, log.writer, log.epoch, *end), fresh)
+        peers.save(self.db, peer._replace(log_epoch=fresh.epoch))
+        return True
+
+    def recall(self, writer: str, content: bytes, signature: bytes, now_ns: int) -> None:
+        number = receipt.read(content).number
+        peers.save_receipt(self.db, peers.Receipt(writer, number, content, signature, b"", now_ns))
 
     def quarantine(self, writer: str, reasons: Sequence[str], now_ns: int) -> None:
         peer = peers.get(self.db, writer)
@@ -159,7 +186,7 @@ class HubShelf:
         return took
 
     def _take(self, key: bytes, group: stream.Group, now_ns: int, facts: list[events.Recorded]) -> Took:
-        log = group.log
+        log, forked = group.log, ""
         head = journal.head_of(self.db, log)
         for block in group.blocks:
             decision = receive.receive(self.db, block, key, now_ns, self._journal, facts)
@@ -168,26 +195,29 @@ class HubShelf:
                     head = new
                 case receive.Duplicate():
                     pass
+                case receive.Fork():
+                    forked = self._fork(block, decision, now_ns)
+                case receive.Gap() if peers.on_branch(self.db, log, block.previous):
+                    self._keep(block, now_ns)
+                    forked = forked or "a second history of the log goes on"
                 case receive.Gap():
                     return Took(self._head(log, head), receive.words(decision), missing=True)
-                case receive.Fork(seq, here, there):
-                    raw = envelope.encode(block)
-                    peers.keep_branch(self.db, log, block.first_seq, block.head.seq, block.hash, raw, now_ns)
-                    fresh = not self._forked(log)
-                    if fresh:
-                        self._journal.stage(log.writer, events.LogForked(log.writer, log.epoch, seq - 1, here, there))
-                    said = f"epoch {log.epoch}: {receive.words(decision)}; both are kept"
-                    self._later(log.writer, partial(_add_fork, said))
-                    return Took(self._head(log, head), said, forked=True)
                 case receive.Refuse(fault):
                     return Took(self._head(log, head), fault.value, bad=True)
-        return Took(self._head(log, head))
+        return Took(self._head(log, head), forked, forked=bool(forked))
 
-    def _forked(self, log: Log) -> bool:
-        row = self.db.execute(
-            "SELECT count(*) FROM branch WHERE log_id=(SELECT id FROM log WHERE tenant=? AND writer=? AND epoch=?)", log
-        ).fetchone()
-        return int(row[0]) > 1
+    def _fork(self, block: Block, found: receive.Fork, now_ns: int) -> str:
+        said = f"epoch {block.epoch}: {receive.words(found)}; both are kept"
+        goes_on = peers.on_branch(self.db, block.log, block.previous)
+        if self._keep(block, now_ns) and not goes_on:
+            turn = events.LogForked(block.writer, block.epoch, found.seq - 1, found.here, found.there)
+            self._journal.stage(block.writer, turn)
+            self._later(block.writer, partial(_add_fork, said))
+        return said
+
+    def _keep(self, block: Block, now_ns: int) -> bool:
+        raw = envelope.encode(block)
+        return peers.keep_branch(self.db, block.log, block.first_seq, block.head.seq, block.hash, raw, now_ns)
 
     def _head(self, log: Log, head: envelope.Head) -> LogHead:
         return LogHead(log.writer, log.epoch, head.seq, head.hash)
@@ -214,8 +244,6 @@ class HubShelf:
         for change in changes:
             held = self._node(change.node_id)
             mine = held is not None and held.site == writer
-            if held is not None and mine and held.told_ns > said.at_ns and not said.whole:
-                continue
             new = present.apply(change, held.present if held is not None and mine and not said.whole else None)
             if new is None:
                 gone.append(change.node_id)
@@ -237,13 +265,15 @@ class HubShelf:
 
     def _unnamed(self, writer: str, said: Present, named: set[str]) -> list[str]:
         """With the last part of a whole present: what no part names is gone."""
-        number, parts, every = self._whole.get(writer, (0, set(), set()))
-        if number != said.number:
+        which = (said.fence, said.number)
+        former, parts, every = self._whole.pop(writer, (which, set(), set()))
+        if former != which:
             parts, every = set(), set()
-        self._whole[writer] = (said.number, parts | {said.part}, every | named)
-        if len(parts | {said.part}) < said.parts:
+        parts.add(said.part)
+        every |= named
+        if len(parts) < said.parts:
+            self._whole[writer] = (which, parts, every)
             return []
-        _, _, every = self._whole.pop(writer)
         return [node_id for node_id, held in self._fleet.nodes.items() if held.site == writer and node_id not in every]
 
     def _show(self, fresh: dict[str, NodeHere | None]) -> None:
@@ -259,7 +289,7 @@ class HubShelf:
         """Over everything of the site that is here, if that reaches what the site says."""
         peer = peers.get(self.db, writer)
         here = dict(peers.heads_of(self.db, self._tenant, writer))
-        if peer is None or any(log.epoch not in here or here[log.epoch].seq < log.seq for log in logs):
+        if peer is None or not all(self._reaches(here, log) for log in logs):
             return None
         former = peers.newest_receipt(self.db, writer)
         spans = tuple(receipt.Span(epoch, head.seq, head.hash) for epoch, head in sorted(here.items()) if head.seq)
@@ -267,8 +297,12 @@ class HubShelf:
         held = [one for one in segments if one.state == peers.HERE]
         missing = [one for one in segments if one.state == peers.WANTED]
         gone = [one for one in segments if one.state == peers.GONE]
-        drops = self._drops(writer)
         root = receipt.segments_root([one.sha256 for one in held])
+        if former is not None and not former.site_signature:
+            before = receipt.read(former.content)
+            if (before.logs, before.segments_root, before.segments_missing) == (spans, root, len(missing)):
+                return former.content, former.hub_signature  # it was lost on the way, or its answer was
+        drops = self._drops(writer)
         made = receipt.Receipt(
             receipt.VERSION,
             former.number + 1 if former else 1,
@@ -300,6 +334,13 @@ class HubShelf:
         peers.save_receipt(self.db, peers.Receipt(writer, made.number, content, signature, b"", now_ns))
         return content, signature
 
+    def _reaches(self, here: Mapping[int, envelope.Head], said: LogHead) -> bool:
+        """What the site has up to `said` is here: in the log, or beside it where it was continued in two ways."""
+        end = here.get(said.epoch)
+        if end is not None and end.seq >= said.seq:
+            return True
+        return peers.on_branch(self.db, Log(self._tenant, said.writer, said.epoch), said.hash)
+
     def _drops(self, writer: str) -> tuple[Drop, ...]:
         """What the site says it let go on purpose, or never took in, as its log says it."""
         rows = self.db.execute(
@@ -326,6 +367,8 @@ class HubShelf:
         newest = peers.newest_receipt(self.db, writer)
         if peer is None or newest is None or newest.number != number:
             return ""  # of a receipt that a newer one took the place of
+        if newest.site_signature == signature:
+            return ""  # said twice
         signed = receipt.Signed(newest.content, newest.hub_signature, signature)
         verdict = receipt.check(signed, envelope.public_key(self._public_key), envelope.public_key(peer.public_key))
         if verdict is not receipt.Verdict.GOOD:
@@ -365,14 +408,33 @@ class HubShelf:
     def root(self, writer: str) -> bytes:
         return self._shared.root(self.db, self._tenant, self._scope(writer))
 
-    def compare(self, writer: str, theirs: Heads, fence: int, now_ns: int) -> Heads | None:
+    def compare(self, writer: str, theirs: Heads, fence: int, now_ns: int) -> Sequence[Heads]:
         peer = peers.get(self.db, writer)
         if peer is None or not theirs.documents:
-            return None
-        log = peer.log
+            return ()
         scope = self._scope(writer) if theirs.root else None
-        mine = self._shared.complete(self.db, self._tenant, theirs.documents, log, scope)
-        return Heads(fence, b"", tuple(mine[:_LISTED_MAX])) if mine and theirs.root else None
+        mine = self._shared.complete(self.db, self._tenant, theirs.documents, peer.log, scope)
+        if not theirs.root:
+            return ()
+        return [Heads(fence, b"", tuple(mine[first : first + LISTED_MAX])) for first in range(0, len(mine), LISTED_MAX)]
+
+    def fell(self) -> None:
+        """The transaction is undone, and what was said in it."""
+        self.done, self._whole = [], {}
+        self._shared.forget()
+
+    # -- one bad word costs nobody else anything ------------------------------------------------------------------
+
+    def before(self) -> Mark:
+        self.db.execute("SAVEPOINT word")
+        return self._journal.mark()
+
+    def after(self, mark: Mark, *, good: bool) -> None:
+        if not good:
+            self.db.execute("ROLLBACK TO word")
+            self._journal.undo(mark)
+            self._shared.forget()
+        self.db.execute("RELEASE word")
 
 
 def certificate_of(made: receipt.Receipt, *, countersigned: bool) -> Certificate:

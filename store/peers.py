@@ -116,20 +116,31 @@ def heads_of(db: sqlite3.Connection, tenant: str, writer: str) -> list[tuple[int
 def hash_at(db: sqlite3.Connection, log: Log, seq: int) -> bytes | None:
     """The hash of the block of `log` that ends at `seq`; None when none does."""
     row = db.execute(
-        "SELECT hash FROM block WHERE log_id=(SELECT id FROM log WHERE tenant=? AND writer=? AND epoch=?)"
-        " AND last_seq=?",
+        "SELECT last_seq, hash FROM block WHERE log_id=(SELECT id FROM log WHERE tenant=? AND writer=? AND epoch=?)"
+        " AND first_seq<=? ORDER BY first_seq DESC LIMIT 1",
         (*log, seq),
     ).fetchone()
-    return row[0] if row else None
+    return row[1] if row and row[0] == seq else None
+
+
+_BRANCH = "FROM branch WHERE log_id=(SELECT id FROM log WHERE tenant=? AND writer=? AND epoch=?)"
 
 
 def keep_branch(
     db: sqlite3.Connection, log: Log, first_seq: int, last_seq: int, digest: bytes, raw: bytes, at_ns: int
-) -> None:
-    db.execute(
+) -> bool:
+    """Whether it is new here."""
+    kept = db.execute(
         "INSERT OR IGNORE INTO branch VALUES ((SELECT id FROM log WHERE tenant=? AND writer=? AND epoch=?),?,?,?,?,?)",
         (*log, first_seq, digest, last_seq, raw, at_ns),
     )
+    return bool(kept.rowcount)
+
+
+def on_branch(db: sqlite3.Connection, log: Log, digest: bytes | None = None) -> bool:
+    """Whether this block, or any, of a second history of the log is kept."""
+    named, args = (" AND hash=?", (digest,)) if digest is not None else ("", ())
+    return db.execute(f"SELECT 1 {_BRANCH}{named} LIMIT 1", (*log, *args)).fetchone() is not None
 
 
 # -- the present -------------------------------------------------------------------------------------------------
@@ -211,6 +222,11 @@ def newest_receipt(db: sqlite3.Connection, site: str, *, both: bool = False) -> 
     """The newest; with `both`, the newest that both have signed."""
     signed = " AND length(site_signature) > 0" if both else ""
     row = db.execute(f"SELECT * FROM receipt WHERE site=?{signed} ORDER BY number DESC LIMIT 1", (site,)).fetchone()
+    return Receipt(*row) if row else None
+
+
+def receipt(db: sqlite3.Connection, site: str, number: int) -> Receipt | None:
+    row = db.execute("SELECT * FROM receipt WHERE site=? AND number=?", (site, number)).fetchone()
     return Receipt(*row) if row else None
 
 

@@ -11,12 +11,13 @@ Rules of the file
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from fleet.document import Author, Id, Stamped, Value, View
 from fleet.envelope import Log
 from fleet.events import DocumentChanged, Recorded
+from fleet.limits import SECOND
 from store import document
 from store.clock import WallClock
 from store.document import Fate, Incoming, Made, Place, Refused
@@ -24,7 +25,11 @@ from store.document_check import Checker
 from store.journal import Journal
 
 _CHANGES_MAX = 5_000  # said again in one transaction; the next comparison finds the rest
+_DIGITS_MAX = 6
+_AGAIN_NS = 3600 * SECOND  # what did not help is said again once an hour
+LISTED_MAX = 2_000  # documents in one message
 Listed = tuple[str, str, bytes]  # kind, id with its generation, heads
+_EDGE: Listed = ("", "", b"")  # where all documents begin, and where they end
 
 
 class Folded(NamedTuple):
@@ -38,6 +43,7 @@ class Shared:
     def __init__(self, journal: Journal, clock: WallClock, *, owner: bool) -> None:
         self._journal, self._clock, self._owner = journal, clock, owner
         self._check = Checker()
+        self._repeated: dict[tuple[Log | None, Place], tuple[bytes, bytes, int]] = {}  # theirs, mine, when
 
     def close(self) -> None:
         self._check.close()
@@ -103,7 +109,7 @@ class Shared:
 
     def listed(self, db: sqlite3.Connection, tenant: str, scope: Collection[str] | None = None) -> Sequence[Listed]:
         held = self.heads(db, tenant, scope)
-        return [(place.document.kind, f"{place.document.id}#{place.generation}", each) for place, each in held.items()]
+        return sorted((*_name(place), each) for place, each in held.items())
 
     def complete(
         self,
@@ -113,27 +119,64 @@ class Shared:
         log: Log | None,
         scope: Collection[str] | None,
     ) -> Sequence[Listed]:
-        """Say again, in `log`, what the other side lacks of the documents it listed (and of those in `scope` that it
-        did not). Returns the heads of what differs, as they are here, for it to do the same."""
+        """Say again, in `log`, what the other side lacks of the documents it listed; with `scope`, `theirs` is a run
+        (`runs`), and what is in the scope and missing between its ends is lacking too. Returns the heads of what
+        differs, as they are here, for it to do the same."""
         mine, there = document.heads(db, tenant), dict[Place, bytes]()
         for kind, name, heads in theirs:
             identity, _, generation = name.rpartition("#")
-            if identity and generation.isdigit():
+            if identity and generation.isascii() and generation.isdigit() and len(generation) < _DIGITS_MAX:
                 there[Place(Id(tenant, kind, identity), int(generation))] = heads
-        if scope is not None:
-            there |= {place: b"" for place in mine if place.document.id in scope and place not in there}
+        if scope is not None and theirs:
+            first, last = theirs[0][:2], theirs[-1][:2]
+            there |= {
+                place: b""
+                for place in mine
+                if place.document.id in scope
+                and place not in there
+                and first < _name(place)
+                and (last == _EDGE[:2] or _name(place) < last)
+            }
         differ = [place for place, heads in there.items() if mine.get(place, b"") != heads]
         said = 0
         for place in differ:
-            if place not in mine or said >= _CHANGES_MAX:
-                continue
-            for one in document.changes_since(db, place, there[place]):
-                body = DocumentChanged(one.document.kind, one.document.id, one.generation, one.raw, repeated=True)
-                self._journal.stage(one.document.id, body, log)
-                said += 1
-        return [
-            (place.document.kind, f"{place.document.id}#{place.generation}", mine.get(place, b"")) for place in differ
-        ]
+            if said >= _CHANGES_MAX:
+                break
+            if place in mine and self._may_help(log, place, there[place], mine[place]):
+                said += self._say_again(db, place, there[place], log)
+        return [(*_name(place), mine.get(place, b"")) for place in differ]
+
+    def _may_help(self, log: Log | None, place: Place, theirs: bytes, mine: bytes) -> bool:
+        """What a side refuses, it refuses again: the same is not said over and over."""
+        now_ns = self._clock.now_ns()
+        before = self._repeated.get((log, place))
+        if before is not None and before[:2] == (theirs, mine) and abs(now_ns - before[2]) < _AGAIN_NS:
+            return False
+        self._repeated[log, place] = (theirs, mine, now_ns)
+        return True
+
+    def forget(self) -> None:
+        """What was said may be undone."""
+        self._repeated.clear()
+
+    def _say_again(self, db: sqlite3.Connection, place: Place, theirs: bytes, log: Log | None) -> int:
+        changes = document.changes_since(db, place, theirs)
+        for one in changes:
+            body = DocumentChanged(one.document.kind, one.document.id, one.generation, one.raw, repeated=True)
+            self._journal.stage(one.document.id, body, log)
+        return len(changes)
+
+
+def _name(place: Place) -> tuple[str, str]:
+    return place.document.kind, f"{place.document.id}#{place.generation}"
+
+
+def runs(listed: Sequence[Listed]) -> Iterator[Sequence[Listed]]:
+    """A sorted list in runs for one message each. A run begins with the last entry of the one before it, so each says
+    by itself what there is between its ends, and none need arrive for the others to count."""
+    whole = [_EDGE, *listed, _EDGE]
+    for first in range(0, len(whole) - 1, LISTED_MAX - 1):
+        yield whole[first : first + LISTED_MAX]
 
 
 def look(db: sqlite3.Connection, tenant: str, kind: str, name: str) -> View:

@@ -5,7 +5,7 @@ delay it causes, so that what is urgent never waits long behind what is not.
 
 Rules of the file
   1  At most `window` bytes are unacknowledged: the smaller of what the other side grants and what the line carries in
-     the time of a round trip and `QUEUE_NS` (a queue on a slow line would hold up the present).
+     the time of a round trip and half of `QUEUE_NS` (a longer queue on a slow line would hold up the present).
   2  An acknowledgement says what is committed at the other end, never what has arrived.
   3  What makes no progress for four round trips is sent again from the last acknowledged byte.
 """
@@ -24,21 +24,31 @@ PART_BYTES_MIN = 4 * 1024
 QUEUE_NS = SECOND // 2
 _RESEND_NS_MIN = 3 * SECOND
 _RTT_FIRST_NS = SECOND
+_AT_ONCE = 3
+_DOUBLINGS_MAX = 6
+_SHOWS_NS = 20 * MS  # a delay above the shortest one that is our own queue
 
 
 class Part(NamedTuple):
     offset: int
     data: bytes
     sent_ns: int
+    again: bool = False  # sent more than once: its answer tells no round trip (Karn)
+
+    @property
+    def end(self) -> int:
+        return self.offset + len(self.data)
 
 
 class Rate:
-    """The round trip without our own queue, and what the line carries, both as seen lately."""
+    """The round trip without our own queue, and what the line carries, both as seen lately; and from them how many
+    bytes may be under way."""
 
     def __init__(self) -> None:
         self.rtt_ns: int | None = None
         self.base_ns: int | None = None
         self.bytes_per_s = 0.0
+        self.window = WINDOW_BYTES_MIN
         self._since_ns = 0
         self._bytes = 0
 
@@ -55,20 +65,34 @@ class Rate:
             self.bytes_per_s = per_s if not self.bytes_per_s else 0.5 * self.bytes_per_s + 0.5 * per_s
             self._since_ns, self._bytes = now_ns, 0
 
+    def resize(self, size: int, *, full: bool) -> None:
+        """`size` bytes were answered; `full`: the window was what held more back. It doubles in a round trip until the
+        delay shows; then it is what the line carries in a round trip and half the queue that is allowed."""
+        assert self.rtt_ns is not None
+        assert self.base_ns is not None
+        grown = self.window + size if full else self.window
+        if self.rtt_ns - self.base_ns > max(_SHOWS_NS, self.base_ns // 8):
+            grown = min(grown, int(self.bytes_per_s * (self.base_ns + QUEUE_NS // 2) / SECOND))
+        self.window = max(min(grown, WINDOW_BYTES_MAX), WINDOW_BYTES_MIN)
+
     def idle(self) -> None:
         """Nothing is under way: what comes next begins a new measurement."""
         self._since_ns, self._bytes = 0, 0
 
+    @property
+    def part_bytes(self) -> int:
+        """A part is what the line carries in about a sixth of a second: whatever is urgent waits no longer."""
+        return int(min(max(self.bytes_per_s / 6, PART_BYTES_MIN), PART_BYTES_MAX))
+
 
 class Outflow:
-    """The sending end of one stream after another. The driver asks `room`, hands in bytes with `add`, sends what
+    """The sending end of one stream after another. The driver asks `wants`, hands in bytes with `add`, sends what
     `due` gives, and tells `acked`."""
 
     def __init__(self) -> None:
         self.rate = Rate()
         self.stream = 0
         self.granted_bytes = WINDOW_BYTES_MIN
-        self._window = 32 * 1024
         self._begin()
 
     def _begin(self) -> None:
@@ -76,9 +100,9 @@ class Outflow:
         self.acked_offset = 0
         self._parts: deque[Part] = deque()  # sent, not acknowledged
         self._queued: deque[bytes] = deque()  # not sent yet
-        self._queued_bytes = 0
-        self._again: deque[Part] = deque()
+        self._again: deque[Part] = deque()  # to be sent once more, in order
         self._progress_ns = 0
+        self._resent_ns: int | None = None
 
     def begin(self, stream: int, granted_bytes: int) -> None:
         self.stream, self.granted_bytes = stream, granted_bytes
@@ -86,16 +110,11 @@ class Outflow:
 
     @property
     def window(self) -> int:
-        return max(min(self._window, self.granted_bytes, WINDOW_BYTES_MAX), WINDOW_BYTES_MIN)
+        return max(min(self.rate.window, self.granted_bytes), WINDOW_BYTES_MIN)
 
     @property
     def under_way(self) -> int:
         return self.offset - self.acked_offset
-
-    @property
-    def part_bytes(self) -> int:
-        """A part is what the line carries in about a sixth of a second: whatever is urgent waits no longer."""
-        return int(min(max(self.rate.bytes_per_s / 6, PART_BYTES_MIN), PART_BYTES_MAX))
 
     @property
     def wants(self) -> bool:
@@ -105,11 +124,15 @@ class Outflow:
     @property
     def group_bytes(self) -> int:
         """How much of the log, uncompressed, to pack next: a few parts' worth."""
-        return min(max(self.part_bytes * 6, 16 * 1024), 2 * 1024 * 1024)
+        return min(max(self.rate.part_bytes * 6, 16 * 1024), 2 * 1024 * 1024)
 
     def add(self, data: bytes) -> None:
         self._queued.append(data)
-        self._queued_bytes += len(data)
+
+    @property
+    def sent(self) -> bool:
+        """Everything that was added is on the line."""
+        return not self._queued and not self._again
 
     @property
     def idle(self) -> bool:
@@ -119,13 +142,13 @@ class Outflow:
     def due(self, now_ns: int) -> Part | None:
         """The next part to put on the line, or None."""
         if self._again:
-            part = self._again.popleft()._replace(sent_ns=now_ns)
+            part = self._again.popleft()._replace(sent_ns=now_ns, again=True)
             self._parts.append(part)
             return part
-        if not self._queued or self.under_way >= self.window:
+        room = self.window - self.under_way
+        if not self._queued or (room < PART_BYTES_MIN and self.under_way):
             return None
-        size = min(self.part_bytes, max(self.window - self.under_way, PART_BYTES_MIN))
-        data = self._take(size)
+        data = self._take(min(self.rate.part_bytes, room))
         part = Part(self.offset, data, now_ns)
         if not self._parts:
             self._progress_ns = now_ns
@@ -145,9 +168,7 @@ class Outflow:
                 taken.append(head[:size])
                 self._queued[0] = head[size:]
                 size = 0
-        data = b"".join(taken)
-        self._queued_bytes -= len(data)
-        return data
+        return b"".join(taken)
 
     def acked(self, stream: int, offset: int, granted_bytes: int, now_ns: int) -> None:
         if stream != self.stream or not self.acked_offset <= offset <= self.offset:
@@ -156,27 +177,15 @@ class Outflow:
         if offset == self.acked_offset:
             return
         size, last = offset - self.acked_offset, None
-        while self._parts and self._parts[0].offset + len(self._parts[0].data) <= offset:
+        full = bool(self._queued) or self.under_way * 2 >= self.window
+        while self._parts and self._parts[0].end <= offset:
             last = self._parts.popleft()
-        self._again = deque(part for part in self._again if part.offset + len(part.data) > offset)
+        self._again = deque(part for part in self._again if part.end > offset)
         self.acked_offset = offset
         self._progress_ns = now_ns
-        if last is not None:
+        if last is not None and not last.again:
             self.rate.took(last.sent_ns, size, now_ns)
-            self._resize()
-
-    def _resize(self) -> None:
-        """As much as the line carries in a round trip and the queue we allow; it grows until the delay shows."""
-        rate = self.rate
-        assert rate.rtt_ns is not None
-        assert rate.base_ns is not None
-        queueing = rate.rtt_ns - rate.base_ns
-        if queueing < QUEUE_NS // 2:
-            grown = self._window * 2 if self.under_way * 2 >= self._window or self._queued else self._window
-            self._window = min(grown, WINDOW_BYTES_MAX)
-        elif queueing > QUEUE_NS and rate.bytes_per_s:
-            carried = rate.bytes_per_s * (rate.base_ns + QUEUE_NS) / SECOND
-            self._window = int(max(min(carried, self._window), WINDOW_BYTES_MIN))
+            self.rate.resize(size, full=full)
 
     def late_ns(self) -> int:
         rtt = self.rate.rtt_ns or _RTT_FIRST_NS
@@ -184,13 +193,19 @@ class Outflow:
 
     def tick(self, now_ns: int) -> None:
         if self._parts and not self._again and now_ns - self._progress_ns > self.late_ns():
-            self.resend(now_ns)
+            self._resend(now_ns)
 
-    def resend(self, now_ns: int) -> None:
+    def asked_again(self, now_ns: int) -> None:
+        """The other side found a hole. It says so for every part behind it: once in a round trip is enough."""
+        wait_ns = self.rate.rtt_ns or _RTT_FIRST_NS
+        if self._resent_ns is None or now_ns - self._resent_ns > wait_ns:
+            self._resend(now_ns)
+
+    def _resend(self, now_ns: int) -> None:
         """Everything unacknowledged goes out again, in order."""
-        self._again.extend(self._parts)
+        self._again.extendleft(reversed(self._parts))
         self._parts.clear()
-        self._progress_ns = now_ns
+        self._progress_ns = self._resent_ns = now_ns
 
 
 class Taken(NamedTuple):
@@ -218,3 +233,26 @@ class Inflow:
         fresh = data[self.offset - offset :]
         self.offset += len(fresh)
         return Taken(fresh, hole=False)
+
+
+class Patience:
+    """When to ask for a new beginning: at once a few times, then ever later, as long as nothing is taken in between."""
+
+    def __init__(self) -> None:
+        self.times = 0
+        self._due_ns: int | None = None
+
+    def failed(self, now_ns: int) -> None:
+        self.times += 1
+        late = min(self.times - _AT_ONCE, _DOUBLINGS_MAX)
+        self._due_ns = now_ns + (SECOND << late if late > 0 else 0)
+
+    def helped(self) -> None:
+        self.times = 0
+
+    def due(self, now_ns: int) -> bool:
+        """Whether to ask now. What was asked may be lost, so it is asked again after a second."""
+        if self._due_ns is None or now_ns < self._due_ns:
+            return False
+        self._due_ns = now_ns + SECOND
+        return True

@@ -434,8 +434,7 @@ class SiteEnd(_End):
         await client.subscribe(f"sk.{token(self._tenant)}.down.{token(self._writer)}.*", cb=self._on_parcel)
 
     async def _on_parcel(self, said: Msg) -> None:
-        if lane := _LANES.get(said.subject.rpartition(".")[2]):
-            self._came(self._writer, lane, said.subject, said.data)
+        self._came(self._writer, _whose(said)[1], said.subject, said.data)
 
 
 class _Pull:
@@ -629,8 +628,10 @@ class HubEnd(_End):
             self._ask(pull)
             return
         why = (said.headers or {}).get("Description", "")
+        if why == "Batch Completed":  # we counted along
+            return
         pull.left = 0
-        if status in ("404", "408") or "MaxBytes" in why:  # it is over, all is well
+        if status in ("404", "408") or "MaxBytes" in why:
             self._ask(pull)
         else:  # the consumer is gone, or the broker is going
             self._pulls.pop((word, lane))

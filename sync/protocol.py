@@ -1,4 +1,4 @@
-"""In which states is a session, and what leads from one to the next? The tables that `sync.site` and `sync.harbor` run
+"""In which states is a session, and what leads from one to the next? The tables that `sync.site` and `sync.hub` run
 by, and from which the diagrams of docs/protocol.md are drawn.
 
     site                                     hub
@@ -49,22 +49,18 @@ class Cause(StrEnum):
 TABLE: dict[tuple[State, Cause], State] = {
     (State.AUTONOMOUS, Cause.LINE_UP): State.RETURNING,
     (State.RETURNING, Cause.WELCOME): State.REPLAYING,
-    (State.RETURNING, Cause.QUARANTINE): State.QUARANTINED,
     (State.RETURNING, Cause.REFUSED): State.AUTONOMOUS,
     (State.RETURNING, Cause.LINE_DOWN): State.AUTONOMOUS,
     (State.RETURNING, Cause.SILENCE): State.AUTONOMOUS,
     (State.REPLAYING, Cause.COVERED): State.LIVE,
     (State.REPLAYING, Cause.QUARANTINE): State.QUARANTINED,
-    (State.REPLAYING, Cause.REFUSED): State.AUTONOMOUS,
     (State.REPLAYING, Cause.LINE_DOWN): State.AUTONOMOUS,
     (State.REPLAYING, Cause.SILENCE): State.AUTONOMOUS,
     (State.LIVE, Cause.BEHIND): State.REPLAYING,
     (State.LIVE, Cause.QUARANTINE): State.QUARANTINED,
-    (State.LIVE, Cause.REFUSED): State.AUTONOMOUS,
     (State.LIVE, Cause.LINE_DOWN): State.AUTONOMOUS,
     (State.LIVE, Cause.SILENCE): State.AUTONOMOUS,
     (State.QUARANTINED, Cause.RELEASED): State.REPLAYING,
-    (State.QUARANTINED, Cause.REFUSED): State.AUTONOMOUS,
     (State.QUARANTINED, Cause.LINE_DOWN): State.AUTONOMOUS,
     (State.QUARANTINED, Cause.SILENCE): State.AUTONOMOUS,
 }

@@ -24,8 +24,8 @@ from fleet import envelope
 from fleet.envelope import Block, Log
 from fleet.limits import MS, SECOND
 from fleet.present import Present as NodePresent
-from sync import messages, present, stream
-from sync.flow import Inflow, Outflow
+from sync import messages, present, receipt, stream
+from sync.flow import Inflow, Outflow, Patience
 from sync.messages import (
     Ack,
     Bye,
@@ -61,8 +61,14 @@ _PRESENT_RESEND_NS = 8 * SECOND
 _PRESENT_BYTES = 48 * 1024  # of a whole present, in one part
 _BEHIND_EVENTS = 5_000  # a live site with more than that to send is replaying again
 _BEHIND_NS = 10 * SECOND
-_CHUNKS_AHEAD = 4
+_WANTS_MAX = 64  # of the hub's wishes for segments
+_CUSTODY_MAX = 100_000
+_LEVEL_NS = 5 * SECOND  # a level that nothing came of is said again
+_CLOCK_BACK_NS = SECOND
+_BYES_MAX = 5
+_REASON_CHARS_MAX = 500
 _WINDOW_BYTES = 1024 * 1024  # of the hub's log, towards us
+CONTROL_MAX = 1_024  # messages that wait; beyond it the oldest goes, as if the line had lost it
 
 
 class Me(NamedTuple):
@@ -130,7 +136,11 @@ class Shelf(Protocol):
         """Check a receipt against what is here, sign and store it."""
         ...
 
-    def compare(self, theirs: Heads, now_ns: int) -> Heads | None:
+    def common(self, head: LogHead) -> int:
+        """Up to which event the log here is surely the one that the hub has up to `head`."""
+        ...
+
+    def compare(self, theirs: Heads, now_ns: int) -> Sequence[Heads]:
         """Documents: what to say back. What the other side lacks is appended to the log again."""
         ...
 
@@ -157,7 +167,14 @@ class Site:
         self._hello: Hello | None = None
         self._hello_ns = 0
         self._hub_key = b""
-        self._control: deque[Message] = deque()
+        self._welcomed_ns = self._byes = 0
+        self._proven = False  # the hub's challenge to this hello was answered
+        self._control: deque[Message] = deque(maxlen=CONTROL_MAX)
+        self._logs: Sequence[tuple[LogHead, bytes]] = ()  # as they end in this transaction
+        self._mark: tuple[tuple[LogHead, ...], int] | None = None  # ends, and the offset at which they are all sent
+        self._level_ns = self._ticked_ns = 0
+        self._rewind: Rewind | None = None
+        self._patience = Patience()
         self._in = Inflow()
         self._unpacker = stream.Unpacker(me.log.tenant)
         self._packer = stream.Packer()
@@ -199,6 +216,7 @@ class Site:
             self.me.program,
         )
         self._hello_ns = self.heard_ns = now_ns
+        self._proven = False
         self._control.clear()
         self._control.append(self._hello)
         self._turn(Cause.LINE_UP, "", now_ns, shelf)
@@ -231,7 +249,7 @@ class Site:
         if isinstance(message, messages.Unknown):
             return
         fence = getattr(message, "fence", None)
-        if fence is not None and not isinstance(message, Welcome) and fence != self.fence:
+        if fence is not None and not isinstance(message, Welcome) and not (self.in_session and fence == self.fence):
             return  # invariant 4
         self.heard_ns = now_ns
         match message:
@@ -246,17 +264,18 @@ class Site:
                 if head is not None and head.writer == self.me.log.writer:
                     self.acked[head.epoch] = max(self.acked.get(head.epoch, 0), head.seq)
                 if resend:
-                    self.out.resend(now_ns)
+                    self.out.asked_again(now_ns)
             case Rewind(stream=number, heads=heads):
                 if number == self.out.stream:
-                    self._restream(number + 1, heads)
+                    self._restream(number + 1, heads, shelf)
             case SnapshotsKept(number=number):
                 self._kept(number, now_ns)
             case Want():
-                if len(self._wants) < 64:
+                if len(self._wants) < _WANTS_MAX:
                     self._wants.append(message)
             case Custody(sha256=sha256):
-                self.custody.add(sha256)
+                if len(self.custody) < _CUSTODY_MAX:
+                    self.custody.add(sha256)
             case ReceiptOffered(content=content, signature=signature):
                 self._offered(content, signature, now_ns, shelf)
             case Quarantined(reasons=reasons):
@@ -264,18 +283,21 @@ class Site:
                 self._turn(Cause.QUARANTINE, "; ".join(reasons), now_ns, shelf)
             case Released():
                 self.quarantine = ()
-                self.level_seq = ()
+                self.level_seq, self._mark = (), None
                 self._turn(Cause.RELEASED, "", now_ns, shelf)
             case Heads():
-                answer = shelf.compare(message, now_ns)
-                if answer is not None:
-                    self._control.append(answer)
+                if self.out.idle:  # what is on its way would be taken for missing
+                    self._control.extend(shelf.compare(message, now_ns))
             case Stream():
                 self._streamed(message, now_ns, shelf)
             case Ping(number=number):
                 self._control.append(Pong(self.fence, number))
             case Bye(reason=reason):
                 self._over(Cause.LINE_DOWN, reason, now_ns, shelf)
+                # Two copies of one site would end each other's sessions for ever, as fast as the line allows.
+                short = now_ns - self._welcomed_ns < SILENCE_NS
+                self._byes = min(self._byes + 1, _BYES_MAX) if short else 0
+                self.again_ns = now_ns + (SECOND << self._byes if short else 0)
             case _:
                 pass
 
@@ -290,18 +312,19 @@ class Site:
             return
         proven = envelope.vouches(key, said.signature, messages.challenge_content(hello, said.hub, said.nonce))
         if not proven or (self.hub and said.hub != self.hub):
+            # Or it is the answer to an earlier hello, come late: either way the right one may still come.
             self.reason = "whoever answers there is not the hub that this site knows"
-            self._over(Cause.REFUSED, self.reason, now_ns, shelf)
-            self.again_ns = now_ns + 30 * SECOND
             return
         self.hub, self._hub_key = said.hub, known
         memory = shelf.memory()
         ratchet = hmac.digest(memory.token, said.nonce, "sha256") if memory.token else b""
         signature = self.me.sign(messages.proof_content(hello, said.hub, said.nonce))
         self._control.append(Proof(signature, ratchet, memory.receipt))
+        self._proven = True
 
     def _welcomed(self, said: Welcome, now_ns: int, shelf: Shelf) -> None:
-        if self.state is not State.RETURNING or not self._hub_key:
+        late = self.state is State.REPLAYING and said.fence > self.fence  # what came before it was of an older hello
+        if not self._proven or not (self.state is State.RETURNING or late):
             return
         shelf.remember(self.hub, self._hub_key, said.token, said.fence, now_ns)  # invariant 5
         self.fence, self.reason = said.fence, ""
@@ -309,19 +332,23 @@ class Site:
         self._in.begin(1)
         self._unpacker = stream.Unpacker(self.me.log.tenant)
         self.out.granted_bytes = said.window_bytes
-        self._restream(1, said.acked)
+        self._restream(1, said.acked, shelf)
+        self._rewind, self._patience = None, Patience()
+        self._wants.clear()
+        self._parts.clear()
         self._confirmed, self._whole, self._under_way, self._present_ns = {}, True, None, 0
-        self.level_seq, self._behind_ns = (), None
-        self._pinged_ns = now_ns
+        self._behind_ns = None
+        self._pinged_ns = self._welcomed_ns = now_ns
         self._turn(Cause.WELCOME, "", now_ns, shelf)
         self._control.append(Ack(self.fence, 1, 0, _WINDOW_BYTES))
 
-    def _restream(self, number: int, heads: Sequence[LogHead]) -> None:
+    def _restream(self, number: int, heads: Sequence[LogHead], shelf: Shelf) -> None:
         self.out.begin(number, self.out.granted_bytes)
         self._packer = stream.Packer()
-        self._sent = {head.epoch: head.seq for head in heads if head.writer == self.me.log.writer}
-        self.acked = dict(self._sent)
-        self.level_seq = ()
+        own = [head for head in heads if head.writer == self.me.log.writer]
+        self._sent = {head.epoch: shelf.common(head) for head in own}
+        self.acked = {head.epoch: head.seq for head in own}
+        self.level_seq, self._mark = (), None
 
     def _refused(self, said: Refused, now_ns: int, shelf: Shelf) -> None:
         hello = self._hello
@@ -346,23 +373,27 @@ class Site:
 
     def _offered(self, content: bytes, signature: bytes, now_ns: int, shelf: Shelf) -> None:
         try:
-            from sync import receipt
-
-            number = receipt.read(content).number
+            made = receipt.read(content)
         except ValueError:
             return
         answer = shelf.certify(content, signature, self._hub_key, now_ns)  # invariant 3
         if not answer.signature:
-            self._control.append(ReceiptDisputed(self.fence, number, answer.reason))
+            self._control.append(ReceiptDisputed(self.fence, made.number, answer.reason))
             return
-        self._control.append(ReceiptAccepted(self.fence, number, answer.signature))
-        if self.state is State.REPLAYING:
-            self._turn(Cause.COVERED, f"receipt {number}", now_ns, shelf)
+        self._control.append(ReceiptAccepted(self.fence, made.number, answer.signature))
+        newest = self.level_seq[-1] if self.level_seq else None
+        covered = newest and any(span.epoch == newest.epoch and span.seq >= newest.seq for span in made.logs)
+        if self.state is State.REPLAYING and covered:
+            self._turn(Cause.COVERED, f"receipt {made.number}", now_ns, shelf)
 
     def _streamed(self, said: Stream, now_ns: int, shelf: Shelf) -> None:
+        if said.stream != self._in.stream:
+            if said.stream < self._in.stream:
+                self._say_rewind(now_ns)
+            return
         taken = self._in.take(said.stream, said.offset, said.data)
         if taken.hole:
-            self._control.append(Ack(self.fence, self._in.stream, self._in.offset, _WINDOW_BYTES, resend=True))
+            self._control.append(Ack(self.fence, said.stream, self._in.offset, _WINDOW_BYTES, resend=True))
             return
         head: LogHead | None = None
         try:
@@ -370,19 +401,26 @@ class Site:
                 head, problem = shelf.take(group, self._hub_key, now_ns)
                 if problem:
                     raise stream.StreamProblem(problem)
+                self._patience.helped()
         except stream.StreamProblem as problem:
-            self._in.begin(self._in.stream + 1)
+            self._in.begin(said.stream + 1)
             self._unpacker = stream.Unpacker(self.me.log.tenant)
-            self._control.append(Rewind(self.fence, said.stream, tuple(shelf.heard()), str(problem)))
+            self._rewind = Rewind(self.fence, said.stream, tuple(shelf.heard()), str(problem)[:_REASON_CHARS_MAX])
+            self._patience.failed(now_ns)
+            self._say_rewind(now_ns)
             return
-        if said.stream == self._in.stream:
-            self._control.append(Ack(self.fence, said.stream, self._in.offset, _WINDOW_BYTES, head))
+        self._control.append(Ack(self.fence, said.stream, self._in.offset, _WINDOW_BYTES, head))
+
+    def _say_rewind(self, now_ns: int) -> None:
+        if self._rewind is not None and self._patience.due(now_ns):
+            self._control.append(self._rewind)
 
     # -- what the site says ------------------------------------------------------------------------------------
 
     def pump(self, now_ns: int, shelf: Shelf, room_bytes: int = 1 << 62) -> list[Message]:
         """What to send now, most urgent first, about `room_bytes` of it (invariant 1)."""
         said: list[Message] = []
+        self._logs = shelf.logs() if self.in_session else ()
         while room_bytes > 0:
             message = self._next(now_ns, shelf)
             if message is None:
@@ -403,25 +441,40 @@ class Site:
             said = self._next_present(now_ns, shelf)
             if said is not None:
                 return said
-        backlog = self._backlog(shelf)
         if self.caps.allows(Lane.LOG, now_ns):
             said = self._next_part(now_ns, shelf)
             if said is not None:
                 return said
-        if backlog or not self.out.idle:
+        if not self.out.sent or self._backlog():
             return None
-        heads = tuple(head for head, _ in shelf.logs())
-        if heads != self.level_seq and (not self.level_seq or self.state is not State.LIVE):
-            self.level_seq = heads
-            return Level(self.fence, heads)
+        level = self._next_level(now_ns)
+        if level is not None:
+            return level
         if self.caps.allows(Lane.SEGMENTS, now_ns) and self._wants:
             want = self._wants.popleft()
             data, gone = shelf.chunk(want.sha256, want.offset, want.size)
             return Chunk(self.fence, want.window, want.sha256, want.offset, data, gone)
         return None
 
-    def _backlog(self, shelf: Shelf) -> int:
-        return sum(max(head.seq - self._sent.get(head.epoch, 0), 0) for head, _ in shelf.logs())
+    def _next_level(self, now_ns: int) -> Message | None:
+        """Events never stop coming, so a level speaks of the ends as they were when all was sent, once that is
+        acknowledged. It, the receipt and its answer may be lost: until the site is live it is said again."""
+        if self.state is State.LIVE and self.level_seq:
+            return None  # from here on the hub offers receipts by itself
+        if self._mark is None:
+            heads = tuple(head for head, _ in self._logs)
+            wait_ns = SECOND if heads != self.level_seq else max(_LEVEL_NS, 4 * (self.out.rate.rtt_ns or 0))
+            if self.level_seq and now_ns - self._level_ns < wait_ns:
+                return None
+            self._mark = (heads, self.out.offset)
+        heads, offset = self._mark
+        if self.out.acked_offset < offset:
+            return None
+        self._mark, self.level_seq, self._level_ns = None, heads, now_ns
+        return Level(self.fence, heads)
+
+    def _backlog(self) -> int:
+        return sum(max(head.seq - self._sent.get(head.epoch, 0), 0) for head, _ in self._logs)
 
     def _next_present(self, now_ns: int, shelf: Shelf) -> Message | None:
         if self._parts:
@@ -456,7 +509,7 @@ class Site:
         return Stream(self.fence, self.out.stream, part.offset, part.data) if part is not None else None
 
     def _fill(self, shelf: Shelf) -> None:
-        for head, key in shelf.logs():
+        for head, key in self._logs:
             sent = self._sent.get(head.epoch, 0)
             if head.seq <= sent:
                 continue
@@ -471,6 +524,10 @@ class Site:
 
     def tick(self, now_ns: int, shelf: Shelf) -> None:
         """At least once a second."""
+        if now_ns < self._ticked_ns - _CLOCK_BACK_NS:  # invariant 6: what was timed by it means nothing any more
+            self._over(Cause.LINE_DOWN, "this box's clock was set back", now_ns, shelf)
+            self.again_ns = now_ns
+        self._ticked_ns = now_ns
         if self.state is State.RETURNING and now_ns - self._hello_ns > HELLO_NS:
             self._over(Cause.SILENCE, "", now_ns, shelf)
         if not self.in_session:
@@ -482,10 +539,11 @@ class Site:
             self._pinged_ns = now_ns
             self._control.append(Ping(self.fence, now_ns // MS))
         if self.state is State.LIVE:
-            behind = self._backlog(shelf) > _BEHIND_EVENTS
+            self._logs = shelf.logs()
+            behind = self._backlog() > _BEHIND_EVENTS
             self._behind_ns = None if not behind else self._behind_ns or now_ns
             if self._behind_ns is not None and now_ns - self._behind_ns > _BEHIND_NS:
-                self.level_seq = ()
+                self.level_seq, self._mark = (), None
                 self._turn(Cause.BEHIND, "", now_ns, shelf)
 
     @property

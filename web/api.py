@@ -13,6 +13,7 @@ from fleet.limits import HOUR
 from web import api_shapes as shapes
 from web import asked, forms, render
 from web.pages import account, node, quarantine
+from web.pages import links as pages_links
 from web.ports import Refused
 
 PULL_ITEMS_MAX = 10_000
@@ -90,10 +91,29 @@ async def adopt(request: Request) -> Response:
 async def change(request: Request) -> Response:
     """Change one field of a node."""
     wish, view = await forms.document(request, shapes.Change), await node.find(request)
-    if wish.field not in node.FIELDS:
-        raise Refused(f"“field” is one of {', '.join(node.FIELDS)}.", 422)
-    value = forms.text({wish.field: wish.value}, wish.field, chars_max=node.VALUE_CHARS_MAX)
+    if wish.field not in view.editable:
+        raise Refused(f"“field” is one of {', '.join(view.editable) or 'none here'}.", 422)
+    value = forms.text({wish.field: wish.value}, wish.field, chars_max=node.chars_max(wish.field))
     await asked.box(request).change(asked.who(request), view.row.id, wish.field, value)
+    return render.data(shapes.Done())
+
+
+async def take(request: Request) -> Response:
+    """Of words written at once into a field of a node, take one: its place in `conflicts`."""
+    wish, view = await forms.document(request, shapes.Take), await node.find(request)
+    await asked.box(request).take(asked.who(request), view.row.id, wish.field, wish.choice)
+    return render.data(shapes.Done())
+
+
+async def links(request: Request) -> Response:
+    """The links of this box: at a site the one to its hub, at a hub one to each site."""
+    return render.data(await asked.box(request).links(asked.who(request)))
+
+
+async def link_change(request: Request) -> Response:
+    """Cut or restore a link, pause or resume a lane, cap it, release a site from quarantine."""
+    wish = await forms.document(request, shapes.LinkChange)
+    await pages_links.act(request, wish.action, wish.value)
     return render.data(shapes.Done())
 
 

@@ -103,7 +103,7 @@ class Adopted(msgspec.Struct, frozen=True):
 
 
 class Change(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """`field` is name, tags, kind, domain_id, target_version or address."""
+    """`field` is one of the node's `editable`."""
 
     field: str
     value: str
@@ -114,6 +114,20 @@ class Move(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     target: str
     reason: str
+
+
+class Take(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`choice` counts from 0, which is the one that holds already."""
+
+    field: str
+    choice: int
+
+
+class LinkChange(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`action` is one of the link's `actions`; `value` a lane, a number of bytes, or the reason of a release."""
+
+    action: str
+    value: str = ""
 
 
 class Settle(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

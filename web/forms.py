@@ -6,13 +6,14 @@ Nothing here knows a box; nothing is trusted beyond its length.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
 from typing import Any, TypeVar
 from urllib.parse import parse_qsl
 
 import msgspec
 from starlette.requests import Request
 
+from web import uploads
 from web.ports import Refused
 
 FIELDS_MAX = 64
@@ -33,11 +34,29 @@ async def form(request: Request) -> Mapping[str, str]:
     held = request.scope.setdefault("skerry.form", None)
     if held is None:
         kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-        if kind not in ("", "application/x-www-form-urlencoded"):
+        entry = request.scope["skerry.entry"]
+        if kind == uploads.KIND and entry.uploads:
+            held, request.scope["skerry.file"] = await uploads.receive(request)
+        elif not kind and entry.body_bytes_max is None:
+            held = {}  # nothing bounds such a body, so nobody reads it
+        elif kind in ("", "application/x-www-form-urlencoded") and entry.body_bytes_max is not None:
+            held = decode_form(await request.body())
+        else:
             raise Refused("Send this as a form (application/x-www-form-urlencoded).", 415)
-        held = decode_form(await request.body())
         request.scope["skerry.form"] = held
     return held
+
+
+async def upload(request: Request) -> tuple[Mapping[str, str], AsyncIterator[bytes]]:
+    """The words and the file of an upload. A program may send the file alone, as application/octet-stream."""
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind == "application/octet-stream":
+        return {}, uploads.steady(request)
+    fields = await form(request)
+    file: AsyncIterator[bytes] | None = request.scope.get("skerry.file")
+    if file is None:
+        raise Refused("There is no file in this form. Choose one first.", 422)
+    return fields, file
 
 
 async def document(request: Request, shape: type[_E]) -> _E:

@@ -17,7 +17,7 @@ from web import api_shapes as shapes
 from web import asked, render
 from web.api import PULL_ITEMS_MAX
 from web.policy import Entry, Policy, Table
-from web.ports import NodeView, Series
+from web.ports import LinksView, NodeView, Series
 
 
 class Query(NamedTuple):
@@ -80,6 +80,9 @@ SPOKEN: dict[tuple[str, str], Spoken] = {
         ),
     ),
     ("POST", "/api/v1/quarantine/{id}"): Spoken(shapes.Done, body=shapes.Settle),
+    ("GET", "/api/v1/links"): Spoken(LinksView),
+    ("POST", "/api/v1/links/{id}"): Spoken(shapes.Done, body=shapes.LinkChange),
+    ("POST", "/api/v1/nodes/{id}/take"): Spoken(shapes.Done, body=shapes.Take),
     ("GET", "/api/v1/tokens"): Spoken(shapes.TokenList),
     ("POST", "/api/v1/tokens"): Spoken(shapes.TokenSecret, body=shapes.NewToken, status=201),
     ("DELETE", "/api/v1/tokens"): Spoken(

@@ -31,13 +31,15 @@ class Policy(IntEnum):
 
 
 class Entry(NamedTuple):
-    """One row of the route table. `body_bytes_max` is None where the handler bounds what it reads by itself."""
+    """One row of the route table. `body_bytes_max` is None where the handler bounds what it reads by itself; `uploads`
+    where a form may bring a file."""
 
     method: str
     path: str  # with {name} for one segment
     handler: Handler
     policy: Policy
     body_bytes_max: int | None = FORM_BYTES_MAX
+    uploads: bool = False
 
 
 class Table:

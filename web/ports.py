@@ -66,6 +66,9 @@ class NodeRow(_View, frozen=True):
     armed: bool | None = None
     address: str | None = None
     spark: tuple[float | None, ...] = ()  # battery over the last hour, oldest first, None where nothing was heard
+    site: str = ""  # a hub's: the name of its site
+    told_ns: int | None = None  # a hub's: when the site told this, by the site's clock
+    lost_ns: int | None = None  # a hub's: since when its site is not heard; the rest is as of then
 
 
 class Severity(StrEnum):
@@ -89,9 +92,24 @@ class NodeQuery(_View, frozen=True):
     reach: Reach | None = None
     kind: Kind | None = None
     tag: str | None = None
+    site: str | None = None
     order: str = "attention"  # attention, name, battery, seen, rtt
     offset: int = 0
     limit: int = 100
+
+
+class SiteLine(_View, frozen=True):
+    """A site on a hub's first screen. Cut off is its normal state; `quarantined` is what needs a person."""
+
+    peer: str  # its writer
+    name: str
+    mode: Mode | None
+    since_ns: int
+    heard_ns: int | None = None
+    present_ns: int | None = None  # when its newest present was true
+    backlog: int = 0  # events that are missing here, as far as it has told
+    nodes: int = 0
+    quarantined: bool = False
 
 
 class SiteView(_View, frozen=True):
@@ -106,6 +124,39 @@ class SiteView(_View, frozen=True):
     messages_per_s: float
     unclaimed: int
     uptime_s: float
+    sites: tuple[SiteLine, ...] = ()  # a hub's, those that need somebody first
+
+
+class Choice(_View, frozen=True):
+    """A word that somebody wrote into a field: who, where, when, and how far that clock was to be believed."""
+
+    value: str
+    by: str
+    where: str  # site or hub
+    at_ns: int
+    clock: Clock
+
+
+class FieldConflict(_View, frozen=True):
+    """A field that was written in two places at once. The first choice is the one that holds now."""
+
+    field: str
+    choices: tuple[Choice, ...]
+
+
+EDITABLE = (
+    "name",
+    "tags",
+    "kind",
+    "address",
+    "domain_id",
+    "notes",
+    "target_version",
+    "policy_bundle_id",
+    "maintenance_window",
+    "min_battery_pct",
+    "requires_online",
+)
 
 
 class NodeView(_View, frozen=True):
@@ -119,6 +170,9 @@ class NodeView(_View, frozen=True):
     text: str | None = None  # the last words of the node
     text_ns: int | None = None
     metrics: tuple[str, ...] = ()  # what can be charted
+    notes: str = ""
+    conflicts: tuple[FieldConflict, ...] = ()
+    editable: tuple[str, ...] = EDITABLE  # the fields that `change` takes here
 
 
 class Series(_View, frozen=True):
@@ -147,6 +201,7 @@ class RecordPage(_View, frozen=True):
     records: tuple[RecordView, ...]
     next: int  # `after` or `before` of the next call
     gaps: tuple[tuple[int, int, str], ...] = ()  # ids dropped on purpose, and why
+    words: str = ""  # why there are none here, where that is so
 
 
 class SourceView(_View, frozen=True):
@@ -222,6 +277,75 @@ class QuarantineItem(_View, frozen=True):
     decision: str | None = None
 
 
+class LaneView(_View, frozen=True):
+    """One of control, snapshots, log, segments. What waits is None where nobody has counted it."""
+
+    name: str
+    paused: bool = False
+    waiting: int | None = None  # events, segments
+    waiting_bytes: int | None = None
+    per_s: float | None = None  # of what waits
+
+
+class ReceiptView(_View, frozen=True):
+    """The newest completeness receipt, in numbers. `seq` is the last event it covers, 0 when that is `events`."""
+
+    number: int
+    at_ns: int
+    events: int
+    segments: int
+    drops: int
+    gaps: int
+    root: str  # hexadecimal
+    countersigned: bool
+    seq: int = 0
+
+
+class LinkView(_View, frozen=True):
+    """A link as this end sees it: at a site the one to its hub, at a hub one to each site. `missing` is what the hub
+    lacks of the site, at either end."""
+
+    peer: str  # writer; empty while it is not known
+    name: str
+    mode: Mode | None
+    since_ns: int | None = None  # of the mode
+    heard_ns: int | None = None
+    problem: str = ""  # why there is no line, in a sentence
+    debt_s: float | None = None  # how far the hub is behind the site
+    missing_events: int | None = None
+    missing_segments: int | None = None
+    missing_bytes: int | None = None  # of segments
+    drained_s: float | None = None  # until nothing is missing, at the rate of now
+    rtt_ms: float | None = None
+    events_per_s: float | None = None
+    bytes_in: int = 0
+    bytes_out: int = 0
+    parcels_in: int = 0
+    parcels_out: int | None = None
+    receipt: ReceiptView | None = None
+    quarantine: tuple[str, ...] = ()  # reasons; empty when it is not in quarantine
+    forks: tuple[str, ...] = ()  # sentences
+    via: str = ""  # wire or stick
+    address: str = ""
+    lanes: tuple[LaneView, ...] = ()
+    per_s_max: int = 0  # bytes; 0: no cap
+    per_hour_max: int = 0
+    cut: bool = False  # by an operator
+    actions: tuple[str, ...] = ()  # what `link_change` takes here and now
+
+
+class LinksView(_View, frozen=True):
+    now_ns: int
+    links: tuple[LinkView, ...]
+    problem: str = ""  # a link file that cannot be used, say
+
+
+class BundleView(_View, frozen=True):
+    """A stick for or from the other end, in sentences."""
+
+    words: tuple[str, ...] = ()  # what it holds, what is missing
+
+
 class Gauge(_View, frozen=True):
     """A number for /metrics. `kind` is counter or gauge."""
 
@@ -292,10 +416,11 @@ class People(Protocol):
 
 
 class Box(Protocol):
-    """The site behind the pages."""
+    """The site behind the pages, or the hub behind its own."""
 
     name: str
     version: str
+    hub: bool
 
     async def site(self, who: Identity, query: NodeQuery) -> SiteView: ...
 
@@ -340,12 +465,41 @@ class Box(Protocol):
     async def release(self, who: Identity, source: str) -> None: ...
 
     async def change(self, who: Identity, node_id: str, field: str, value: str) -> None:
-        """`field` is name, tags, kind, domain_id, target_version or address."""
+        """`field` is one of the node's `editable`."""
+        ...
+
+    async def take(self, who: Identity, node_id: str, field: str, choice: int) -> None:
+        """Settle a conflict: the `choice` of those shown holds from now on."""
         ...
 
     async def move(self, who: Identity, node_id: str, target: str, reason: str) -> None:
         """One step in the lifecycle."""
         ...
+
+    async def links(self, who: Identity) -> LinksView: ...
+
+    async def link_change(self, who: Identity, peer: str, action: str, value: str) -> None:
+        """`action` is cut, restore, pause or resume (`value`: a lane), per_s or per_hour (`value`: bytes, 0 for no cap),
+        release (`value`: why). Recorded as an event."""
+        ...
+
+    async def link_join(self, who: Identity, raw: bytes) -> str:
+        """Take in the link file that a hub made for this site; a sentence about what happens now."""
+        ...
+
+    async def receipt(self, who: Identity, peer: str, number: int) -> bytes:
+        """A completeness receipt as a file that anybody can check."""
+        ...
+
+    def bundle_export(self, who: Identity, peer: str) -> AsyncIterator[bytes]:
+        """What the other end lacks, as a file for a stick."""
+        ...
+
+    async def bundle_import(self, who: Identity, chunks: AsyncIterator[bytes]) -> str:
+        """Take in a file from a stick; a sentence about what came of it."""
+        ...
+
+    async def bundle_state(self, who: Identity, peer: str) -> BundleView: ...
 
     def verify(self, who: Identity) -> AsyncIterator[VerifyStep]: ...
 
@@ -355,7 +509,7 @@ class Box(Protocol):
 
     def watch(self) -> AsyncIterator[frozenset[str]]:
         """The topics that have gone stale since the last item, at most twice a second: `site`, `node:<id>`, `intake`,
-        `quarantine`, `journal`. An empty set every five seconds says that the box is alive."""
+        `quarantine`, `journal`, `links`. An empty set every five seconds says that the box is alive."""
         ...
 
     async def gauges(self) -> Sequence[Gauge]: ...

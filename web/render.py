@@ -98,6 +98,7 @@ def context(request: Request, values: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "site_name": house.box.name,
         "version": house.box.version,
+        "is_hub": house.box.hub,
         "now_ns": house.clock(),
         "who": who,
         "csrf": who.csrf if who else "",

@@ -7,7 +7,7 @@ end; the tests walk every row as every identity.
 from __future__ import annotations
 
 from web import api, assets, live, metrics, openapi
-from web.pages import account, intake, journal, node, quarantine, site
+from web.pages import account, intake, journal, links, node, quarantine, site
 from web.policy import Entry, Policy
 
 PUBLIC, VIEWER, OPERATOR, ADMIN = Policy.PUBLIC, Policy.VIEWER, Policy.OPERATOR, Policy.ADMIN
@@ -25,6 +25,7 @@ TABLE: tuple[Entry, ...] = (
     Entry("GET", "/live", live.live, VIEWER),
     Entry("GET", "/nodes/{id}", node.show, VIEWER),
     Entry("POST", "/nodes/{id}/change", node.change, OPERATOR),
+    Entry("POST", "/nodes/{id}/take", node.take, OPERATOR),
     Entry("POST", "/nodes/{id}/move", node.move, OPERATOR),
     Entry("POST", "/nodes/{id}/claim", node.claim, OPERATOR),
     Entry("POST", "/nodes/{id}/release", node.release, OPERATOR),
@@ -32,6 +33,13 @@ TABLE: tuple[Entry, ...] = (
     Entry("POST", "/adopt", intake.adopt, OPERATOR),
     Entry("GET", "/quarantine", quarantine.show, VIEWER),
     Entry("POST", "/quarantine/{id}", quarantine.settle, OPERATOR),
+    Entry("GET", "/links", links.show, VIEWER),
+    Entry("POST", "/links/join", links.join, ADMIN, links.LINK_FILE_BYTES_MAX, uploads=True),
+    Entry("POST", "/links/bundle", links.read_bundle, OPERATOR, None, uploads=True),
+    Entry("GET", "/links/{id}", links.show_one, VIEWER),
+    Entry("POST", "/links/{id}", links.change, OPERATOR),
+    Entry("POST", "/links/{id}/bundle", links.write_bundle, OPERATOR),
+    Entry("GET", "/links/{id}/receipts/{number}", links.receipt, VIEWER),
     Entry("GET", "/journal", journal.show, VIEWER),
     Entry("GET", "/journal/verify", journal.verify, VIEWER),
     Entry("GET", "/journal/export", journal.export, OPERATOR),
@@ -53,6 +61,9 @@ TABLE: tuple[Entry, ...] = (
     Entry("POST", "/api/v1/adopt", api.adopt, OPERATOR),
     Entry("GET", "/api/v1/quarantine", api.quarantined, VIEWER),
     Entry("POST", "/api/v1/quarantine/{id}", api.settle, OPERATOR),
+    Entry("GET", "/api/v1/links", api.links, VIEWER),
+    Entry("POST", "/api/v1/links/{id}", api.link_change, OPERATOR),
+    Entry("POST", "/api/v1/nodes/{id}/take", api.take, OPERATOR),
     Entry("GET", "/api/v1/tokens", api.tokens, ADMIN),
     Entry("POST", "/api/v1/tokens", api.create_token, ADMIN),
     Entry("DELETE", "/api/v1/tokens", api.revoke_token, ADMIN),

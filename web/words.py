@@ -16,6 +16,7 @@ from fleet.connectivity import Mode, Reach
 from fleet.events import UNREADABLE, Clock, Recorded, fields
 from fleet.limits import SECOND
 from fleet.reading import Flight, Health
+from web.ports import NodeRow, ReceiptView
 
 UNKNOWN = "not known"
 
@@ -35,6 +36,35 @@ MODE: dict[Mode | None, str] = {
     Mode.DISCONNECTED: "disconnected",
     Mode.RETURNING: "returning",
     Mode.REPLAYING: "replaying",
+}
+
+CUT_OFF = "Cut off"
+
+# A link as it looks: a shape, and a word for the mode. Cut off is the normal state of a site, never an alarm in itself.
+LINK: dict[Mode | None, tuple[str, str]] = {
+    None: ("unknown", "Never heard"),
+    Mode.LIVE: ("online", "Live"),
+    Mode.DELAYED: ("degraded", "Delayed"),
+    Mode.EDGE_CACHED: ("degraded", "Keeps data back"),
+    Mode.AUTONOMOUS: ("unknown", CUT_OFF),
+    Mode.DISCONNECTED: ("unknown", CUT_OFF),
+    Mode.RETURNING: ("degraded", "Returning"),
+    Mode.REPLAYING: ("degraded", "Catching up"),
+}
+
+LANE: dict[str, str] = {
+    "control": "greetings, acknowledgements, receipts",
+    "snapshots": "how every node is now",
+    "log": "what happened, in order",
+    "segments": "raw records, in sealed files",
+}
+
+FIELD: dict[str, str] = {
+    "domain_id": "domain",
+    "target_version": "version wanted",
+    "policy_bundle_id": "policy bundle",
+    "min_battery_pct": "least battery",
+    "requires_online": "must be online",
 }
 
 HEALTH: dict[Health, str] = {
@@ -70,6 +100,15 @@ DONE: dict[str, str] = {
     "password": "The password is changed.",
     "revoked": "The token no longer opens anything.",
     "signed-out": "You are signed out.",
+    "taken": "Taken. It holds from now on, here and at the other end.",
+    "cut": "The link is cut. Nothing is lost; everything waits here until you restore it.",
+    "restore": "The link is restored. The present goes first, then what happened meanwhile.",
+    "pause": "The lane stands still. What is in it waits.",
+    "resume": "The lane goes on.",
+    "per_s": "The cap holds from now on.",
+    "per_hour": "The cap holds from now on.",
+    "release": "Released. The site goes on where it stood.",
+    "joined": "This site belongs to a hub now. It goes on by itself, with or without a line.",
 }
 
 
@@ -180,6 +219,52 @@ def _about(seconds: float) -> str:
     if seconds < 172_800:
         return f"about {round(seconds / 3600)} hours"
     return f"about {amount(round(seconds / 86_400))} days"
+
+
+# -- links -----------------------------------------------------------------------------------------------------
+
+
+def state_of(row: NodeRow) -> str:
+    """A node's state in a word. Of a node whose site is not heard nobody knows it, whatever it was."""
+    return "Unknown" if row.reach is Reach.UNKNOWN and row.lost_ns is not None else REACH[row.reach]
+
+
+def link_state(mode: Mode | None, *, quarantined: bool = False, cut: bool = False) -> tuple[str, str]:
+    """(shape, word)."""
+    if quarantined:
+        return "offline", "In quarantine"
+    return ("unknown", "Cut by an operator") if cut else LINK[mode]
+
+
+def counted(number: int, one: str, more: str = "") -> str:
+    return f"{amount(number)} {one if number == 1 else more or one + 's'}"
+
+
+def behind(debt_s: float | None) -> str:
+    return UNKNOWN if debt_s is None else "nothing" if debt_s < 1 else age(debt_s)
+
+
+def drained(drained_s: float | None) -> str:
+    return UNKNOWN if drained_s is None else "nothing waits" if drained_s < 1 else _about(drained_s)
+
+
+def covered(receipt: ReceiptView, hub: str, site: str) -> str:
+    """What a completeness receipt says, in a sentence without its age."""
+    last = receipt.seq or receipt.events
+    drops = counted(receipt.drops, "intentional drop") if receipt.drops else "nothing dropped"
+    gaps = f", {counted(receipt.gaps, 'named gap')}" if receipt.gaps else ""
+    signed = "signed by both" if receipt.countersigned else f"signed by {hub}, not by {site} yet"
+    return (
+        f"Everything up to event {amount(last)} is at {hub}: {counted(receipt.events, 'event')},"
+        f" {counted(receipt.segments, 'file')}, {drops}{gaps}; {signed}"
+    )
+
+
+def field(pointer: str) -> str:
+    """A field of a node, as people call it."""
+    name, _, entry = pointer.partition("/")
+    said = FIELD.get(name, name.replace("_", " "))
+    return f"{said}: {entry}" if entry else said
 
 
 # -- events ----------------------------------------------------------------------------------------------------

@@ -11,7 +11,6 @@ from typing import TypeVar
 
 import pytest
 
-from appliance.box import visible
 from appliance.compose import Appliance
 from appliance.config import Config, Http
 from appliance.intake.syslog_listeners import ListenProblem
@@ -24,6 +23,7 @@ from store.faults import Fault
 from tests.cast import BOB, eventually_async, send_udp
 from tests.conftest import ALDER
 from web.ports import NodeQuery
+from web.rows import visible
 
 T = TypeVar("T")
 ALICE = Identity(name="alice", role=Role.ADMIN)

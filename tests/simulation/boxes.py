@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import hashlib
 import random
+import shutil
 import sqlite3
-from collections.abc import Callable, Mapping
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import TypeVar
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+import hub.shelf
 from appliance.shelf import SiteShelf
 from appliance.uplink import Uplink
 from fleet import envelope, events
@@ -21,7 +26,7 @@ from hub.harbor import Harbor
 from hub.segments import Segments
 from hub.shelf import HubShelf, load
 from hub.state import FleetHere
-from store import journal, peers
+from store import document, journal, peers
 from store.database import connect
 from store.folder import Folder, bring_up
 from store.journal import Identity, Journal
@@ -34,7 +39,26 @@ from sync.protocol import Caps
 
 T = TypeVar("T")
 TENANT = "fjord"
-SECOND = 1_000_000_000
+
+
+def memory_folder() -> Path:
+    """Where a run keeps its boxes: in memory if the machine has such a folder."""
+    shared = Path("/dev/shm")
+    return Path(tempfile.mkdtemp(prefix="skerry-sim-", dir=shared if shared.is_dir() else None))
+
+
+@cache
+def _empty_db() -> bytes:
+    """site.db as every box begins with it: made once."""
+    root = memory_folder()
+    bring_up(root / "site.db")
+    raw = (root / "site.db").read_bytes()
+    shutil.rmtree(root)
+    return raw
+
+
+class Killed(Exception):
+    """The power went before the commit."""
 
 
 class SimClock:
@@ -50,6 +74,7 @@ class SimClock:
         return Clock.FREE_RUNNING
 
 
+@cache
 def key_of(name: str) -> Ed25519PrivateKey:
     return Ed25519PrivateKey.from_private_bytes(random.Random(f"key of {name}").randbytes(32))
 
@@ -68,8 +93,10 @@ class Box:
     def open(self) -> None:
         """As a process does when it starts."""
         self.folder = Folder(self.root)
-        self.folder.prepare()
-        bring_up(self.folder.site_db)
+        for folder in (self.root, self.folder.segments):
+            folder.mkdir(parents=True, exist_ok=True)
+        if not self.folder.site_db.exists():
+            self.folder.site_db.write_bytes(_empty_db())
         self.db = connect(self.folder.site_db)
         self.db.execute("PRAGMA synchronous=0")  # what a disk loses is another trial's question
         held = journal.read_identity(self.db)
@@ -83,14 +110,17 @@ class Box:
         self.journal = Journal(log, self.key, self.clock)  # type: ignore[arg-type]
         self.journal.opened(self.db)
         self.shared = Shared(self.journal, self.clock, owner=self.owner)  # type: ignore[arg-type]
+        self.shared._check = _tried_here  # a process for each of fifty boxes would be most of the time
         if self.journal.head == envelope.EMPTY:
             self.write(log.writer, events.LogStarted("first", self.public_key))
 
-    def run(self, job: Callable[[sqlite3.Connection], T]) -> T:
+    def run(self, job: Callable[[sqlite3.Connection], T], *, killed: bool = False) -> T:
         self.db.execute("BEGIN IMMEDIATE")
         try:
             result = job(self.db)
             self.journal.seal(self.db)
+            if killed:
+                raise Killed
             self.db.execute("COMMIT")
         except BaseException:
             self.db.execute("ROLLBACK")
@@ -107,8 +137,24 @@ class Box:
         self.run(job)
 
     def close(self) -> None:
-        self.shared.close()
         self.db.close()
+
+    def restart(self) -> None:
+        """A new process on the same folder."""
+        self.close()
+        self.open()
+
+    def image(self, to: Path) -> None:
+        """A copy of the folder as it is on the disk now."""
+        self.db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        shutil.rmtree(to, ignore_errors=True)
+        shutil.copytree(self.root, to)
+
+    def restore(self, image: Path) -> None:
+        self.close()
+        shutil.rmtree(self.root)
+        shutil.copytree(image, self.root)
+        self.open()
 
     def events_of(self, writer: str) -> list[tuple[int, int, bytes]]:
         return self.db.execute(
@@ -144,8 +190,8 @@ class SimSite(Box):
         me = site_side.Me(self.identity.log, self.name, self.public_key, self.key.sign, "test")
         self.uplink = Uplink(site_side.Site(me, self.caps), self.shelf, self.rng.randbytes)
 
-    def turn(self, parcels: list[Parcel], up: bool, now_ns: int) -> list[Parcel]:
-        said = self.run(lambda db: self.uplink.work(db, parcels, up, now_ns))
+    def turn(self, parcels: list[Parcel], up: bool, now_ns: int, *, killed: bool = False) -> list[Parcel]:
+        said = self.run(lambda db: self.uplink.work(db, parcels, up, now_ns), killed=killed)
         self.uplink.committed()
         return said
 
@@ -164,6 +210,7 @@ class SimHub(Box):
 
     def open(self) -> None:
         super().open()
+        hub.shelf.new_ulid = lambda now_ns: self.rng.randbytes(13).hex().upper()  # the same run twice is the same
         self.fleet = FleetHere()
         load(self.db, TENANT, self.fleet)
         self.segments = Segments(self.folder.segments)
@@ -182,8 +229,8 @@ class SimHub(Box):
         me = hub_side.Me(TENANT, self.writer, self.name, self.public_key, self.key.sign)
         self.harbor = Harbor(me, self.shelf, self.fleet, self.rng.randbytes)
 
-    def turn(self, parcels: list[Parcel], now_ns: int) -> list[Parcel]:
-        said = self.run(lambda db: self.harbor.work(db, parcels, now_ns))
+    def turn(self, parcels: list[Parcel], now_ns: int, *, killed: bool = False) -> list[Parcel]:
+        said = self.run(lambda db: self.harbor.work(db, parcels, now_ns), killed=killed)
         self.harbor.committed(now_ns)
         return said
 
@@ -203,7 +250,9 @@ class SimHub(Box):
         super().close()
 
 
-def secret_hash(secret: str) -> bytes:
-    import hashlib
+def _tried_here(work: Sequence[document.Work]) -> list[document.Merged | None]:
+    return [document.merge(one.saved, one.changes) for one in work]
 
+
+def secret_hash(secret: str) -> bytes:
     return hashlib.sha256(secret.encode()).digest()

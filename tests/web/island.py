@@ -38,15 +38,22 @@ from web.ports import (
     Attention,
     BudgetClass,
     BudgetView,
+    BundleView,
+    Choice,
+    FieldConflict,
     Fitness,
     Gauge,
     Identity,
     IntakeLine,
     IntakeView,
+    LaneView,
+    LinksView,
+    LinkView,
     NodeQuery,
     NodeRow,
     NodeView,
     QuarantineItem,
+    ReceiptView,
     RecordPage,
     RecordView,
     Refused,
@@ -184,10 +191,52 @@ class People:
         raise Refused("There is no such token.", 404)
 
 
+def harbor_link() -> LinkView:
+    """Cut off from harbor for three days, with a receipt of before."""
+    return LinkView(
+        peer=ulid(NOW_NS // 1_000_000, entropy(2)),
+        name="harbor",
+        mode=Mode.AUTONOMOUS,
+        since_ns=NOW_NS - 3 * DAY,
+        heard_ns=NOW_NS - 3 * DAY,
+        problem="nobody answers at harbor.example:4222",
+        debt_s=3 * 86_400.0,
+        missing_events=4_223,
+        missing_segments=3,
+        missing_bytes=12_400_000,
+        rtt_ms=612.0,
+        bytes_in=48_000,
+        bytes_out=9_120_000,
+        parcels_in=311,
+        parcels_out=9_001,
+        receipt=ReceiptView(
+            number=7,
+            at_ns=NOW_NS - 3 * DAY - 3 * MINUTE,
+            events=12_345,
+            segments=14,
+            drops=2,
+            gaps=0,
+            root="5c" * 32,
+            countersigned=True,
+            seq=12_345,
+        ),
+        via="wire",
+        address="nats://harbor.example:4222",
+        lanes=(
+            LaneView(name="control"),
+            LaneView(name="snapshots"),
+            LaneView(name="log", waiting=4_223),
+            LaneView(name="segments", waiting=3, waiting_bytes=12_400_000),
+        ),
+        actions=("cut", "pause", "resume", "per_s", "per_hour"),
+    )
+
+
 class Island:
     """The box. `moving` makes it live: positions, ages and batteries change with the clock it is given."""
 
     version = "0.1.0"
+    hub = False
 
     def __init__(self, name: str = "alder", *, nodes: int = 25, clock: object = None, seed: int = 7) -> None:
         self.name = name
@@ -203,6 +252,10 @@ class Island:
         self.settled: list[tuple[int, str]] = []
         self.texts: dict[str, str] = {}
         self.stale: set[asyncio.Queue[frozenset[str]]] = set()
+        self.link: LinkView | None = harbor_link()
+        self.brought = b""
+        self.notes: dict[str, str] = {}
+        self.conflicts: dict[str, FieldConflict] = {}
         self.down = ""
         self.broken: Exception | None = None
         self._fact("", facts.LogStarted(reason="first", public_key=b"\x17" * 32), 6 * HOUR)
@@ -570,6 +623,8 @@ class Island:
             text=self.texts.get(node_id, "EKF3 IMU0 is using GPS") if row.seen_ns else None,
             text_ns=at if row.seen_ns else None,
             metrics=(*figures, "rtt_ms", "loss_pct") if row.seen_ns else (),
+            notes=self.notes.get(node_id, ""),
+            conflicts=(self.conflicts[node_id],) if node_id in self.conflicts else (),
         )
 
     async def nodes(self, who: Identity, after: str, limit: int) -> Sequence[Node]:
@@ -758,6 +813,63 @@ class Island:
         self.nodes_held[node_id] = msgspec.structs.replace(self.nodes_held[node_id], **plain)
         self._fact(node_id, facts.NodeChanged(field=field, former=former.name, value=value, actor=who.name))
         self.touch("site", f"node:{node_id}", "journal")
+
+    def disagree(self, node_id: str) -> None:
+        """Alice here and Bob at harbor wrote a version at the same time."""
+        here = Choice(value="1.5.0", by="alice", where=self.name, at_ns=NOW_NS - HOUR, clock=Clock.FREE_RUNNING)
+        there = Choice(value="1.4.9", by="bob", where="harbor", at_ns=NOW_NS - 2 * HOUR, clock=Clock.SYNCED)
+        self.conflicts[node_id] = FieldConflict(field="target_version", choices=(here, there))
+
+    async def take(self, who: Identity, node_id: str, field: str, choice: int) -> None:
+        chosen = self.conflicts.pop(node_id).choices[choice]
+        node = self.nodes_held[node_id]
+        wanted = msgspec.structs.replace(node.desired, target_version=chosen.value)
+        self.nodes_held[node_id] = msgspec.structs.replace(node, desired=wanted)
+        self._fact(node_id, facts.NodeChanged(field=field, former="", value=chosen.value, actor=who.name))
+
+    # -- the link ----------------------------------------------------------------------------------------------
+
+    async def links(self, who: Identity) -> LinksView:
+        self._check()
+        return LinksView(now_ns=self.now(), links=(self.link,) if self.link else ())
+
+    async def link_change(self, who: Identity, peer: str, action: str, value: str) -> None:
+        assert self.link is not None
+        assert self.link.peer == peer
+        lanes = tuple(
+            msgspec.structs.replace(lane, paused=action == "pause") if lane.name == value else lane
+            for lane in self.link.lanes
+        )
+        caps = {f"{action}_max": int(value)} if action in ("per_s", "per_hour") else {}
+        cut = action == "cut" or (self.link.cut and action != "restore")
+        actions = ("restore" if cut else "cut", *self.link.actions[1:])
+        self.link = msgspec.structs.replace(self.link, lanes=lanes, cut=cut, actions=actions, **caps)
+        self._fact("", facts.LinkChanged(peer=peer, action=action, value=value, actor=who.name))
+        self.touch("links", "journal")
+
+    async def link_join(self, who: Identity, raw: bytes) -> str:
+        if b"skerry link" not in raw:
+            raise Refused("This is no link file; make a new one at the hub: skerry hub invite", 422)
+        self.link = harbor_link()
+        return "This site belongs to the hub harbor from now on."
+
+    async def receipt(self, who: Identity, peer: str, number: int) -> bytes:
+        if number != 7:
+            raise Refused("There is no such receipt here yet.", 404)
+        return b'{"kind": "skerry receipt"}\n'
+
+    async def bundle_export(self, who: Identity, peer: str) -> AsyncIterator[bytes]:
+        yield b"a bundle of "
+        yield b"alder"
+
+    async def bundle_import(self, who: Identity, chunks: AsyncIterator[bytes]) -> str:
+        self.brought = b"".join([chunk async for chunk in chunks])
+        if not self.brought:
+            raise Refused("The file is empty.", 422)
+        return f"Read {len(self.brought)} bytes from harbor: 12 events, nothing missing."
+
+    async def bundle_state(self, who: Identity, peer: str) -> BundleView:
+        return BundleView(words=("On the stick since yesterday: 4,012 events.", "Missing on it: 211 events, 1 file."))
 
     async def move(self, who: Identity, node_id: str, target: str, reason: str) -> None:
         node = self.nodes_held[node_id]

@@ -75,13 +75,13 @@ async def export(request: Request) -> Response:
     blocks = aiter(house.box.export(asked.who(request)))
     first = await anext(blocks, b"")  # what is refused is refused before the answer has begun
     return StreamingResponse(
-        _joined(first, blocks),
+        joined(first, blocks),
         media_type="application/zstd",
         headers={"content-disposition": f'attachment; filename="{name}"', "cache-control": "no-store"},
     )
 
 
-async def _joined(first: bytes, rest: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+async def joined(first: bytes, rest: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
     yield first
     async for block in rest:
         yield block

@@ -12,13 +12,14 @@ from fleet.ids import is_ulid
 from fleet.limits import HOUR
 from fleet.node import Kind
 from web import asked, forms, render
-from web.ports import NodeView, Refused, Series
+from web.ports import EDITABLE, NodeView, Refused, Series
 
 SPANS_H = {1: "1 hour", 6: "6 hours", 24: "1 day", 168: "7 days"}
 TAIL_RECORDS = 20
 TIMELINE_EVENTS = 20
 REASON_CHARS_MAX = 300
 VALUE_CHARS_MAX = 512
+NOTES_CHARS_MAX = 4_000
 
 
 async def show(request: Request) -> Response:
@@ -81,7 +82,26 @@ def _first_metric(view: NodeView) -> str:
     return "battery_pct" if "battery_pct" in view.metrics or not view.metrics else view.metrics[0]
 
 
-FIELDS = ("name", "tags", "kind", "domain_id", "target_version", "address")
+FIELDS = EDITABLE
+
+
+def chars_max(field: str) -> int:
+    return NOTES_CHARS_MAX if field == "notes" else VALUE_CHARS_MAX
+
+
+async def take(request: Request) -> Response:
+    """POST /nodes/{id}/take: of words written at once, the one that was clicked."""
+    fields, view = await forms.form(request), await find(request)
+    try:
+        field = forms.text(fields, "field", chars_max=limits.name_chars_max, need="Which field?")
+        choice = forms.number(fields, "choice", default=0, low=0, high=1_000)
+        conflict = next((one for one in view.conflicts if one.field == field), None)
+        if conflict is None or choice >= len(conflict.choices) or conflict.choices[choice].value != fields.get("value"):
+            raise Refused("Somebody has chosen meanwhile, or wrote something new. Look again, and choose if you must.")
+        await asked.box(request).take(asked.who(request), view.row.id, field, choice)
+    except Refused as refused:
+        return await _show(request, problem=str(refused), status=refused.status)
+    return render.see(f"/nodes/{view.row.id}?done=taken")
 
 
 async def change(request: Request) -> Response:
@@ -89,7 +109,7 @@ async def change(request: Request) -> Response:
     fields, view = await forms.form(request), await find(request)
     try:
         wishes = [
-            (name, forms.text(fields, name, chars_max=VALUE_CHARS_MAX))
+            (name, forms.text(fields, name, chars_max=chars_max(name)))
             for name in FIELDS
             if name in fields and fields[name].strip() != fields.get(f"was_{name}", "").strip()
         ]

@@ -23,6 +23,9 @@ ORDERS = {
 }
 
 
+SITES_SHOWN_MAX = 40  # the others stand on the page Links, and in the filter
+
+
 async def show(request: Request) -> Response:
     """GET /"""
     query = query_of(request)
@@ -42,7 +45,8 @@ async def show(request: Request) -> Response:
         kinds=tuple(Kind),
         orders=ORDERS,
         link=lambda **change: link(query, **change),
-        doors=() if total else await _doors(request),
+        doors=() if total or asked.box(request).hub else await _doors(request),
+        lines=view.sites[:SITES_SHOWN_MAX],
         http=request.headers.get("host", ""),
     )
 
@@ -66,6 +70,7 @@ def query_of(request: Request) -> NodeQuery:
         reach=forms.choice(asked_for, "reach", Reach),
         kind=forms.choice(asked_for, "kind", Kind),
         tag=forms.text(asked_for, "tag", chars_max=limits.name_chars_max) or None,
+        site=forms.text(asked_for, "site", chars_max=limits.name_chars_max) or None,
         order=order,
         offset=forms.number(asked_for, "offset", default=0, low=0, high=1_000_000),
         limit=forms.number(asked_for, "limit", default=limits.page_items_default, low=1, high=limits.page_items_max),
@@ -79,6 +84,7 @@ def link(query: NodeQuery, **change: object) -> str:
         "reach": query.reach,
         "kind": query.kind,
         "tag": query.tag,
+        "site": query.site,
         "order": "" if query.order == "attention" else query.order,
         "limit": "" if query.limit == limits.page_items_default else query.limit,
         **change,

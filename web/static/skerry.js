@@ -45,7 +45,7 @@
     if (silent < CUT_MS) return;
     if (cutAt === null) {
       cutAt = new Date(Date.now() - silent + skew * 1000);
-      cut.lastElementChild.textContent = `Cut off from the appliance since ${clock(cutAt)} UTC. The values below are as of then.`;
+      cut.lastElementChild.textContent = `Cut off from the ${body.dataset.box} since ${clock(cutAt)} UTC. The values below are as of then.`;
       cut.hidden = false;
       body.classList.add("is-cut");
     }

@@ -1,0 +1,562 @@
+"""The hub as its pages see it (`web.ports.Box`): reads put together from what the sites told, the journal and the stores;
+commands passed on. It decides nothing.
+
+Rules of the file
+  1  A value is shown with the time at which it was true at its site. While a site is not heard, its nodes are unknown
+     since then: one line about the site, no alarm for each of them.
+  2  What only a site can do is refused with a sentence that says where to do it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import closing
+from typing import Any, Protocol, TypeVar
+
+import msgspec
+
+from fleet import lifecycle
+from fleet.connectivity import REACH, Mode, Reach
+from fleet.document import Kind as DocumentKind
+from fleet.document import Stamped, Value, View
+from fleet.events import Recorded
+from fleet.limits import SECOND
+from fleet.metrics import BY_NAME
+from fleet.node import Actual, Connectivity, Endpoint, Firmware, Kind, Lifecycle, LinkQuality, Node, SupplyChain, drift
+from fleet.people import Identity, Refused, Unavailable
+from fleet.present import Present, Told
+from fleet.projections import lifecycle as lifecycle_view
+from hub.state import Certificate, FleetHere, NodeHere, SiteHere
+from store import journal, node_words, proof
+from store.clock import WallClock
+from store.database import Reader, connect_reader
+from store.faults import StoreFault
+from store.folder import Folder
+from store.quarantine import Quarantine
+from store.shared import look
+from store.supervisor import Supervisor
+from store.views import View as Folded
+from sync import export, receipt_file
+from web import ports, rows
+from web.stale import Stale
+
+T = TypeVar("T")
+
+_ROWS_FRESH_S = 0.5
+_HEARD = frozenset({Mode.LIVE, Mode.REPLAYING, Mode.DELAYED, Mode.EDGE_CACHED})
+_NO_LINE = "this hub has no line for sites open, so nothing can be said to them"
+_NO_STICK = "files for sticks cannot be written or read here yet"
+EDITABLE = tuple(field for field in ports.EDITABLE if field != "address")
+
+
+class Lines(Protocol):
+    """What goes out to sites on a person's word (`hub.wharf`)."""
+
+    async def release(self, actor: str, writer: str, reason: str) -> None: ...
+
+    async def edit(self, actor: str, node_id: str, values: Mapping[str, Value]) -> None: ...
+
+    async def take(self, actor: str, node_id: str, pointer: str, choice: int) -> None: ...
+
+
+class Sticks(Protocol):
+    """Files for sites and from them (`hub.bundles`)."""
+
+    def download(self, writer: str) -> AsyncIterator[bytes]: ...
+
+    async def upload(self, chunks: AsyncIterator[bytes]) -> str: ...
+
+
+class Parts(msgspec.Struct, kw_only=True):
+    """What the box answers from, in one value; wired in `hub.compose`. `lines` comes with the harbor."""
+
+    folder: Folder
+    clock: WallClock
+    identity: journal.Identity
+    journal: journal.Journal
+    reader: Reader
+    quarantine: Quarantine
+    supervisor: Supervisor
+    stale: Stale
+    fleet: FleetHere
+    lifecycle: Folded[lifecycle_view.State]
+    fault: Callable[[], StoreFault | None]
+    steady_ns: Callable[[], int]
+    version: str
+    started_ns: int
+    lines: Lines | None = None
+    sticks: Sticks | None = None
+
+
+class HubBox:
+    hub = True
+
+    def __init__(self, parts: Parts) -> None:
+        self.name = parts.identity.site
+        self.version = parts.version
+        self._parts = parts
+        self._rows: tuple[float, list[ports.NodeRow]] = (0.0, [])
+        self._held: dict[str, tuple[NodeHere, int | None, str, ports.NodeRow]] = {}
+
+    # -- the fleet ----------------------------------------------------------------------------------------------
+
+    async def site(self, who: Identity, query: ports.NodeQuery) -> ports.SiteView:
+        parts, now_ns = self._parts, self._parts.clock.now_ns()
+        every, sites = self._all_rows(), self._sites()
+        matching = rows.chosen(every, query)
+        nodes = Counter(row.site for row in every)
+        lines = [_line(site, nodes[site.name], now_ns) for site in _in_order(sites)]
+        return ports.SiteView(
+            site=self.name,
+            now_ns=now_ns,
+            reach=rows.tally(every),
+            attention=tuple(await self._attention(every, sites, now_ns)),
+            rows=rows.page(matching, query),
+            matching=len(matching),
+            places=rows.places(matching),
+            tags=rows.tags(every),
+            messages_per_s=sum(site.events_per_s for site in sites),
+            unclaimed=0,
+            uptime_s=(parts.steady_ns() - parts.started_ns) / SECOND,
+            sites=tuple(lines),
+        )
+
+    def _sites(self) -> list[SiteHere]:
+        return list(dict(self._parts.fleet.sites).values())
+
+    def _all_rows(self) -> list[ports.NodeRow]:
+        made, found = self._rows
+        now = time.monotonic()
+        if now - made > _ROWS_FRESH_S:
+            found = [self._row(here) for here in dict(self._parts.fleet.nodes).values()]
+            if len(self._held) > len(found):
+                gone = self._held.keys() - {row.id for row in found}
+                for node_id in gone:
+                    del self._held[node_id]
+            self._rows = (now, found)
+        return found
+
+    def _row(self, here: NodeHere) -> ports.NodeRow:
+        """Made anew only when the node or the standing of its site has changed."""
+        site = self._parts.fleet.sites.get(here.site)
+        lost_ns, name = _lost_ns(site, here), site.name if site else ""
+        held = self._held.get(here.present.node_id)
+        if held is not None and held[0] is here and held[1:3] == (lost_ns, name):
+            return held[3]
+        row = _row(here, name, lost_ns)
+        self._held[row.id] = (here, lost_ns, name, row)
+        return row
+
+    async def _attention(
+        self, every: Sequence[ports.NodeRow], sites: Sequence[SiteHere], now_ns: int
+    ) -> list[ports.Attention]:
+        lines = [line for row in every for line in rows.needs(row, now_ns)]
+        for site in sites:
+            if site.quarantine:
+                words = f"is held in quarantine: {'; '.join(site.quarantine)}"
+                lines.append(rows.notice(ports.Severity.ACT, words, site.since_ns, site.name, f"/links/{site.writer}"))
+        fault = self._parts.fault()
+        if fault is not None:
+            lines.append(rows.notice(ports.Severity.ACT, str(fault), now_ns, "storage", "/journal"))
+        lines += rows.waiting(await self._parts.quarantine.count(), now_ns)
+        return sorted(lines, key=rows.by_urgency)
+
+    async def node(self, who: Identity, node_id: str) -> ports.NodeView | None:
+        here = self._parts.fleet.nodes.get(node_id)
+        if here is None:
+            return None
+        present, row = here.present, self._row(here)
+        view = await _in_thread(lambda: self._document(node_id))
+        node = node_words.applied(self._canonical(here), view)
+        order = {metric: place for place, metric in enumerate(BY_NAME)}
+        values = sorted(present.values, key=lambda metric: (order.get(metric, len(order)), metric))
+        notes = view.values.get("notes")
+        return ports.NodeView(
+            now_ns=self._parts.clock.now_ns(),
+            row=row,
+            node=node,
+            values=tuple(_value(metric, present.values[metric]) for metric in values),
+            drift=drift(node.desired, node.actual),
+            sources=(),
+            moves=(),
+            text=present.text,
+            text_ns=present.text_ns,
+            notes=str(notes.value or "") if notes else "",
+            conflicts=tuple(
+                ports.FieldConflict(
+                    field=one.pointer, choices=tuple(self._choice(said) for said in (one.effective, *one.others))
+                )
+                for one in view.conflicts
+            ),
+            editable=EDITABLE if self._parts.lines is not None else (),
+        )
+
+    def _document(self, node_id: str) -> View:
+        with closing(connect_reader(self._parts.folder.site_db)) as db:
+            return look(db, self._parts.identity.log.tenant, DocumentKind.NODE, node_id)
+
+    def _choice(self, said: Stamped) -> ports.Choice:
+        site = self._parts.fleet.sites.get(said.writer)
+        where = site.name if site else self.name  # towards each site the hub writes a log of its own
+        value = "" if said.value is None else str(said.value)
+        return ports.Choice(value=value, by=said.who, where=where, at_ns=said.wall_ns, clock=said.clock)
+
+    async def nodes(self, who: Identity, after: str, limit: int) -> Sequence[Node]:
+        held = dict(self._parts.fleet.nodes)
+        return [self._canonical(held[node_id]) for node_id in sorted(one for one in held if one > after)[:limit]]
+
+    def _canonical(self, here: NodeHere) -> Node:
+        present, row = here.present, self._row(here)
+        place = _place(present.phase)
+        held = self._parts.lifecycle.state.standing.get(present.node_id)
+        return Node(
+            id=present.node_id,
+            name=present.name,
+            kind=present.kind,
+            tags=present.tags,
+            tenant=self._parts.identity.log.tenant,
+            endpoints=(Endpoint(address=present.address),) if present.address else (),
+            connectivity=Connectivity(
+                mode=row.mode,
+                last_seen_ns=row.seen_ns,
+                link=LinkQuality(
+                    rtt_ms=row.rtt.value if row.rtt else None, loss_pct=row.loss.value if row.loss else None
+                ),
+            ),
+            actual=Actual(reported_version=present.version, health=present.health, uptime_s=present.uptime_s),
+            supply_chain=SupplyChain(firmware=Firmware(version=present.version)),
+            lifecycle=Lifecycle(
+                phase=place.phase,
+                state=place.state,
+                last_transition_ns=held.since_ns if held else None,
+                reason=held.reason if held else None,
+            ),
+        )
+
+    async def series(self, who: Identity, node_id: str, metric: str, from_ns: int, to_ns: int) -> ports.Series:
+        self._site_of(node_id)
+        known = BY_NAME.get(metric)
+        return ports.Series(
+            metric=metric, unit=known.unit if known else "", step_s=60, at_s=(), low=(), mean=(), high=()
+        )
+
+    def _site_of(self, node_id: str) -> str:
+        """The name of a node's site. Refused (404) when nobody told of the node."""
+        here = self._parts.fleet.nodes.get(node_id)
+        if here is None:
+            raise Refused("there is no such node", 404)
+        site = self._parts.fleet.sites.get(here.site)
+        return site.name if site else "its site"
+
+    # -- journal and records ----------------------------------------------------------------------------------
+
+    async def events(self, who: Identity, after: int, limit: int) -> Sequence[Recorded]:
+        return journal.rows_to_events(await self._parts.reader.fetch(journal.AFTER, (after, limit)))
+
+    async def timeline(
+        self, who: Identity, before: int, limit: int, subject: str | None = None, kind: str | None = None
+    ) -> Sequence[Recorded]:
+        sql, parameters = journal.newest(before or 1 << 62, limit, subject, kind)
+        return journal.rows_to_events(await self._parts.reader.fetch(sql, parameters))
+
+    async def records_after(self, who: Identity, after: int, limit: int, node_id: str | None) -> ports.RecordPage:
+        return ports.RecordPage(records=(), next=after, words=self._where_records_are(node_id))
+
+    async def records_before(
+        self, who: Identity, before: int, limit: int, node_id: str | None, text: str
+    ) -> ports.RecordPage:
+        return ports.RecordPage(records=(), next=0, words=self._where_records_are(node_id))
+
+    def _where_records_are(self, node_id: str | None) -> str:
+        site = self._site_of(node_id) if node_id else "the site"
+        return f"Raw records are read on {site}’s own page. Here they are kept as sealed segments, bit for bit."
+
+    async def verify(self, who: Identity) -> AsyncIterator[ports.VerifyStep]:
+        async for step in proof.steps(self._parts.folder.site_db, self._parts.journal.position):
+            yield ports.VerifyStep(**step._asdict())
+
+    def export(self, who: Identity) -> AsyncIterator[bytes]:
+        return export.chunks(self._parts.folder.site_db)
+
+    # -- links ------------------------------------------------------------------------------------------------
+
+    async def links(self, who: Identity) -> ports.LinksView:
+        now_ns = self._parts.clock.now_ns()
+        return ports.LinksView(
+            now_ns=now_ns, links=tuple(self._link(site, now_ns) for site in _in_order(self._sites()))
+        )
+
+    def _link(self, site: SiteHere, now_ns: int) -> ports.LinkView:
+        backlog, missing = site.backlog, site.segments_missing
+        told = site.mode in _HEARD
+        behind = bool(backlog or missing)
+        releasable = bool(site.quarantine) and self._parts.lines is not None
+        return ports.LinkView(
+            peer=site.writer,
+            name=site.name,
+            mode=site.mode,
+            since_ns=site.since_ns or None,
+            heard_ns=site.heard_ns,
+            debt_s=_debt_s(site, now_ns, told=told),
+            missing_events=backlog if told or backlog else None,
+            missing_segments=missing if told or missing else None,
+            missing_bytes=site.segment_bytes_missing if told or missing else None,
+            drained_s=0.0
+            if told and not behind
+            else backlog / site.events_per_s
+            if told and backlog and site.events_per_s > 0
+            else None,
+            rtt_ms=site.rtt_ms,
+            events_per_s=site.events_per_s if told else None,
+            bytes_in=site.bytes_received,
+            bytes_out=site.bytes_sent,
+            parcels_in=site.parcels_received,
+            receipt=_receipt(site.certificate) if site.certificate else None,
+            quarantine=site.quarantine,
+            forks=site.forks,
+            via=site.via,
+            lanes=(
+                ports.LaneView(name="control"),
+                ports.LaneView(name="snapshots"),
+                ports.LaneView(name="log", waiting=backlog, per_s=site.events_per_s if told else None),
+                ports.LaneView(name="segments", waiting=missing, waiting_bytes=site.segment_bytes_missing),
+            ),
+            actions=("release",) if releasable else (),
+        )
+
+    async def link_change(self, who: Identity, peer: str, action: str, value: str) -> None:
+        site = self._known(peer)
+        if action != "release":
+            raise Refused(f"{site.name} holds this line; cut it, cap it or pause a lane on {site.name}’s own page")
+        await self._lines().release(who.name, peer, value)
+
+    async def link_join(self, who: Identity, raw: bytes) -> str:
+        raise Refused("this is a hub; a link file is taken in at the site that it is for")
+
+    async def receipt(self, who: Identity, peer: str, number: int) -> bytes:
+        self._known(peer)
+        try:
+            return await _in_thread(lambda: receipt_file.export(self._parts.folder.root, number, peer))
+        except ValueError as error:
+            raise Refused(str(error), 404) from error
+
+    def _known(self, peer: str) -> SiteHere:
+        site = self._parts.fleet.sites.get(peer)
+        if site is None:
+            raise Refused("there is no such site", 404)
+        return site
+
+    def _lines(self) -> Lines:
+        if self._parts.lines is None:
+            raise Refused(_NO_LINE)
+        return self._parts.lines
+
+    async def bundle_export(self, who: Identity, peer: str) -> AsyncIterator[bytes]:
+        async for piece in self._sticks().download(self._known(peer).writer):
+            yield piece
+
+    async def bundle_import(self, who: Identity, chunks: AsyncIterator[bytes]) -> str:
+        return await self._sticks().upload(chunks)
+
+    async def bundle_state(self, who: Identity, peer: str) -> ports.BundleView:
+        site = self._known(peer)
+        return ports.BundleView(
+            words=(
+                f"A file for {site.name} holds the receipts, what was written here for it, and the heads of documents.",
+                "Reading a file twice, or an old one, changes nothing.",
+            )
+        )
+
+    def _sticks(self) -> Sticks:
+        if self._parts.sticks is None:
+            raise Refused(_NO_STICK)
+        return self._parts.sticks
+
+    # -- intake and quarantine --------------------------------------------------------------------------------
+
+    async def intake(self, who: Identity) -> ports.IntakeView:
+        raise Refused("devices speak to their site, not to the hub; look at Intake on the site’s own page", 404)
+
+    async def quarantine(self, who: Identity, before: int, limit: int, settled: bool) -> Sequence[ports.QuarantineItem]:
+        return [
+            ports.QuarantineItem(
+                id=item.id,
+                at_ns=item.at_ns,
+                intake=item.intake,
+                source=item.source,
+                reason=item.reason,
+                text=rows.visible(item.raw),
+                size=len(item.raw),
+                times=item.times,
+                settled_ns=item.settled_ns,
+                decision=item.decision,
+            )
+            for item in await self._parts.quarantine.items(before, limit, settled=settled)
+        ]
+
+    async def settle(self, who: Identity, item: int, decision: str) -> None:
+        held = await self._parts.quarantine.item(item)
+        if decision == "retry":
+            raise Refused("the hub takes in what sites send again, by itself; drop this when it is of no use")
+        if decision != "drop":
+            raise Refused(f"{decision!r} is not a decision; it is retry or drop", 422)
+        await self._parts.quarantine.settle(item, decision, held.reason, who.name)
+        self._parts.stale.mark("quarantine")
+
+    # -- commands ---------------------------------------------------------------------------------------------
+
+    async def change(self, who: Identity, node_id: str, field: str, value: str) -> None:
+        site = self._site_of(node_id)
+        if field == "address":
+            raise Refused(f"an address is what {site} knows by itself; change it on {site}’s own page")
+        if field == "kind" and value not in Kind.__members__:
+            raise Refused(f"a kind is one of {', '.join(Kind)}", 422)
+        view = await _in_thread(lambda: self._document(node_id))
+        await self._lines().edit(who.name, node_id, node_words.values_of(field, value, view))
+
+    async def take(self, who: Identity, node_id: str, field: str, choice: int) -> None:
+        self._site_of(node_id)
+        await self._lines().take(who.name, node_id, field, choice)
+
+    async def adopt(self, who: Identity, source: str, name: str, kind: Kind, tags: tuple[str, ...]) -> str:
+        raise Refused("a source is adopted where it speaks: on its site’s own page")
+
+    async def claim(self, who: Identity, source: str, node_id: str) -> None:
+        raise Refused(f"claim it on {self._site_of(node_id)}’s own page: the source speaks there")
+
+    async def release(self, who: Identity, source: str) -> None:
+        raise Refused("a source is let go of where it speaks: on its site’s own page")
+
+    async def move(self, who: Identity, node_id: str, target: str, reason: str) -> None:
+        raise Refused(f"move it on {self._site_of(node_id)}’s own page: the site decides its nodes’ lifecycle")
+
+    # -- for machines -----------------------------------------------------------------------------------------
+
+    def watch(self) -> AsyncIterator[frozenset[str]]:
+        return self._parts.stale.watch()
+
+    async def gauges(self) -> Sequence[ports.Gauge]:
+        parts, sites = self._parts, self._sites()
+        tally, modes = rows.tally(self._all_rows()), dict.fromkeys(Mode, 0)
+        for site in sites:
+            modes[site.mode] += 1
+        found = [_gauge("nodes", "Nodes by reach.", count, reach=reach.value) for reach, count in tally.items()]
+        found += [_gauge("sites", "Sites by mode.", count, mode=mode.value) for mode, count in modes.items()]
+        found += [
+            _gauge("sites_quarantined", "Sites held in quarantine.", sum(bool(site.quarantine) for site in sites)),
+            _gauge("missing_events", "Events that sites have and the hub lacks.", sum(site.backlog for site in sites)),
+            _gauge("missing_segments", "Segments not here yet.", sum(site.segments_missing for site in sites)),
+            _gauge("journal_head_seq", "Sequence number of the log's last event.", parts.journal.head.seq),
+            _gauge("journal_position", "Events of all logs in the journal.", parts.journal.position),
+            _gauge("quarantine_items", "Items in quarantine that nobody settled.", await parts.quarantine.count()),
+            _gauge("storage_fault", "1 while the disk refuses writes.", float(parts.fault() is not None)),
+            _gauge("clock_confidence", "0 not trusted, 1 free running, 2 synchronised.", parts.clock.confidence()),
+            _gauge("uptime_seconds", "Since the start.", (parts.steady_ns() - parts.started_ns) / SECOND),
+        ]
+        return found
+
+    async def health(self) -> ports.Fitness:
+        loops, fault = dict(self._parts.supervisor.condition), self._parts.fault()
+        problems = [str(fault)] if fault else []
+        problems += [f"{name}: {state}" for name, state in loops.items() if not state.startswith(("running", "ended"))]
+        return ports.Fitness(ready=not problems, problems=tuple(problems), loops=loops)
+
+
+# -- small things -----------------------------------------------------------------------------------------------
+
+
+async def _in_thread(work: Callable[[], T]) -> T:
+    try:
+        return await asyncio.to_thread(work)
+    except StoreFault as fault:
+        raise Unavailable(str(fault)) from fault
+
+
+def _gauge(name: str, words: str, value: float, **labels: str) -> ports.Gauge:
+    return ports.Gauge(name=f"skerry_{name}", help=words, kind="gauge", value=value, labels=tuple(labels.items()))
+
+
+def _value(metric: str, told: Told) -> ports.Value:
+    return ports.Value(metric=metric, value=told.value, at_ns=told.at_ns, source=told.via)
+
+
+def _lost_ns(site: SiteHere | None, here: NodeHere) -> int | None:
+    """Since when the node's site is not heard; None while it is."""
+    if site is not None and site.mode in _HEARD:
+        return None
+    return (site.heard_ns if site else None) or here.received_ns
+
+
+def _row(here: NodeHere, site: str, lost_ns: int | None) -> ports.NodeRow:
+    present = here.present
+    same: dict[str, Any] = {name: getattr(present, name) for name in _SAME}
+    for name, metric in (("battery", "battery_pct"), ("rtt", "rtt_ms"), ("loss", "loss_pct")):
+        if metric in present.values:
+            same[name] = _value(metric, present.values[metric])
+    return ports.NodeRow(
+        **same,
+        id=present.node_id,
+        reach=REACH[present.mode] if lost_ns is None else Reach.UNKNOWN,
+        site=site,
+        told_ns=here.told_ns,
+        lost_ns=lost_ns,
+    )
+
+
+_SAME = tuple(name for name in Present.__struct_fields__ if name in ports.NodeRow.__struct_fields__)
+
+
+def _place(text: str) -> lifecycle.Place:
+    """A newer site may have places that this hub does not know."""
+    try:
+        return lifecycle.place(text)
+    except ValueError:
+        return lifecycle.START
+
+
+_FIRST = {Mode.REPLAYING: 1, Mode.RETURNING: 1, Mode.DELAYED: 2, Mode.EDGE_CACHED: 2, Mode.LIVE: 4}
+
+
+def _in_order(sites: Sequence[SiteHere]) -> list[SiteHere]:
+    """What is held in quarantine first, then what is coming back, then the cut off, then the live."""
+    return sorted(sites, key=lambda site: (0 if site.quarantine else _FIRST.get(site.mode, 3), site.name))
+
+
+def _line(site: SiteHere, nodes: int, now_ns: int) -> ports.SiteLine:
+    return ports.SiteLine(
+        peer=site.writer,
+        name=site.name,
+        mode=site.mode,
+        since_ns=site.since_ns or now_ns,
+        heard_ns=site.heard_ns,
+        present_ns=site.present_ns,
+        backlog=site.backlog,
+        nodes=nodes,
+        quarantined=bool(site.quarantine),
+    )
+
+
+def _debt_s(site: SiteHere, now_ns: int, *, told: bool) -> float | None:
+    """Since when something is missing here; of a site that is not heard, since its last word."""
+    since_ns = site.oldest_missing_ns if site.oldest_missing_ns is not None else site.heard_ns
+    if told and not site.backlog:
+        return 0.0
+    if told and site.oldest_missing_ns is None:
+        return None
+    return max(now_ns - since_ns, 0) / SECOND if since_ns is not None else None
+
+
+def _receipt(made: Certificate) -> ports.ReceiptView:
+    return ports.ReceiptView(
+        number=made.number,
+        at_ns=made.at_ns,
+        events=made.events,
+        segments=made.segments,
+        drops=made.drops,
+        gaps=made.gaps,
+        root=made.root.hex(),
+        countersigned=made.countersigned,
+    )

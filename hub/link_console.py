@@ -1,0 +1,82 @@
+"""What the command line asks of a running hub about its sites: `skerry hub invite`, bundles; over the control socket."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TypeVar
+
+import msgspec
+from starlette.requests import Request
+from starlette.responses import Response
+
+from fleet.people import Refused
+from hub.bundles import Bundles
+from hub.lines import Lines
+from hub.state import FleetHere
+from sync.bundle import PART_BYTES_MAX
+from web import asked, render
+from web.policy import Entry, Policy
+
+_BODY_BYTES_MAX = 64 * 1024
+_W = TypeVar("_W")
+
+
+class _Invite(msgspec.Struct, frozen=True):
+    name: str
+    url: str = ""
+
+
+class _Write(msgspec.Struct, frozen=True):
+    to: str
+    site: str = ""
+    part_bytes: int = 0
+
+
+class _Read(msgspec.Struct, frozen=True):
+    path: str
+
+
+def _wish(raw: bytes, shape: type[_W]) -> _W:
+    try:
+        return msgspec.json.decode(raw, type=shape)
+    except msgspec.MsgspecError as error:
+        raise Refused(f"the body is not what this takes: {error}", 422) from error
+
+
+def routes(lines: Lines, bundles: Bundles, fleet: FleetHere, me: tuple[str, str, bytes, bytes]) -> tuple[Entry, ...]:
+    """`me` is the hub's name, writer, key and sealing key."""
+
+    async def invite(request: Request) -> Response:
+        wish = _wish(await request.body(), _Invite)
+        return render.data(await lines.invite(asked.who(request).name, wish.name, wish.url, me), 201)
+
+    async def show(request: Request) -> Response:
+        return render.data(
+            {"sites": [msgspec.structs.asdict(site) | {"public_key": ""} for site in fleet.sites.values()]}
+        )
+
+    async def write(request: Request) -> Response:
+        wish = _wish(await request.body(), _Write)
+        site = next((one for one in fleet.sites.values() if wish.site in (one.name, one.writer)), None)
+        if site is None:
+            raise Refused(f"there is no site {wish.site!r} here; name one with --site", 404)
+        export = await bundles.write(site.writer, Path(wish.to), part_bytes_max=wish.part_bytes or PART_BYTES_MAX)
+        return render.data(
+            {
+                "words": f"receipts, documents and what the hub wrote towards {site.name}",
+                "files": [str(path) for path in export.paths],
+                "parts": export.parts,
+                "missing": list(export.missing),
+                "problem": f"{export.problem} ({export.detail})" if export.problem else "",
+            }
+        )
+
+    async def read(request: Request) -> Response:
+        return render.data({"words": await bundles.read(Path(_wish(await request.body(), _Read).path))})
+
+    return (
+        Entry("POST", "/console/invite", invite, Policy.ADMIN, _BODY_BYTES_MAX),
+        Entry("GET", "/console/links", show, Policy.ADMIN),
+        Entry("POST", "/console/bundle/write", write, Policy.ADMIN, _BODY_BYTES_MAX),
+        Entry("POST", "/console/bundle/read", read, Policy.ADMIN, _BODY_BYTES_MAX),
+    )

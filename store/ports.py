@@ -1,0 +1,56 @@
+"""Where does a box listen? TCP addresses and the control socket in its data folder; and what stands in the way, said so
+that a person can do something about it.
+"""
+
+from __future__ import annotations
+
+import errno
+import socket
+from pathlib import Path
+
+from store.control import short_address
+
+_BACKLOG = 1024
+_CONTROL_BACKLOG = 16
+
+
+class ListenProblem(Exception):
+    """A port cannot be had; str() says which, why, and what to do."""
+
+
+def listen_problem(way: str, host: str, port: int, error: OSError) -> ListenProblem:
+    if isinstance(error, PermissionError):
+        why = "this user may not open ports below 1024; run with CAP_NET_BIND_SERVICE or choose a higher port"
+    elif error.errno == errno.EADDRINUSE:
+        why = "another program already listens there; stop it or choose another port"
+    else:
+        why = f"{error.strerror or error}; check the address"
+    return ListenProblem(f"{way} cannot listen on {host}:{port}: {why}")
+
+
+def tcp_listener(way: str, host: str, port: int) -> socket.socket:
+    """ListenProblem when the address cannot be had. `way` is what people call it."""
+    made = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM)
+    made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        made.bind((host, port))
+    except OSError as error:
+        made.close()
+        raise listen_problem(way, host, port, error) from error
+    made.listen(_BACKLOG)
+    return made
+
+
+def control_listener(path: Path) -> socket.socket:
+    """The command line's way in; whoever may open this file is the console."""
+    path.unlink(missing_ok=True)
+    control = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    with short_address(path) as address:
+        control.bind(address)
+    path.chmod(0o600)
+    control.listen(_CONTROL_BACKLOG)
+    return control
+
+
+def shown(host: str, port: int) -> str:
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

@@ -1,0 +1,143 @@
+"""Which rows of a list are asked for, in which order, and which of them need a person? The same on both ends.
+
+Rules of the file
+  1  Values in, values out: rows, a query and the time; no box.
+  2  A node whose site is not heard needs nobody: what it was when it was last told of is no alarm.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from fleet import lifecycle
+from fleet.connectivity import Mode, Reach
+from fleet.limits import MINUTE
+from fleet.reading import Health
+from web.ports import Attention, NodeQuery, NodeRow, Severity
+
+BATTERY_LOW_PCT = 20.0
+PLACES_MAX = 1_000  # on the map
+
+
+def visible(raw: bytes) -> str:
+    """Bytes as text that cannot do anything: control characters as symbols, what is no UTF-8 as \\xNN."""
+    return raw.decode("utf-8", "backslashreplace").translate(_VISIBLE)
+
+
+_VISIBLE = {code: 0x2400 + code for code in range(32) if code not in (9, 10)} | {127: 0x2421}
+_VISIBLE |= {code: f"\\u{code:04x}" for code in (*range(0x80, 0xA0), *range(0x202A, 0x202F), *range(0x2066, 0x206A))}
+
+
+def tally(rows: Sequence[NodeRow]) -> dict[Reach, int]:
+    reach = dict.fromkeys(Reach, 0)
+    for row in rows:
+        reach[row.reach] += 1
+    return reach
+
+
+def chosen(rows: Sequence[NodeRow], query: NodeQuery) -> list[NodeRow]:
+    """All rows that match, in the order asked for."""
+    asked = bool(query.text or query.reach or query.kind or query.tag or query.site)
+    matching = [row for row in rows if _matches(row, query)] if asked else list(rows)
+    matching.sort(key=_ORDERS.get(query.order, _ORDERS["attention"]))
+    return matching
+
+
+def page(matching: Sequence[NodeRow], query: NodeQuery) -> tuple[NodeRow, ...]:
+    return tuple(matching[query.offset : query.offset + max(1, query.limit)])
+
+
+def places(matching: Sequence[NodeRow]) -> tuple[NodeRow, ...]:
+    return tuple([row for row in matching if row.position is not None][:PLACES_MAX])
+
+
+def tags(rows: Sequence[NodeRow]) -> tuple[str, ...]:
+    return tuple(sorted({tag for row in rows for tag in row.tags}))
+
+
+def _matches(row: NodeRow, query: NodeQuery) -> bool:
+    """Whether a row is among those asked for."""
+    if query.reach is not None and row.reach is not query.reach:
+        return False
+    if query.kind is not None and row.kind is not query.kind:
+        return False
+    if query.tag and query.tag not in row.tags:
+        return False
+    if query.site and query.site != row.site:
+        return False
+    text = query.text.strip().lower()
+    return not text or any(text in field.lower() for field in (row.name, row.id, row.address or "", *row.tags))
+
+
+_URGENCY = {Reach.OFFLINE: 0, Reach.DEGRADED: 1, Reach.UNKNOWN: 2, Reach.ONLINE: 3}
+
+
+def _urgency(row: NodeRow) -> tuple[int, int, str]:
+    ill = row.lost_ns is None and (
+        row.health in (Health.FAILED, Health.DEGRADED) or row.heartbeat_missing_ns is not None
+    )
+    return (_URGENCY[row.reach] if not ill else min(_URGENCY[row.reach], 1), 0 if ill else 1, row.name)
+
+
+_ORDERS: dict[str, Callable[[NodeRow], tuple[object, ...]]] = {
+    "attention": _urgency,
+    "name": lambda row: (row.name,),
+    "battery": lambda row: (row.battery is None, row.battery.value if row.battery else 0, row.name),
+    "seen": lambda row: (row.seen_ns is None, -(row.seen_ns or 0), row.name),
+    "rtt": lambda row: (row.rtt is None, -(row.rtt.value if row.rtt else 0), row.name),
+}
+
+
+# -- what needs a person -------------------------------------------------------------------------------------------
+
+
+def by_urgency(line: Attention) -> tuple[bool, int]:
+    return (line.severity is not Severity.ACT, -line.since_ns)
+
+
+def notice(severity: Severity, words: str, since_ns: int, name: str, link: str) -> Attention:
+    return Attention(severity=severity, words=words, since_ns=since_ns, name=name, link=link)
+
+
+def waiting(items: int, now_ns: int) -> list[Attention]:
+    """A line for what waits in quarantine."""
+    if not items:
+        return []
+    words = f"{items} item{'s wait' if items > 1 else ' waits'} in quarantine"
+    return [notice(Severity.LOOK, words, now_ns, "quarantine", "/quarantine")]
+
+
+_WELL = (Health.OK, Health.UNKNOWN)
+_NOTHING: list[Attention] = []
+
+
+def needs(row: NodeRow, now_ns: int) -> list[Attention]:
+    """Why a node needs a person, in one sentence each."""
+    if row.lost_ns is not None:
+        return _NOTHING
+    if row.reach is Reach.ONLINE and row.health in _WELL and row.heartbeat_missing_ns is None:
+        low = row.battery is not None and row.battery.value < BATTERY_LOW_PCT
+        if not low and row.phase != lifecycle.Phase.QUARANTINED:
+            return _NOTHING  # nearly every node, nearly always: it costs nothing
+    found: list[tuple[Severity, str, int]] = []
+    since = row.since_ns or now_ns
+    if row.reach is Reach.OFFLINE:
+        airborne = row.flight is not None and row.flight.value in ("AIR", "TAKEOFF", "LANDING")
+        words = "silent while in the air" if airborne else "silent: neither messages nor ping answers"
+        found.append((Severity.ACT, words, since))
+    elif row.mode is Mode.DELAYED:
+        found.append((Severity.LOOK, "link is slow or lossy, or it answers ping and sends nothing", since))
+    if row.health is Health.FAILED:
+        found.append((Severity.ACT, "reports that it has failed", since))
+    elif row.health is Health.DEGRADED:
+        found.append((Severity.LOOK, "reports that it is degraded", since))
+    if row.heartbeat_missing_ns is not None and row.reach is not Reach.OFFLINE:
+        found.append((Severity.ACT, "no heartbeat, though it is heard", row.heartbeat_missing_ns))
+    if row.battery and row.battery.value < BATTERY_LOW_PCT and now_ns - row.battery.at_ns < 10 * MINUTE:
+        found.append((Severity.ACT, f"battery at {row.battery.value:.0f} %", row.battery.at_ns))
+    if row.phase == lifecycle.Phase.QUARANTINED:
+        found.append((Severity.ACT, "is quarantined", since))
+    return [
+        Attention(severity=severity, words=words, since_ns=at_ns, node_id=row.id, name=row.name)
+        for severity, words, at_ns in found
+    ]
