@@ -53,7 +53,6 @@ _MODES = {
 _WRITTEN = (
     "SELECT wall_ns FROM event WHERE log_id=(SELECT id FROM log WHERE tenant=? AND writer=? AND epoch=?) AND seq=?"
 )
-_NO_STICK = "files for sticks cannot be written or read here yet"
 
 
 class ApplianceBox:
@@ -404,9 +403,7 @@ class ApplianceBox:
         )
 
     async def link_change(self, who: Identity, peer: str, action: str, value: str) -> None:
-        file = self._parts.link.file
-        if file is None or peer != file.hub_writer:
-            raise Refused("this site has no such link", 404)
+        self._to_hub(peer)
         await self._parts.link.order(who.name, action, value)
 
     async def link_join(self, who: Identity, raw: bytes) -> str:
@@ -420,15 +417,29 @@ class ApplianceBox:
             raise Refused(str(error), 404) from error
 
     async def bundle_export(self, who: Identity, peer: str) -> AsyncIterator[bytes]:
-        for words in (_NO_STICK,):
-            raise Refused(words)
-        yield b""
+        self._to_hub(peer)
+        async for piece in self._parts.bundles.download():
+            yield piece
 
     async def bundle_import(self, who: Identity, chunks: AsyncIterator[bytes]) -> str:
-        raise Refused(_NO_STICK)
+        return await self._parts.bundles.upload(chunks)
 
     async def bundle_state(self, who: Identity, peer: str) -> ports.BundleView:
-        raise Refused(_NO_STICK)
+        link = await self._link(who, self._to_hub(peer), self._parts.clock.now_ns())
+        events, files = link.missing_events or 0, link.missing_segments or 0
+        return ports.BundleView(
+            words=(
+                f"A file for {link.name} holds how every node is now, the {events:,} events that {link.name} lacks, and"
+                f" {files:,} sealed files of raw records.",
+                "Reading a file twice, or an old one, changes nothing.",
+            )
+        )
+
+    def _to_hub(self, peer: str) -> LinkFile:
+        file = self._parts.link.file
+        if file is None or peer != file.hub_writer:
+            raise Refused("this site has no such link", 404)
+        return file
 
     # -- intake and quarantine --------------------------------------------------------------------------------
 

@@ -55,7 +55,7 @@ from store.series import SeriesStore
 from store.shared import Shared
 from store.supervisor import Supervisor
 from store.telemetry import History, Telemetry
-from store.views import Projection, View
+from store.views import CHECKPOINT_S, Projection, View
 from sync.link import Link
 from sync.site import Me
 from web import console
@@ -410,6 +410,7 @@ class Appliance:
         self.supervisor.run("quarantine", self._quarantine_loop)
         self.supervisor.run("clock", self._clock_loop)
         self.supervisor.run("threads", self._threads_loop)
+        self.supervisor.run("views", self._views_loop)
         if await self.accounts.needs_setup():
             self.setup_path = f"/setup/{await self.accounts.setup_secret()}"
         await self._serve()
@@ -497,6 +498,15 @@ class Appliance:
             await asyncio.sleep(1.0)
             if await self.quarantine.flush():
                 self.stale.mark("quarantine")
+
+    async def _views_loop(self) -> None:
+        """A start after a crash folds what came since the last checkpoint, so there is one now and then."""
+        while True:
+            await asyncio.sleep(CHECKPOINT_S)
+            for view in (self.connectivity, self.lifecycle):
+                if view.is_far():
+                    with contextlib.suppress(StoreFault):
+                        await self.site.write(view.checkpoint)
 
     async def _threads_loop(self) -> None:
         """The keeper keeps house on a thread that may fall; it is started again where it stands."""

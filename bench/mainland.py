@@ -17,13 +17,18 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from appliance.compose import CONNECTIVITY, LIFECYCLE
 from bench.island import ROOT, Island, free_port, wait_ready
 from fleet.events import Body, NodeDegraded, NodeHeard, NodeQuiet, NodeRecovered
+from fleet.projections import connectivity, lifecycle
 from store.control import call
+from store.database import connect_reader
 from store.folder import Folder
 from store.ground import Ground
+from store.views import View
 
 BLOCK_EVENTS = 500
+_VIEWS = ((CONNECTIVITY, connectivity.State), (LIFECYCLE, lifecycle.State))
 _ULID = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
 
 
@@ -157,7 +162,11 @@ def backlog(data: Path, count: int, name: str = "alder", nodes: int = 100) -> st
     for future in waiting:
         future.result()
     writer = ground.identity.log.writer
-    ground.end("asked to")
+    with contextlib.closing(connect_reader(folder.site_db)) as db:
+        views = [View(projection, state) for projection, state in _VIEWS]
+        for view in views:
+            view.load(db)
+    ground.end("asked to", *(view.checkpoint for view in views))
     asyncio.run(ground.close())
     return writer
 

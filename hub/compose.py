@@ -24,7 +24,7 @@ from store.ground import Ground, readable
 from store.quarantine import Quarantine
 from store.settings import address
 from store.supervisor import Supervisor
-from store.views import Projection, View
+from store.views import CHECKPOINT_S, Projection, View
 from web import console
 from web.app import application
 from web.policy import Entry
@@ -110,6 +110,7 @@ class Hub:
     async def _listen(self) -> None:
         self.supervisor.run("links", self.landing.run)
         self.supervisor.run("quarantine", self._quarantine_loop)
+        self.supervisor.run("views", self._views_loop)
         self.supervisor.run("clock", self.ground.watch_clock)
         if await self.accounts.needs_setup():
             self.setup_path = f"/setup/{await self.accounts.setup_secret()}"
@@ -134,6 +135,14 @@ class Hub:
         self.fault = fault
         if hasattr(self, "stale"):
             self.stale.mark("site")
+
+    async def _views_loop(self) -> None:
+        """A start after a crash folds what came since the last checkpoint, so there is one now and then."""
+        while True:
+            await asyncio.sleep(CHECKPOINT_S)
+            if self.lifecycle.is_far():
+                with contextlib.suppress(StoreFault):
+                    await self.ground.writer.write(self.lifecycle.checkpoint)
 
     async def _quarantine_loop(self) -> None:
         while True:

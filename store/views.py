@@ -16,6 +16,9 @@ from store import journal
 
 S = TypeVar("S")
 
+CHECKPOINT_EVENTS = 20_000  # folded in a fifth of a second
+CHECKPOINT_S = 10.0
+
 
 class Projection(NamedTuple):
     """A fold, by the name and version under which its state may be checkpointed."""
@@ -30,7 +33,7 @@ class View(Generic[S]):
     def __init__(self, projection: Projection, state_type: type[S]) -> None:
         self.projection = projection
         self.state: S = projection.empty
-        self.position = 0
+        self.position = self._kept = 0
         self._decode = msgspec.msgpack.Decoder(state_type).decode
 
     def load(self, db: sqlite3.Connection) -> None:
@@ -42,6 +45,7 @@ class View(Generic[S]):
         if row is not None:
             try:
                 self.position, self.state = row[0], self._decode(row[1])
+                self._kept = self.position
             except msgspec.MsgspecError:  # a checkpoint saves time, nothing else: fold from the start
                 self.position, self.state = 0, self.projection.empty
         for batch in journal.read(db, self.position):
@@ -51,7 +55,12 @@ class View(Generic[S]):
         self.state = self.projection.advance(self.state, batch)
         self.position = batch[-1].position
 
+    def is_far(self, events: int = CHECKPOINT_EVENTS) -> bool:
+        """So much was folded since the last checkpoint that a start after a crash would take a while."""
+        return self.position - self._kept >= events
+
     def checkpoint(self, db: sqlite3.Connection) -> None:
+        self._kept = self.position
         db.execute(
             "INSERT INTO view VALUES (?,?,?,?) ON CONFLICT DO UPDATE SET version=excluded.version,"
             " position=excluded.position, state=excluded.state",

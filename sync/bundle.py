@@ -80,8 +80,7 @@ class Problem(StrEnum):
         "the bundle is signed, but its content is not what a bundle holds; update the sender's box and export again"
     )
     UNREADABLE = "the medium cannot be read; plug it in again, or take a copy of the bundle on another one"
-    CHANGED = "the bundle does not open: it changed while it was read, or was sealed wrongly; import it once more, or"
-    " export it again"
+    CHANGED = "the bundle does not open: it changed while it was read, or was sealed wrongly; import it again, or export it again"
     # who and when
     RECIPIENT = "this bundle is for another box; bring it there"
     TENANT = "this bundle is of another tenant; nothing of it is taken here"
@@ -441,13 +440,12 @@ class _Whole(NamedTuple):
 def _open(path: Path) -> BinaryIO:
     try:
         fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # on a pipe it would wait for ever
-        file = os.fdopen(fd, "rb")
     except OSError as error:
         raise BundleProblem(Problem.UNREADABLE, str(error)) from error
     if not stat.S_ISREG(os.fstat(fd).st_mode):
-        file.close()
+        os.close(fd)
         raise BundleProblem(Problem.GARBAGE, "not a file")
-    return file
+    return os.fdopen(fd, "rb")
 
 
 def _size(file: BinaryIO) -> int:

@@ -703,10 +703,16 @@ def _look(sock: socket.socket) -> _Carried:
 
 
 def _socket(client: Client) -> socket.socket:
-    """There is no public way to it, and without it a line that stands still can neither be seen nor ended."""
+    """There is no public way to it, and without it a line that stands still can neither be seen nor ended.
+
+    The transport above it keeps nothing back either, or a hello would wait behind that. (A WebSocket's does: 64 KiB.)
+    """
     transport = client._transport
-    source = transport._io_writer if isinstance(transport, TcpTransport) else transport._ws  # type: ignore[union-attr]
-    return source.get_extra_info("socket")  # type: ignore[no-any-return, union-attr]
+    if not isinstance(transport, TcpTransport):
+        return transport._ws.get_extra_info("socket")  # type: ignore[no-any-return, union-attr]
+    assert transport._io_writer is not None
+    transport._io_writer.transport.set_write_buffer_limits(1)  # with 0, TLS would never go on
+    return transport._io_writer.get_extra_info("socket")  # type: ignore[no-any-return]
 
 
 async def _end(client: Client) -> None:
@@ -715,7 +721,7 @@ async def _end(client: Client) -> None:
         async with asyncio.timeout(CLOSE_S_MAX):
             await client.close()
             return
-    with contextlib.suppress(OSError, AttributeError):
+    with contextlib.suppress(OSError, AttributeError, AssertionError):
         _socket(client).shutdown(socket.SHUT_RDWR)
     with contextlib.suppress(OSError, AttributeError):
         client._transport.close()  # type: ignore[union-attr]

@@ -281,7 +281,7 @@ class Site:
             case Quarantined(reasons=reasons):
                 self.quarantine = reasons
                 self._turn(Cause.QUARANTINE, "; ".join(reasons), now_ns, shelf)
-            case Released():
+            case Released() if self.state is State.QUARANTINED:
                 self.quarantine = ()
                 self.level_seq, self._mark = (), None
                 self._turn(Cause.RELEASED, "", now_ns, shelf)
@@ -361,7 +361,7 @@ class Site:
         self.again_ns = now_ns + max(said.again_s, 5) * SECOND
         if said.new_epoch and trusted:
             shelf.new_epoch(said.reason, said.common, now_ns)
-            self.again_ns = now_ns
+            self.again_ns = now_ns + (SECOND << self._byes if self._byes else 0)
 
     def _kept(self, number: int, now_ns: int) -> None:
         if self._under_way is None or number != self._under_way[0]:
@@ -486,15 +486,15 @@ class Site:
             self._under_way = None
         if now_ns - self._present_ns < self._present_every_ns:
             return None
-        nodes = dict(shelf.presents())
-        rows = present.rows_of(nodes, self._confirmed, now_ns)
+        nodes, at_ns = dict(shelf.presents()), now_ns // MS * MS  # so that a time in whole milliseconds stays what it is
+        rows = present.rows_of(nodes, self._confirmed, at_ns)
         if not rows and not self._whole:
             self._present_ns = now_ns
             return None
         lists = list(present.parts_of(rows, _PRESENT_BYTES))
         self._number += 1
         for index, part in enumerate(lists):
-            said = Present(self.fence, self._number, self._whole, index, len(lists), now_ns, present.pack(part))
+            said = Present(self.fence, self._number, self._whole, index, len(lists), at_ns, present.pack(part))
             signature = self.me.sign(messages.present_content(self.me.log, said))
             self._parts.append(_with(said, signature))
         self._present_ns = now_ns

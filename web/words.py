@@ -253,7 +253,7 @@ def covered(receipt: ReceiptView, hub: str, site: str) -> str:
     last = receipt.seq or receipt.events
     drops = counted(receipt.drops, "intentional drop") if receipt.drops else "nothing dropped"
     gaps = f", {counted(receipt.gaps, 'named gap')}" if receipt.gaps else ""
-    signed = "signed by both" if receipt.countersigned else f"signed by {hub}, not by {site} yet"
+    signed = "signed by both" if receipt.countersigned else f"not yet signed by {site}; signed by {hub}"
     return (
         f"Everything up to event {amount(last)} is at {hub}: {counted(receipt.events, 'event')},"
         f" {counted(receipt.segments, 'file')}, {drops}{gaps}; {signed}"

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import hmac
 import os
 import random
+import struct
 import tracemalloc
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -12,8 +14,9 @@ from typing import Any, NamedTuple
 
 import msgspec
 import pytest
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
+from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
 
 from fleet import limits
 from fleet.envelope import PrivateKey, PublicKey
@@ -209,6 +212,46 @@ def test_a_gigabyte_would_go_through_with_the_memory_of_a_chunk(tmp_path: Path) 
         tracemalloc.stop()
 
 
+SETTLED = bytes.fromhex(
+    "736b657272792062756e646c65000a000187a9347d7e0f60ae71354cb6855cd99355d4e4b89536fd94fdc9b89e9a89b98f00"
+    "0000a7000000000000002a9ea5666c656574ba3031414c44455230303030303030303030303030303030303030ba30314841"
+    "52424f52303030303030303030303030303030303030c420a1536b5ddf5468f9beb9c00b43fc332d73b1b79607c61ebcd1ae"
+    "29efbe68351ac4200b71e40af2aa87420e0ece4771dfb82b83e4a1dd3725c1444546eae6fed40b55c410fd8fcd1844319b50"
+    "83e4b17e8bd0ba530101cf18e9e659d5f600000200c3c29401000100ca76612b95ccd9d9b07812c33d7b71781361878f14a8"
+    "05efc8202dae3203e8f1b3c49d0f894729c30f3cf2ee046ed8ed73d71a529ad53bf874b5328324003e2036d8d1f16853781d"
+    "8ed69b75d53d6f13cbbbecfd7f805083497f4f88c1f8035de7397ddc094777e1910b"
+)
+
+
+def test_what_was_written_when_the_format_was_settled_is_still_read(tmp_path: Path) -> None:
+    path = tmp_path / "2026.bundle"
+    path.write_bytes(SETTLED)
+    assert taken(HARBOR, path) == [
+        Parcel(ALDER.writer, Lane.CONTROL, b"hello"),
+        Parcel(ALDER.writer, Lane.LOG, b"all is well"),
+    ]
+
+
+def test_a_stranger_who_has_only_the_document_reads_it() -> None:
+    """Every number here stands in docs/bundle.md."""
+    assert SETTLED[:17] == b"skerry bundle\x00\n" + b"\x00\x01"
+    public_key, header_bytes, body_bytes = struct.unpack(">32sIQ", SETTLED[17:61])
+    header, body = SETTLED[61 : 61 + header_bytes], SETTLED[61 + header_bytes : -64]
+    digest = hashlib.sha256(SETTLED[:-64]).digest()
+    Ed25519PublicKey.from_public_bytes(public_key).verify(SETTLED[-64:], b"skerry bundle signature\x00" + digest)
+    fields = msgspec.msgpack.decode(header)
+    assert [*fields[:3], *fields[6:]] == [
+        *("fleet", ALDER.writer, HARBOR.writer, 1, 1, NOW_NS, 2, 0, True, False, [1, 0, 1, 0])
+    ]
+    shared = HARBOR.sealing_key.exchange(X25519PublicKey.from_public_bytes(fields[4]))
+    context = b"skerry sealing\x00" + hashlib.sha256(SETTLED[: 61 + header_bytes]).digest()
+    extracted = hmac.digest(fields[4] + fields[3], shared, "sha256")
+    secret = hmac.digest(extracted, context + b"\x01", "sha256")  # HKDF, one block
+    plain = ChaCha20Poly1305(secret).decrypt(struct.pack(">QI", 0, 1), body, None)
+    assert len(body) == body_bytes == len(plain) + 16
+    assert plain == b"\x00\x00\x00\x00\x05hello" + b"\x02\x00\x00\x00\x0ball is well"
+
+
 # -- parts ----------------------------------------------------------------------------------------------------------
 
 
@@ -323,6 +366,32 @@ def test_what_changes_while_it_is_exported_is_not_signed(tmp_path: Path) -> None
     assert not any(tmp_path.iterdir())
 
 
+def test_a_fault_of_what_is_exported_is_not_blamed_on_the_medium(tmp_path: Path) -> None:
+    class Failing:
+        turns = 0
+
+        def __iter__(self) -> Iterator[Parcel]:
+            self.turns += 1
+            for number, parcel in enumerate(parcels(*(300_000,) * 8)):
+                if (self.turns, number) == (2, 5):
+                    raise OSError("our own disk")
+                yield parcel
+
+    with pytest.raises(OSError, match="our own disk"):
+        put(tmp_path, Failing(), part_bytes_max=1_000_000)
+    assert not any(path.suffix == ".part" for path in tmp_path.iterdir())
+
+
+def test_progress_is_told_in_bytes_of_files(tmp_path: Path) -> None:
+    written: list[int] = []
+    read: list[int] = []
+    made = put(tmp_path, parcels(*(300_000,) * 6), part_bytes_max=1_000_000, progress=written.append)
+    assert written == sorted(written)
+    assert written[-1] == sum(path.stat().st_size for path in made.paths)
+    bundle.inspect(made.paths[0], read.append)
+    assert read[-1] == made.paths[0].stat().st_size
+
+
 # -- refused --------------------------------------------------------------------------------------------------------
 
 
@@ -339,7 +408,7 @@ def test_what_is_no_file_is_refused_and_nobody_waits(tmp_path: Path) -> None:
     (tmp_path / "folder").mkdir()
     (tmp_path / "loop").symlink_to(tmp_path / "loop")
     assert problem_of(HARBOR, tmp_path / "pipe") is Problem.GARBAGE
-    assert problem_of(HARBOR, tmp_path / "folder") in (Problem.GARBAGE, Problem.UNREADABLE)
+    assert problem_of(HARBOR, tmp_path / "folder") is Problem.GARBAGE
     for name in ("loop", "absent", "x" * 300):
         assert problem_of(HARBOR, tmp_path / name) is Problem.UNREADABLE
         assert bundle.inspect(tmp_path / name).problem is Problem.UNREADABLE

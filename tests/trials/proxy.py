@@ -39,7 +39,7 @@ class Way:
 class Pacer:
     """When may the next bytes go, at so many a second? A clock of its own: being late once is made good afterwards."""
 
-    def __init__(self, lag_s_max: float = 0.25) -> None:
+    def __init__(self, lag_s_max: float = 0.1) -> None:
         self._free_s = 0.0
         self._lag_s_max = lag_s_max
 
@@ -48,7 +48,7 @@ class Pacer:
         if bytes_per_s <= 0:
             return now_s
         self._free_s = max(self._free_s, now_s - self._lag_s_max) + size / bytes_per_s
-        return self._free_s
+        return max(self._free_s, now_s)
 
 
 class Proxy:

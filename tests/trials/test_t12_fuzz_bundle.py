@@ -1,4 +1,4 @@
-"""T12 for bundles: 40,000 and more inputs, seeded. Broken bytes, and whole files with a wrong inside that alder's true key
+"""T12 for bundles: 25,000 inputs, seeded. Broken bytes, and whole files with a wrong inside that alder's true key
 hashed, sealed and signed as it should be. Each is read or refused with a `Problem`; nothing crashes, nothing grows.
 """
 
@@ -84,6 +84,20 @@ def wild(dice: random.Random, depth: int = 0) -> Any:
             return {str(n): wild(dice, depth + 1) for n in range(dice.randrange(4))}
 
 
+def likely(value: Any, dice: random.Random) -> Any:
+    """Another value of the same kind."""
+    match value:
+        case bool():
+            return not value
+        case int():
+            return dice.choice([0, 1, 2, NOW_NS - 1, NOW_NS + 1, bundle.PARTS_MAX, *EDGES])
+        case str():
+            return dice.choice(["fleet", "others", ALDER, HARBOR, "x" * 128, "x" * 129, ""])
+        case bytes():
+            return dice.randbytes(len(value))
+    return dice.sample(value, len(value))
+
+
 def file_of(header: bytes, plain: bytes, *, body: bytes | None = None, front: bytes | None = None) -> bytes:
     """Hashed, sealed and signed as it should be."""
     full, rest = divmod(len(plain), bundle.CHUNK_BYTES)
@@ -109,6 +123,9 @@ class Harbor:
     def __init__(self, folder: Path) -> None:
         self.path, self.said = folder / "x.bundle", Counter[Problem | None]()
         assert self.read(WHOLE) == WHAT
+
+    def tell(self) -> None:
+        print({problem.name if problem else "read": count for problem, count in self.said.most_common()})
 
     def read(self, raw: bytes) -> list[Parcel]:
         self.path.write_bytes(raw)
@@ -138,32 +155,33 @@ def harbor(tmp_path: Path) -> Harbor:
     return Harbor(tmp_path)
 
 
-def test_ten_thousand_broken_files(harbor: Harbor) -> None:
+def test_seven_thousand_broken_files(harbor: Harbor) -> None:
     dice = random.Random(SEED)
-    for _ in range(10_000):
+    for _ in range(7_000):
         raw = mutated(WHOLE, dice)
         assert not harbor.read(raw) or raw == WHOLE
-    print(harbor.said)
+    harbor.tell()
     assert harbor.said[None] < 100
 
 
-def test_twelve_thousand_wrong_headers_that_are_signed(harbor: Harbor) -> None:
+def test_eight_thousand_wrong_headers_that_are_signed(harbor: Harbor) -> None:
     dice = random.Random(SEED + 1)
-    for number in range(12_000):
+    for number in range(8_000):
         fields = [*FIELDS]
         for _ in range(dice.choice([1, 1, 2, 3])):
-            fields[dice.randrange(len(fields))] = wild(dice)
+            place = dice.randrange(len(fields))
+            fields[place] = wild(dice) if dice.random() < 0.3 else likely(FIELDS[place], dice)
         fields = fields[: dice.randrange(15)] if dice.random() < 0.05 else fields + [wild(dice)] * (number % 3 == 0)
         header = msgspec.msgpack.encode(fields)
-        harbor.read(file_of(mutated(header, dice) if dice.random() < 0.3 else header, PLAIN))
-    print(harbor.said)
-    assert {Problem.INSIDE, Problem.RECIPIENT, Problem.TENANT, None} <= set(harbor.said)
+        harbor.read(file_of(mutated(header, dice) if dice.random() < 0.1 else header, PLAIN))
+    harbor.tell()
+    assert {Problem.RECIPIENT, Problem.TENANT, Problem.DIRECTION, Problem.SEALED, Problem.EXPIRED} <= set(harbor.said)
 
 
-def test_twelve_thousand_wrong_insides_that_are_sealed_and_signed(harbor: Harbor) -> None:
+def test_seven_thousand_wrong_insides_that_are_sealed_and_signed(harbor: Harbor) -> None:
     """A parcel that comes out is one that alder sealed, whole and in its lane's turn."""
     dice = random.Random(SEED + 2)
-    for _ in range(12_000):
+    for _ in range(7_000):
         records: list[bytes] = []
         for _ in range(dice.randrange(8)):
             data = dice.randbytes(dice.choice([0, 1, 40]))
@@ -175,15 +193,15 @@ def test_twelve_thousand_wrong_insides_that_are_sealed_and_signed(harbor: Harbor
         counts[dice.randrange(4)] += dice.choice([0, 0, 0, 1])
         fields = [*FIELDS[:-1], counts]
         harbor.read(file_of(msgspec.msgpack.encode(fields), plain))
-    print(harbor.said)
+    harbor.tell()
     assert set(harbor.said) == {Problem.INSIDE, None}
     assert harbor.said[None] > 500
 
 
-def test_six_thousand_wrong_fronts_and_bodies_that_are_signed(harbor: Harbor) -> None:
+def test_three_thousand_wrong_fronts_and_bodies_that_are_signed(harbor: Harbor) -> None:
     dice = random.Random(SEED + 3)
     body = WHOLE[bundle._START_BYTES + len(HEADER) : -64]
-    for number in range(6_000):
+    for number in range(3_000):
         if number % 2:
             raw = file_of(HEADER, PLAIN, body=mutated(body, dice) if number % 4 == 1 else body[: dice.randrange(20)])
         else:
@@ -191,7 +209,7 @@ def test_six_thousand_wrong_fronts_and_bodies_that_are_signed(harbor: Harbor) ->
             key = dice.choice([PUBLIC.public_bytes_raw(), bytes(32), b"\x01" + bytes(31), b"\xff" * 32])
             raw = file_of(HEADER, PLAIN, body=body, front=bundle._FRONT.pack(key, *sizes))
         assert raw == WHOLE or not harbor.read(raw)
-    print(harbor.said)
+    harbor.tell()
     assert {Problem.CHANGED, Problem.ALTERED, Problem.TRUNCATED} <= set(harbor.said)
 
 

@@ -32,6 +32,8 @@ async def show_one(request: Request) -> Response:
 
 
 async def _show(request: Request, peer: str = "", *, problem: str = "", status: int = 200, said: str = "") -> Response:
+    if problem and asked.wants_json(request):
+        raise Refused(problem, status)
     box, who = asked.box(request), asked.who(request)
     view = await box.links(who)
     one = _find(view, peer) if peer else None
