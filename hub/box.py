@@ -485,9 +485,11 @@ def _value(metric: str, told: Told) -> ports.Value:
 
 def _lost_ns(site: SiteHere | None, here: NodeHere) -> int | None:
     """Since when the node's site is not heard; None while it is."""
-    if site is not None and site.mode in _HEARD:
-        return None
-    return (site.heard_ns if site else None) or here.received_ns
+    if site is None or site.mode in _HEARD:
+        return None if site else here.received_ns
+    if site.via == "stick":
+        return here.told_ns  # what a file says was over when it was written
+    return site.heard_ns or here.received_ns
 
 
 def _row(here: NodeHere, site: str, lost_ns: int | None) -> ports.NodeRow:

@@ -23,6 +23,7 @@ log = logging.getLogger(__name__)
 QUEUE_BYTES = 8 * 1024 * 1024
 _BATCH_BYTES = 4 * 1024 * 1024
 _TICK_S = 0.25
+_LOOK_S = 0.03  # while there is no line: a line that comes up is used at once
 _SENDING_BYTES = 16 * 1024 * 1024  # handed to the link and not taken yet; beyond it the decider is not asked for more
 _GATHER_S = 0.002
 
@@ -39,6 +40,7 @@ class Carrier:
         self._room = asyncio.Event()
         self._room.set()
         self._sending = 0
+        self._was_up = True
         self._tasks: set[asyncio.Task[None]] = set()
         self._loop = asyncio.get_running_loop()
 
@@ -72,10 +74,13 @@ class Carrier:
 
     async def _turn(self) -> None:
         try:
-            await asyncio.wait_for(self._wake.wait(), _TICK_S)
+            await asyncio.wait_for(self._wake.wait(), _TICK_S if self.link.up else _LOOK_S)
             await asyncio.sleep(_GATHER_S)  # what comes together is one transaction
         except TimeoutError:
             pass
+        if not self._wake.is_set() and self.link.up == self._was_up and not self._was_up:
+            return
+        self._was_up = self.link.up
         self._wake.clear()
         began = time.monotonic()
         said = await self._work(self._batch())

@@ -24,6 +24,7 @@ PART_BYTES_MIN = 4 * 1024
 QUEUE_NS = SECOND // 2
 _RESEND_NS_MIN = 3 * SECOND
 _RTT_FIRST_NS = SECOND
+_RTT_MAX_NS = 120 * SECOND
 _AT_ONCE = 3
 _DOUBLINGS_MAX = 6
 _SHOWS_NS = 20 * MS  # a delay above the shortest one that is our own queue
@@ -53,6 +54,9 @@ class Rate:
         self._bytes = 0
 
     def took(self, sent_ns: int, size: int, now_ns: int) -> None:
+        if not 0 <= now_ns - sent_ns <= _RTT_MAX_NS:
+            self.idle()
+            return  # no line is that slow: a clock was set
         rtt = max(now_ns - sent_ns, MS // 10)
         self.rtt_ns = rtt if self.rtt_ns is None else (3 * self.rtt_ns + rtt) // 4
         self.base_ns = rtt if self.base_ns is None else min(self.base_ns + self.base_ns // 512, rtt)
@@ -68,10 +72,10 @@ class Rate:
     def resize(self, size: int, *, full: bool) -> None:
         """`size` bytes were answered; `full`: the window was what held more back. It doubles in a round trip until the
         delay shows; then it is what the line carries in a round trip and half the queue that is allowed."""
-        assert self.rtt_ns is not None
-        assert self.base_ns is not None
+        if self.rtt_ns is None or self.base_ns is None:
+            return
         grown = self.window + size if full else self.window
-        if self.rtt_ns - self.base_ns > max(_SHOWS_NS, self.base_ns // 8):
+        if self.rtt_ns - self.base_ns > max(_SHOWS_NS, self.base_ns // 32):
             grown = min(grown, int(self.bytes_per_s * (self.base_ns + QUEUE_NS // 2) / SECOND))
         self.window = max(min(grown, WINDOW_BYTES_MAX), WINDOW_BYTES_MIN)
 

@@ -53,7 +53,7 @@ from sync.messages import (
     Want,
     Welcome,
 )
-from sync.protocol import PING_NS, RECEIPT_NS, SILENCE_NS, Caps
+from sync.protocol import PING_NS, RECEIPT_NS, SILENCE_NS, Caps, token_of
 
 WINDOW_BYTES = 4 * 1024 * 1024  # granted to a site, when there is room
 _REWINDS_MAX = 3  # without progress, before a person has to look
@@ -441,7 +441,7 @@ class Session:
         former, clone = self._ratchet(said, known, nonce, forgot=forgot)
         if self._is_ours(said.receipt, known):
             shelf.recall(self.writer, said.receipt[:-64], said.receipt[-64:], now_ns)
-        self._welcome(hello, shelf.known(self.writer) or known, token, former, now_ns, shelf)
+        self._welcome(hello, shelf.known(self.writer) or known, token_of(hello.nonce, token), former, now_ns, shelf)
         reasons = (*known.quarantine, *((clone,) if clone else ()))
         if reasons:
             self._hold(reasons, now_ns, shelf)

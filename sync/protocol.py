@@ -18,6 +18,7 @@ by, and from which the diagrams of docs/protocol.md are drawn.
 
 from __future__ import annotations
 
+import hashlib
 from enum import StrEnum
 
 from fleet.limits import SECOND
@@ -69,6 +70,12 @@ SILENCE_NS = 60 * SECOND  # without a word from the other side the session is ov
 PING_NS = 20 * SECOND
 HELLO_NS = 10 * SECOND  # without an answer the hello is said again, on a new line
 RECEIPT_NS = 60 * SECOND  # a live site gets a new receipt that often, if anything came
+
+
+def token_of(hello_nonce: bytes, chance: bytes) -> bytes:
+    """The token of the session that a hello asked for: half says which hello, half is secret. A copy of the site hears
+    the welcome too, and a late welcome may be of an earlier hello; neither is for whoever said this one."""
+    return hashlib.sha256(b"skerry session\x00" + hello_nonce).digest()[:16] + chance[16:]
 
 
 class Caps:

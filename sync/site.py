@@ -54,7 +54,7 @@ from sync.messages import (
     Want,
     Welcome,
 )
-from sync.protocol import HELLO_NS, PING_NS, SILENCE_NS, TABLE, Caps, Cause, State
+from sync.protocol import HELLO_NS, PING_NS, SILENCE_NS, TABLE, Caps, Cause, State, token_of
 
 _PRESENT_NS_MIN = SECOND // 2
 _PRESENT_RESEND_NS = 8 * SECOND
@@ -323,9 +323,11 @@ class Site:
         self._proven = True
 
     def _welcomed(self, said: Welcome, now_ns: int, shelf: Shelf) -> None:
-        late = self.state is State.REPLAYING and said.fence > self.fence  # what came before it was of an older hello
-        if not self._proven or not (self.state is State.RETURNING or late):
+        hello = self._hello
+        if not self._proven or self.state is not State.RETURNING or hello is None:
             return
+        if said.token != token_of(hello.nonce, said.token):
+            return  # it is for another copy of this site, or for a hello before this one
         shelf.remember(self.hub, self._hub_key, said.token, said.fence, now_ns)  # invariant 5
         self.fence, self.reason = said.fence, ""
         self.quarantine = ()

@@ -12,9 +12,11 @@ from fleet.limits import DAY, HOUR, MINUTE, SECOND
 from fleet.node import Kind
 from fleet.present import Present, Told
 from fleet.reading import Flight, Health, Position
+from hub.config import Config, Http, Hub, Link
 from hub.state import Certificate, FleetHere, NodeHere, SiteHere
 
 NODES_EACH = 6
+HARBOR = Config(hub=Hub(name="harbor"), http=Http(listen="127.0.0.1:0"), link=Link(listen="127.0.0.1:0", tls=False))
 
 
 def writer_of(number: int) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
 
 import msgspec
@@ -16,6 +18,8 @@ from fleet.ids import ulid
 from fleet.node import Kind
 from fleet.people import Identity, Refused, Role
 from store import document
+from store.database import connect
+from store.folder import bring_up
 from store.link_file import LinkFile
 from web.ports import NodeQuery
 
@@ -78,19 +82,25 @@ async def test_what_an_operator_says_holds_and_stands_in_the_log(alder: Applianc
     ]
 
 
+def written_at_harbor(path: Path, place: Id, rows: Sequence[tuple[object, ...]]) -> tuple[bytes, ...]:
+    """What Bob writes at harbor, in the document as it was before Alice wrote in hers."""
+    bring_up(path)
+    stamp = Stamped(None, "bob", HARBOR, 1, 1, 1_795_000_000_000_000_000, Clock.SYNCED)
+    with closing(connect(path)) as db:
+        db.executemany("INSERT INTO document VALUES (?,?,?,?,?,?,?)", rows)
+        made = document.edit(db, place, {"notes": "grounded"}, stamp)
+    assert isinstance(made, document.Made)
+    return tuple(made.changes)
+
+
 async def test_words_of_two_places_are_shown_and_one_is_taken(alder: Appliance, tmp_path: Path) -> None:
     await alder.box.link_join(ALICE, invitation())
     node_id = await alder.box.adopt(ALICE, "syslog/10.0.0.9/kestrel", "kestrel", Kind.EDGE, ())
     place = Id("default", "node", node_id)
-    base = await alder.site.write(lambda db: document.current(db, place).saved)
+    there = written_at_harbor(tmp_path / "harbor.db", place, await alder.reader.fetch("SELECT * FROM document"))
     await alder.box.change(ALICE, node_id, "notes", "left wing repaired")
-    stamp = Stamped(None, "bob", HARBOR, 1, 1, 1_795_000_000_000_000_000, Clock.SYNCED)
-    there = document.write(base, place.kind, {"notes": "grounded"}, stamp)
-    await alder.site.write(
-        lambda db: document.receive(
-            db, [document.Incoming(place, 0, one, Author(HARBOR, 1)) for one in there], alder.shared._check, 0
-        )
-    )
+    incoming = [document.Incoming(place, 0, one, Author(HARBOR, 1)) for one in there]
+    await alder.site.write(lambda db: document.receive(db, incoming, alder.shared._check, 0))
     view = await alder.box.node(ALICE, node_id)
     assert view is not None
     (conflict,) = view.conflicts

@@ -11,14 +11,12 @@ import pytest
 
 from fleet.people import Identity, Role
 from hub.compose import Hub
-from hub.config import Config, ConfigProblem, Http, Link, keys, load
-from hub.config import Hub as Named
+from hub.config import Config, ConfigProblem, Http, keys, load
 from store.control import call
 from store.folder import FolderTaken
 from store.ports import ListenProblem
-from tests.hub.sites import ALDER, BIRCH, CEDAR, filled, present
+from tests.hub.sites import ALDER, BIRCH, CEDAR, HARBOR, filled, present
 
-HARBOR = Config(hub=Named(name="harbor"), http=Http(listen="127.0.0.1:0"), link=Link(listen="127.0.0.1:0", tls=False))
 ALICE = Identity(name="alice", role=Role.ADMIN)
 
 

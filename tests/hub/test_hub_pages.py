@@ -11,8 +11,7 @@ from typing import Any
 import pytest
 
 from hub.compose import Hub
-from tests.hub.sites import ALDER, BIRCH, CEDAR, ELM, filled, present
-from tests.hub.test_compose import HARBOR
+from tests.hub.sites import ALDER, BIRCH, CEDAR, ELM, HARBOR, filled, present
 from tests.web.browser import assert_clean, chromium, needs_chromium, page_of, sign_in, until
 from tests.web.test_browser import FED, look
 
