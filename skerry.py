@@ -196,7 +196,7 @@ def bundle_export(args: argparse.Namespace) -> int:
     if args.site:
         wish["site"] = args.site
     else:
-        wish |= {"one_way": args.one_way, "whole": args.all}
+        wish |= {"one_way": args.one_way, "whole": args.all, "only": args.only}
     args.to.mkdir(parents=True, exist_ok=True)
     made = _running(args.data, "POST", "/console/bundle/write", wish)
     print(made["words"])
@@ -204,7 +204,10 @@ def bundle_export(args: argparse.Namespace) -> int:
         print(f"  {path}")
     if made["problem"]:
         missing = ", ".join(map(str, made["missing"]))
-        fail(f"{made['problem']}; of {made['parts']} parts these are still to be written: {missing}")
+        fail(
+            f"{made['problem']}; of {made['parts']} parts these are still to be written: {missing}."
+            " Do it again on this medium, or on the next one with --only PART …"
+        )
     return 0
 
 
@@ -575,6 +578,9 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("to", type=Path, metavar="FOLDER")
     made.add_argument("--site", metavar="SITE", help="at a hub: for which site")
     made.add_argument("--part-mib", type=int, default=0, metavar="N", help="split it over several media of this size")
+    made.add_argument(
+        "--only", type=int, nargs="+", default=[], metavar="PART", help="only these parts, on this medium"
+    )
     made.add_argument("--one-way", action="store_true", help="nothing comes back on this way: a diode")
     made.add_argument("--all", action="store_true", help="everything from the first event on")
     made = add(

@@ -19,7 +19,7 @@ from fleet import lifecycle, series
 from fleet.connectivity import REACH, Mode
 from fleet.document import Kind as DocumentKind
 from fleet.document import Stamped, View
-from fleet.events import LinkTurned, Recorded
+from fleet.events import Recorded
 from fleet.limits import MS, SECOND
 from fleet.metrics import BY_NAME
 from fleet.node import Actual, Connectivity, Endpoint, Firmware, Kind, Lifecycle, LinkQuality, Node, SupplyChain, drift
@@ -320,9 +320,9 @@ class ApplianceBox:
         file = parts.link.file
         if file is None:
             return ports.LinksView(now_ns=now_ns, links=(), problem=parts.link.problem)
-        return ports.LinksView(now_ns=now_ns, links=(await self._link(who, file, now_ns),), problem=parts.link.problem)
+        return ports.LinksView(now_ns=now_ns, links=(await self._link(file, now_ns),), problem=parts.link.problem)
 
-    async def _link(self, who: Identity, file: LinkFile, now_ns: int) -> ports.LinkView:
+    async def _link(self, file: LinkFile, now_ns: int) -> ports.LinkView:
         parts, link = self._parts, self._parts.link
         site, orders, tally, log = link.uplink.site, link.orders, link.tally(), parts.journal.log
         up = link.link is not None and link.link.up
@@ -331,14 +331,16 @@ class ApplianceBox:
         missing = max(parts.journal.head.seq - acked, 0)
         written = await parts.reader.fetch(_WRITTEN, (*log, acked + 1)) if missing else ()
         sealed, kept = await self._segments_missing(made.segments if made else 0)
-        turned = await self.timeline(who, 0, 1, kind=LinkTurned.KIND)
+        known = await parts.reader.fetch("SELECT since_ns, seen_ns FROM peer WHERE writer=?", (file.hub_writer,))
+        alone_ns, seen_ns = known[0] if known else (0, 0)
+        parted_ns = max(alone_ns, seen_ns)
         problem = link.problem or site.reason or (link.link.problem if link.link else "")
         return ports.LinkView(
             peer=file.hub_writer,
             name=file.hub,
             mode=_MODES[site.state],
-            since_ns=turned[0].wall_ns if turned else None,
-            heard_ns=site.heard_ns or None,
+            since_ns=(seen_ns if site.in_session else parted_ns) or None,
+            heard_ns=(site.heard_ns if site.in_session else parted_ns) or None,
             problem="" if up and site.in_session else problem,
             debt_s=max(now_ns - written[0][0], 0) / SECOND if written else 0.0,
             missing_events=missing,
@@ -425,7 +427,7 @@ class ApplianceBox:
         return await self._parts.bundles.upload(chunks)
 
     async def bundle_state(self, who: Identity, peer: str) -> ports.BundleView:
-        link = await self._link(who, self._to_hub(peer), self._parts.clock.now_ns())
+        link = await self._link(self._to_hub(peer), self._parts.clock.now_ns())
         events, files = link.missing_events or 0, link.missing_segments or 0
         return ports.BundleView(
             words=(

@@ -43,6 +43,7 @@ class Bundles:
         self._key, self._clock, self._stale = key, clock, stale
         self._sealing = sealing.load_or_create(folder.sealing_key)
         self._busy = asyncio.Lock()
+        self._unwritten: dict[tuple[bool, bool, int], stick.Load] = {}  # begun, and the medium was full or pulled
 
     @property
     def public_key(self) -> bytes:
@@ -63,9 +64,11 @@ class Bundles:
         whole: bool = False,
         part_bytes_max: int = _PARTS_BYTES,
         days: int = EXPIRES_DAYS,
+        only: Sequence[int] = (),
         progress: Callable[[int], None] = lambda size: None,
     ) -> tuple[Export, stick.Load]:
-        """What the hub lacks, into a folder. What is missing when a medium is full or pulled stands in the answer."""
+        """What the hub lacks, into a folder. What is missing when a medium is full or pulled stands in the answer; the
+        same call goes on with it, on this medium or (`only` those parts) on the next."""
         hub, me, shelf = self._hub(), self._link.uplink.site.me, self._shelf()
         now_ns = self._clock.now_ns()
         async with self._busy:
@@ -85,6 +88,7 @@ class Bundles:
         one_way: bool,
         part_bytes_max: int,
         expires_ns: int,
+        only: Sequence[int],
         progress: Callable[[int], None],
     ) -> Export:
         me, shelf = self._link.uplink.site.me, self._shelf()
@@ -103,6 +107,7 @@ class Bundles:
                 expires_ns=expires_ns,
                 part_bytes_max=part_bytes_max,
                 one_way=one_way,
+                only=only,
                 progress=progress,
             )
 
@@ -157,6 +162,8 @@ class Bundles:
             export, _ = await self.write(to)
             if export.problem:
                 raise Refused(f"{export.problem} ({export.detail})")
+            if len(export.paths) > 1:
+                raise Refused("that is more than one file may hold; write it with: skerry bundle export")
             return export.paths
 
         return files.sent(self._folder.sticks, write)

@@ -49,6 +49,7 @@ class _Write(msgspec.Struct, frozen=True):
     one_way: bool = False
     whole: bool = False
     part_bytes: int = 0
+    only: tuple[int, ...] = ()
 
 
 class _Read(msgspec.Struct, frozen=True):
@@ -78,7 +79,11 @@ def routes(link: HubLink, bundles: Bundles) -> tuple[Entry, ...]:
     async def write(request: Request) -> Response:
         wish = _wish(await request.body(), _Write)
         export, load = await bundles.write(
-            Path(wish.to), one_way=wish.one_way, whole=wish.whole, part_bytes_max=wish.part_bytes or PART_BYTES_MAX
+            Path(wish.to),
+            one_way=wish.one_way,
+            whole=wish.whole,
+            part_bytes_max=wish.part_bytes or PART_BYTES_MAX,
+            only=wish.only,
         )
         return render.data(
             {

@@ -137,6 +137,8 @@ class Bundles:
             export = await self.write(writer, to)
             if export.problem:
                 raise Refused(f"{export.problem} ({export.detail})")
+            if len(export.paths) > 1:
+                raise Refused("that is more than one file may hold; write it with: skerry bundle export")
             return export.paths
 
         return files.sent(self._folder.sticks, write)

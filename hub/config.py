@@ -1,6 +1,6 @@
 """The hub's configuration: a TOML file, over it the environment (SKERRY_SECTION_KEY), over it the flags.
 
-The table of keys is the Structs below; docs/config.md lists them, and a test holds the two together.
+The table of keys is the Structs below; docs/config-hub.md lists them, and a test holds the two together.
 """
 
 from __future__ import annotations

@@ -53,7 +53,11 @@ Progress = Callable[[int, int], None]  # bytes done, bytes in all
 
 _DOMAIN = b"skerry backup manifest\x00"
 _SITE, _SERIES, _KEY = "site.db", "series.db", "keys/writer.pem"
-_PATH = re.compile(r"site\.db|series\.db|keys/writer\.pem|telemetry/\d{1,19}\.db|segments/[0-9a-f]{64}\.jsonl\.zst")
+_MORE_KEYS = ("keys/sealing.pem", "keys/hub.link", "keys/hub-ca.pem")  # where there is a hub
+_PATH = re.compile(
+    r"site\.db|series\.db|keys/(writer\.pem|sealing\.pem|hub\.link|hub-ca\.pem)|telemetry/\d{1,19}\.db"
+    r"|segments/[0-9a-f]{64}\.jsonl\.zst"
+)
 _MANIFEST_BYTES_MAX = 64 * 1024 * 1024
 _COPY_BYTES = 1024 * 1024
 _PAGES = 2_048  # copied between two words of progress
@@ -195,6 +199,9 @@ class _Copying:
         for path, db in databases.items():
             self._database(path, db)
         self._plain(folder.writer_key, _KEY)
+        for name in _MORE_KEYS:
+            if (folder.root / name).exists():
+                self._plain(folder.root / name, name)
         for one in instant.segments:
             self._segment(folder, one)
         for name in ("keys", "telemetry", "segments"):

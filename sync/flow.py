@@ -5,7 +5,7 @@ delay it causes, so that what is urgent never waits long behind what is not.
 
 Rules of the file
   1  At most `window` bytes are unacknowledged: the smaller of what the other side grants and what the line carries in
-     the time of a round trip and half of `QUEUE_NS` (a longer queue on a slow line would hold up the present).
+     the time of a round trip and a third of `QUEUE_NS` (a longer queue on a slow line would hold up the present).
   2  An acknowledgement says what is committed at the other end, never what has arrived.
   3  What makes no progress for four round trips is sent again from the last acknowledged byte.
 """
@@ -24,6 +24,7 @@ PART_BYTES_MIN = 4 * 1024
 QUEUE_NS = SECOND // 2
 _RESEND_NS_MIN = 3 * SECOND
 _RTT_FIRST_NS = SECOND
+_SCRAP_BYTES = 1024  # the end of a window that is worth a part
 _RTT_MAX_NS = 120 * SECOND
 _AT_ONCE = 3
 _DOUBLINGS_MAX = 6
@@ -50,6 +51,7 @@ class Rate:
         self.base_ns: int | None = None
         self.bytes_per_s = 0.0
         self.window = WINDOW_BYTES_MIN
+        self._full = False  # the line was once
         self._since_ns = 0
         self._bytes = 0
 
@@ -71,12 +73,13 @@ class Rate:
 
     def resize(self, size: int, *, full: bool) -> None:
         """`size` bytes were answered; `full`: the window was what held more back. It doubles in a round trip until the
-        delay shows; then it is what the line carries in a round trip and half the queue that is allowed."""
+        delay shows; from then on it is what the line carries in a round trip and a third of the queue that is allowed."""
         if self.rtt_ns is None or self.base_ns is None:
             return
         grown = self.window + size if full else self.window
-        if self.rtt_ns - self.base_ns > max(_SHOWS_NS, self.base_ns // 32):
-            grown = min(grown, int(self.bytes_per_s * (self.base_ns + QUEUE_NS // 2) / SECOND))
+        self._full = self._full or self.rtt_ns - self.base_ns > max(_SHOWS_NS, self.base_ns // 32)
+        if self._full:
+            grown = min(grown, int(self.bytes_per_s * (self.base_ns + QUEUE_NS // 3) / SECOND))
         self.window = max(min(grown, WINDOW_BYTES_MAX), WINDOW_BYTES_MIN)
 
     def idle(self) -> None:
@@ -106,6 +109,7 @@ class Outflow:
         self._queued: deque[bytes] = deque()  # not sent yet
         self._again: deque[Part] = deque()  # to be sent once more, in order
         self._progress_ns = 0
+        self._vain = 0  # times that it was sent again and nothing came of it
         self._resent_ns: int | None = None
 
     def begin(self, stream: int, granted_bytes: int) -> None:
@@ -150,7 +154,7 @@ class Outflow:
             self._parts.append(part)
             return part
         room = self.window - self.under_way
-        if not self._queued or (room < PART_BYTES_MIN and self.under_way):
+        if not self._queued or (room < _SCRAP_BYTES and self.under_way):
             return None
         data = self._take(min(self.rate.part_bytes, room))
         part = Part(self.offset, data, now_ns)
@@ -186,17 +190,18 @@ class Outflow:
             last = self._parts.popleft()
         self._again = deque(part for part in self._again if part.end > offset)
         self.acked_offset = offset
-        self._progress_ns = now_ns
+        self._progress_ns, self._vain = now_ns, 0
         if last is not None and not last.again:
             self.rate.took(last.sent_ns, size, now_ns)
             self.rate.resize(size, full=full)
 
     def late_ns(self) -> int:
         rtt = self.rate.rtt_ns or _RTT_FIRST_NS
-        return max(4 * rtt, _RESEND_NS_MIN)
+        return max(4 * rtt, _RESEND_NS_MIN) << min(self._vain, 4)
 
     def tick(self, now_ns: int) -> None:
         if self._parts and not self._again and now_ns - self._progress_ns > self.late_ns():
+            self._vain += 1
             self._resend(now_ns)
 
     def asked_again(self, now_ns: int) -> None:

@@ -10,7 +10,8 @@ hub shows is what the site shows, to the millisecond and the centimetre.
 
 Rules of the file
   1  A row says what is, not what changed by how much.
-  2  What has been sent and not confirmed is sent again with the next: the sender remembers what is confirmed.
+  2  What has been sent and not confirmed is sent again with the next: the sender remembers what is confirmed, and what
+     may have arrived since.
   3  Sizes are checked before they are believed; what makes no sense is a ValueError, and nothing of it is used.
 """
 
@@ -50,17 +51,26 @@ class Change(NamedTuple):
     gone: bool
 
 
-def rows_of(now: Mapping[str, Present], confirmed: Mapping[str, Present], at_ns: int) -> list[Row]:
-    """What differs between `confirmed` (by the other side) and `now`."""
-    rows: list[Row] = []
-    for node_id, present in now.items():
-        held = confirmed.get(node_id)
-        if present is not held:
-            fields = _differences(present, held, at_ns)
-            if fields:
-                rows.append((node_id, fields))
-    rows += [(node_id, {_GONE: True}) for node_id in confirmed if node_id not in now]
-    return rows
+def rows_of(
+    now: Mapping[str, Present],
+    confirmed: Mapping[str, Present],
+    at_ns: int,
+    doubted: Sequence[Mapping[str, Present]] = (),
+) -> list[Row]:
+    """What differs between `confirmed` (by the other side) and `now`. `doubted` was sent since and may have arrived:
+    what it said is said anew, even where it has changed back meanwhile."""
+    rows: dict[str, dict[int | str, Any]] = {}
+    for base in (confirmed, *doubted):
+        for node_id, present in now.items():
+            held = base.get(node_id)
+            if present is not held:
+                fields = _differences(present, held, at_ns)
+                if fields:
+                    rows[node_id] = {**rows.get(node_id, {}), **fields}
+        for node_id in base:
+            if node_id not in now:
+                rows[node_id] = {_GONE: True}
+    return list(rows.items())
 
 
 def _differences(present: Present, held: Present | None, at_ns: int) -> dict[int | str, Any]:

@@ -65,6 +65,7 @@ _WANTS_MAX = 64  # of the hub's wishes for segments
 _CUSTODY_MAX = 100_000
 _LEVEL_NS = 5 * SECOND  # a level that nothing came of is said again
 _CLOCK_BACK_NS = SECOND
+_DOUBTED_MAX = 3  # beyond it the whole present is said
 _BYES_MAX = 5
 _REASON_CHARS_MAX = 500
 _WINDOW_BYTES = 1024 * 1024  # of the hub's log, towards us
@@ -184,6 +185,7 @@ class Site:
         self._present_ns = 0
         self._present_every_ns = _PRESENT_NS_MIN
         self._confirmed: Mapping[str, NodePresent] = {}
+        self._doubted: list[Mapping[str, NodePresent]] = []  # said since, and neither confirmed nor surely lost
         self._under_way: tuple[int, Mapping[str, NodePresent], int, int] | None = None  # number, nodes, sent, parts
         self._parts: deque[Present] = deque()
         self._whole = True
@@ -339,6 +341,7 @@ class Site:
         self._wants.clear()
         self._parts.clear()
         self._confirmed, self._whole, self._under_way, self._present_ns = {}, True, None, 0
+        self._doubted = []
         self._behind_ns = None
         self._pinged_ns = self._welcomed_ns = now_ns
         self._turn(Cause.WELCOME, "", now_ns, shelf)
@@ -369,7 +372,7 @@ class Site:
         if self._under_way is None or number != self._under_way[0]:
             return
         _, nodes, sent_ns, _ = self._under_way
-        self._confirmed, self._under_way, self._whole = nodes, None, False
+        self._confirmed, self._doubted, self._under_way, self._whole = nodes, [], None, False
         # What took a second to arrive is not said twice a second: the queue would only grow.
         self._present_every_ns = max(_PRESENT_NS_MIN, min((now_ns - sent_ns) * 2 // 3, 5 * SECOND))
 
@@ -485,11 +488,15 @@ class Site:
             late = now_ns - self._under_way[2] > max(_PRESENT_RESEND_NS, 4 * (self.out.rate.rtt_ns or 0))
             if not late:
                 return None
+            self._doubted.append(self._under_way[1])
             self._under_way = None
+            if len(self._doubted) > _DOUBTED_MAX:
+                self._doubted, self._confirmed, self._whole = [], {}, True
         if now_ns - self._present_ns < self._present_every_ns:
             return None
-        nodes, at_ns = dict(shelf.presents()), now_ns // MS * MS  # so that a time in whole milliseconds stays what it is
-        rows = present.rows_of(nodes, self._confirmed, at_ns)
+        nodes = dict(shelf.presents())
+        at_ns = now_ns // MS * MS  # so that a time in whole milliseconds stays what it is
+        rows = present.rows_of(nodes, self._confirmed, at_ns, self._doubted)
         if not rows and not self._whole:
             self._present_ns = now_ns
             return None

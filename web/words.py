@@ -379,6 +379,8 @@ TONE: dict[str, str] = {
     "node.quiet": "offline",
     "storage.failed": "offline",
     "telemetry.damaged": "offline",
+    "site.quarantined": "offline",
+    "log.forked": "offline",
     "node.degraded": "degraded",
     "node.heartbeat_missed": "degraded",
     "account.refused": "degraded",
@@ -389,6 +391,7 @@ TONE: dict[str, str] = {
     "node.recovered": "online",
     "node.heartbeat_resumed": "online",
     "storage.recovered": "online",
+    "site.released": "online",
 }
 
 

@@ -1,4 +1,4 @@
-"""The promises of `sync.link`, for every adapter (`rigs.RIGS`); then what only the wire must withstand."""
+"""The promises of `sync.link`, for every adapter (`LINKS`); then what only the wire must withstand."""
 
 from __future__ import annotations
 
@@ -16,12 +16,16 @@ from store.keys import new_secret
 from sync.jetstream import HubEnd, inbox_of, subject, user_of
 from sync.link import Link, LinkDown, Parcel
 from sync.messages import PARCEL_BYTES_MAX, Lane
+from tests.contracts.rig_bundle import Sticks
 from tests.contracts.rigs import ALDER, BIRCH, RIGS, TENANT, JetStream, Rig, running, until
 
 
-@pytest.fixture(params=RIGS)
+LINKS = {**RIGS, "stick": Sticks}
+
+
+@pytest.fixture(params=LINKS)
 async def rig(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Rig]:
-    async with running(RIGS[request.param](), tmp_path) as made:
+    async with running(LINKS[request.param](), tmp_path) as made:
         yield made
 
 

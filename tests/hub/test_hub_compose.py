@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import re
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import httpx2
 import pytest
 
+from fleet import events
 from fleet.people import Identity, Role
 from hub.compose import Hub
 from hub.config import Config, ConfigProblem, Http, keys, load
@@ -139,3 +142,23 @@ def test_what_is_wrong_is_named_with_what_would_be_right(tmp_path: Path, text: s
     with pytest.raises(ConfigProblem) as caught:
         load(file, {}, {})
     assert words in str(caught.value)
+
+
+def test_the_page_of_the_configuration_lists_every_key_with_its_default() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "config-hub.md").read_text()
+    rows = re.findall(r"^\| `(\w+)\.(\w+)` \| `(.*?)` \| .+? \| `(\w+)` \|", text, re.MULTILINE)
+    config = Config()
+    assert rows == [
+        (section, key, json.dumps(getattr(getattr(config, section), key)), f"SKERRY_{section}_{key}".upper())
+        for section, key, _ in keys()
+    ]
+
+
+async def test_the_journal_says_whose_log_a_line_is_of(harbor: Hub) -> None:
+    filled(harbor.fleet, harbor.ground.clock.now_ns())
+    said = events.SiteQuarantined("birch", ("its log has forked",))
+    await harbor.ground.writer.write(lambda db: harbor.ground.journal.stage(BIRCH, said))
+    async with await client_of(harbor) as client:
+        text = (await client.get("/journal")).text
+        assert f'<a href="/links/{BIRCH}">birch</a>' in text
+        assert "log of harbor" in text

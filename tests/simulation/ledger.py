@@ -56,6 +56,11 @@ class Ledger:
         there = set(_ids(hub, writer))
         self.lost_with_a_disk |= {mid for mid, (by, _) in self.sent.items() if by == writer and mid not in there}
 
+    def hub_lost(self, boxes: Iterable[Box]) -> None:
+        """And what a site's lost disk had brought to the hub before the hub's was."""
+        there = {mid for box in boxes for mid in _ids(box)}
+        self.lost_with_a_disk |= self.acknowledged - there
+
     # -- what came of it --------------------------------------------------------------------------------------
 
     def missing(self, world: World) -> list[str]:
@@ -116,7 +121,7 @@ def _same(sent: events.Body, found: object) -> bool:
     return sent == found
 
 
-def _every(hub: SimHub) -> Iterable[tuple[str, object]]:
+def _every(hub: Box) -> Iterable[tuple[str, object]]:
     marks = ",".join("?" * len(_OURS))
     rows = hub.db.execute(f"SELECT raw FROM event WHERE kind IN ({marks})", _OURS).fetchall()
     raws = [row[0] for row in rows]
@@ -128,7 +133,7 @@ def _every(hub: SimHub) -> Iterable[tuple[str, object]]:
             yield fact.subject, fact.body
 
 
-def _ids(hub: SimHub, writer: str = "") -> Iterable[str]:
+def _ids(hub: Box, writer: str = "") -> Iterable[str]:
     return (mid for mid, _ in _every(hub))
 
 

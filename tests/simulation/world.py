@@ -211,7 +211,7 @@ class World:
             for at in copy.line.arrivals("up", parcel, self.now_ns, self.rng):
                 self.at(at, self._to_hub(copy, parcel, copy.line.generation))
         busy = inbox or said or (after not in (State.LIVE, State.QUARANTINED) and copy.line.up)
-        self._wake(copy, SECOND if busy else 4 * SECOND if copy.line.up else 40 * SECOND)
+        self._wake(copy, SECOND if busy else 9 * SECOND if copy.line.up else 300 * SECOND)
 
     def _to_hub(self, copy: Copy, parcel: Parcel, generation: int) -> Callable[[], None]:
         def arrive() -> None:
@@ -242,7 +242,8 @@ class World:
                 if copy.writer == parcel.peer and not copy.gone:  # whoever has the credential hears it
                     for at in copy.line.arrivals("down", parcel, self.now_ns, self.rng):
                         self.at(at, self._to_site(copy, parcel, copy.line.generation))
-        self._wake_hub(SECOND // 2 if said else 2 * SECOND)
+        spoken_to = any(session.in_session for session in self.hub.harbor.sessions.values())
+        self._wake_hub(SECOND if said else 5 * SECOND if spoken_to else 60 * SECOND)
 
     def _to_site(self, copy: Copy, parcel: Parcel, generation: int) -> Callable[[], None]:
         def arrive() -> None:
@@ -419,6 +420,7 @@ class World:
         self.count("the hub was restored from an old copy")
         self.hub.restore(image)
         self._hub_inbox = []
+        self.ledger.hub_lost([self.hub, *(copy.box for copy in self.running)])
 
     # -- at rest ----------------------------------------------------------------------------------------------
 

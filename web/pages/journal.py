@@ -28,9 +28,12 @@ async def show(request: Request) -> Response:
     older = events[-1].position if len(events) == limit else 0
     if asked.wants_json(request):
         return render.data({"events": [api_shapes.event(one) for one in events], "before": older or None})
+    box = asked.box(request)
+    links = (await box.links(asked.who(request))).links if box.hub else ()
     return render.page(
         request,
         "journal",
+        sites={one.peer: one.name for one in links},
         topic="journal",
         events=events,
         names=await names(request, [one.subject for one in events]),
