@@ -72,10 +72,18 @@ class Bundles:
         hub, me, shelf = self._hub(), self._link.uplink.site.me, self._shelf()
         now_ns = self._clock.now_ns()
         async with self._busy:
-            load = await self._site.write(lambda db: stick.settle(db, me, shelf, now_ns, one_way=one_way, whole=whole))
+            wish = (one_way, whole, part_bytes_max)
+            load = self._unwritten.get(wish)
+            if load is None:
+                load = await self._site.write(
+                    lambda db: stick.settle(db, me, shelf, now_ns, one_way=one_way, whole=whole)
+                )
+            expires_ns = now_ns + days * DAY if days else 0
             export = await asyncio.to_thread(
-                self._export, load, hub, to, one_way, part_bytes_max, now_ns + days * DAY if days else 0, progress
+                self._export, load, hub, to, one_way, part_bytes_max, expires_ns, only, progress
             )
+            unfinished = export.problem or len(export.paths) < export.parts
+            self._unwritten = {wish: load} if unfinished else {}
             if one_way and not export.problem:
                 await self._site.write(lambda db: stick.remember_sent(db, load))
         return export, load

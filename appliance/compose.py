@@ -41,7 +41,7 @@ from fleet.node import Node
 from fleet.projections import connectivity as connectivity_view
 from fleet.projections import lifecycle as lifecycle_view
 from fleet.snapshot import Snapshot
-from store import budget, journal, keys
+from store import budget, journal, keys, sealing
 from store.accounts import Accounts
 from store.clock import WallClock
 from store.commands import Commands, load_nodes
@@ -320,16 +320,17 @@ class Appliance:
         """The way to the hub; without a link file it waits for one."""
         self.shared = Shared(self.journal, self.clock, owner=False)
         self._stops.append(self.shared.close)
-        key = self.key
+        key, sealing_key = self.key, sealing.public_bytes(sealing.load_or_create(self.folder.sealing_key))
         shelf = self._shelf()
-        me = Me(self.identity.log, self.identity.site, keys.public_bytes(key), key.sign, VERSION)
+        shelf.sealing_key = sealing_key
+        public_key = keys.public_bytes(key)
+        me = Me(self.identity.log, self.identity.site, public_key, key.sign, VERSION, sealing_key)
         self.link = HubLink(
             self.folder, self.journal, self.site, shelf, me, self.clock.now_ns, self.stale.mark, self._make_link
         )
         with contextlib.closing(connect_reader(self.folder.site_db)) as db:
             self.link.load(db)
         self.bundles = Bundles(self.folder, self.site, self.link, self._shelf, key, self.clock, self.stale.mark)
-        shelf.sealing_key = self.bundles.public_key
 
     def _shelf(self) -> SiteShelf:
         """The site's data for the protocol; each user has one of its own."""

@@ -102,6 +102,11 @@ class HubShelf:
             return ""
         return "the invitation is not one of this hub, or it was taken back; ask for a new one"
 
+    def met(self, writer: str, hello: Hello) -> None:
+        peer = peers.get(self.db, writer)
+        if peer is not None and hello.sealing_key and hello.sealing_key != peer.sealing_key:
+            peers.save(self.db, peer._replace(sealing_key=hello.sealing_key))
+
     def welcome(self, writer: str, token: bytes, former: bytes, told: bytes, now_ns: int) -> int:
         peer = peers.get(self.db, writer)
         assert peer is not None

@@ -151,6 +151,9 @@ class Wharf:
                 tally = self.link.tally(self.berths.link_of.get(writer, ""))
                 site.bytes_received, site.bytes_sent = tally.received_bytes, tally.sent_bytes
                 site.parcels_received = tally.received
+            session = self.harbor.sessions.get(writer)
+            if session is not None and session.in_session:
+                site.via = "wire"
 
     # -- what people do ---------------------------------------------------------------------------------------
 

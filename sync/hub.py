@@ -136,6 +136,10 @@ class Shelf(Protocol):
         """A site that is not known shows an invitation: enter it. The reason why not, or empty."""
         ...
 
+    def met(self, writer: str, hello: Hello) -> None:
+        """A site that proved who it is: remember what it says of itself."""
+        ...
+
     def welcome(self, writer: str, token: bytes, former: bytes, told: bytes, now_ns: int) -> int:
         """Take the next fence and remember the session's token, and the one that the site shows if this one is lost."""
         ...
@@ -503,6 +507,7 @@ class Session:
         return ours and held.site == self.writer and held.number > known.receipt_number
 
     def _welcome(self, hello: Hello, known: Known, token: bytes, former: bytes, now_ns: int, shelf: Shelf) -> None:
+        shelf.met(self.writer, hello)
         self.fence = shelf.welcome(self.writer, token, former, hello.program.encode()[:64], now_ns)
         self.hello, self.reason = hello, ""
         self._unsettled = True

@@ -140,10 +140,10 @@ def check(signed: Signed, hub: PublicKey, site: PublicKey | None = None) -> Verd
         receipt = read(signed.content)
     except ValueError:
         return Verdict.SHAPE
-    if root_of(receipt.tenant, receipt.site, receipt.logs, receipt.segments_root) != receipt.root:
-        return Verdict.ROOT
     if not envelope.vouches(hub, signed.hub_signature, _SIGNATURE + signed.content):
         return Verdict.HUB
+    if root_of(receipt.tenant, receipt.site, receipt.logs, receipt.segments_root) != receipt.root:
+        return Verdict.ROOT
     if site is None:
         return Verdict.GOOD
     if not signed.site_signature:

@@ -80,6 +80,7 @@ class Me(NamedTuple):
     public_key: bytes
     sign: Callable[[bytes], bytes]
     program: str = ""
+    sealing_key: bytes = b""  # X25519, for files on a stick
 
 
 class Memory(NamedTuple):
@@ -216,6 +217,7 @@ class Site:
             hashlib.sha256(memory.invitation + log.writer.encode()).digest() if memory.invitation else b"",
             memory.receipt_number,
             self.me.program,
+            self.me.sealing_key,
         )
         self._hello_ns = self.heard_ns = now_ns
         self._proven = False
@@ -380,6 +382,10 @@ class Site:
         try:
             made = receipt.read(content)
         except ValueError:
+            return
+        hub = envelope.public_key(self._hub_key)
+        if receipt.check(receipt.Signed(content, signature), hub) is receipt.Verdict.HUB:
+            self.reason = str(receipt.Verdict.HUB)  # a stranger's: to dispute it would be to do his work
             return
         answer = shelf.certify(content, signature, self._hub_key, now_ns)  # invariant 3
         if not answer.signature:
