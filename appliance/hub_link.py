@@ -25,8 +25,9 @@ from store.faults import StoreFault
 from store.folder import Folder
 from store.journal import Journal
 from store.link_file import LinkFile, LinkProblem
+from sync import messages
 from sync.carrier import Carrier
-from sync.link import Link, Parcel, Tally
+from sync.link import Link, LinkDown, Parcel, Tally
 from sync.messages import Lane
 from sync.protocol import Caps
 from sync.site import Me, Site
@@ -34,6 +35,7 @@ from sync.site import Me, Site
 log = logging.getLogger(__name__)
 
 _LOOK_S = 1.0
+_BYE_S = 1.0
 _SET_META = "INSERT INTO meta VALUES (?,?) ON CONFLICT DO UPDATE SET value=excluded.value"
 
 
@@ -92,6 +94,7 @@ class HubLink:
         self._now_ns, self._stale, self._make = now_ns, stale, make
         self._changed = asyncio.Event()
         self._carrier: Carrier | None = None
+        self._carried = Tally()
         journal.listen(lambda batch: self._carrier.wake() if self._carrier else None)
 
     def load(self, db: sqlite3.Connection) -> None:
@@ -147,7 +150,9 @@ class HubLink:
         return made
 
     def tally(self) -> Tally:
-        return self.link.tally() if self.link is not None else Tally()
+        """Since the start of the process, over every line there was."""
+        now = self.link.tally() if self.link is not None else Tally()
+        return Tally(*(one + other for one, other in zip(self._carried, now, strict=True)))
 
     # -- the loop ---------------------------------------------------------------------------------------------
 
@@ -189,8 +194,16 @@ class HubLink:
 
     async def _close(self) -> None:
         link, self.link, self._carrier = self.link, None, None
-        if link is not None:
-            await link.close()
+        if link is None:
+            return
+        bye = self.uplink.site.bye("cut by an operator" if self.orders.cut else "the site stops")
+        if bye is not None and link.up:  # so that the hub need not wait for a time-out
+            with contextlib.suppress(LinkDown, TimeoutError):
+                parcel = Parcel(self._journal.log.writer, bye.LANE, messages.encode(bye))
+                await asyncio.wait_for(link.send(parcel), _BYE_S)
+        now = link.tally()
+        self._carried = Tally(*(one + other for one, other in zip(self._carried, now, strict=True)))
+        await link.close()
 
     async def _turn(self, parcels: Sequence[Parcel]) -> Sequence[Parcel]:
         now_ns = self._now_ns()

@@ -368,7 +368,7 @@ class Site:
         self.again_ns = now_ns + max(said.again_s, 5) * SECOND
         if said.new_epoch and trusted:
             shelf.new_epoch(said.reason, said.common, now_ns)
-            self.again_ns = now_ns + (SECOND << self._byes if self._byes else 0)
+            self.again_ns = now_ns + (SECOND << self._byes if self._byes else MS)  # not before it is committed
 
     def _kept(self, number: int, now_ns: int) -> None:
         if self._under_way is None or number != self._under_way[0]:

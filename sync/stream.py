@@ -127,6 +127,8 @@ class Unpacker:
         log, previous, seq = Log(self._tenant, group.writer, group.epoch), group.previous, group.first_seq
         if len(previous) != len(envelope.GENESIS) or seq < 1 or not 0 <= group.epoch < 1 << 63 or seq >= 1 << 62:
             raise StreamProblem("a group says no possible place in a log")
+        if any(len(one.events) > limits.block_events_max for one in group.blocks):
+            raise StreamProblem("a block holds more events than any may")
         blocks: list[Block] = []
         for signature, events in ((one.signature, one.events) for one in group.blocks):
             digest = envelope.block_hash(log, seq, previous, events)

@@ -90,12 +90,15 @@ class Ledger:
             elif not _same(sent[1], body):
                 problems.append(f"A: {mid} says something else than was sent")
         problems += [f"A: {mid} is not at the hub" for mid in self.missing(world)[:_SHOWN_MAX]]
-        return problems + [f"A, G: {mid} is there {times} times" for mid, times in found.items() if times > 1][:_SHOWN_MAX]
+        return (
+            problems + [f"A, G: {mid} is there {times} times" for mid, times in found.items() if times > 1][:_SHOWN_MAX]
+        )
 
     def _segments(self, world: World) -> list[str]:
         problems: list[str] = []
         states = {
-            (site, sha256): state for site, sha256, state in world.hub.db.execute("SELECT site, sha256, state FROM custody")
+            (site, sha256): state
+            for site, sha256, state in world.hub.db.execute("SELECT site, sha256, state FROM custody")
         }
         for (writer, sha256), dropped in self.segments.items():
             state = states.get((writer, sha256))
@@ -156,7 +159,11 @@ def _levels(hub: SimHub, box: SimSite) -> list[str]:
         if head != here and not beside and peers.hash_at(hub.db, log, head.seq) != head.hash:
             problems.append(f"D: epoch {epoch} of {box.writer} ends at {head.seq} there and at {here.seq} at the hub")
     peer = peers.get(hub.db, box.writer)
-    if peer is not None and peer.log is not None and journal.head_of(box.db, peer.log) != journal.head_of(hub.db, peer.log):
+    if (
+        peer is not None
+        and peer.log is not None
+        and journal.head_of(box.db, peer.log) != journal.head_of(hub.db, peer.log)
+    ):
         problems.append(f"D: the hub's log towards {box.writer} is not all there")
     return problems
 
@@ -180,7 +187,9 @@ def _presents(hub: SimHub, box: SimSite) -> list[str]:
     there = {node_id: held.present for node_id, held in hub.fleet.nodes.items() if held.site == box.writer}
     if there == box.nodes:
         return []
-    return [f"present: {box.writer} has {len(box.nodes)} nodes, the hub shows {len(there)} of it, or shows them otherwise"]
+    return [
+        f"present: {box.writer} has {len(box.nodes)} nodes, the hub shows {len(there)} of it, or shows them otherwise"
+    ]
 
 
 def _receipt(hub: SimHub, writer: str, key: bytes) -> list[str]:
@@ -193,5 +202,7 @@ def _receipt(hub: SimHub, writer: str, key: bytes) -> list[str]:
         return [f"D: {writer}: {verdict}"]
     made = receipt.read(newest.content)
     spans = [LogHead(writer, span.epoch, span.seq, span.hash) for span in made.logs]
-    wrong = [one for one in spans if peers.hash_at(hub.db, envelope.Log(TENANT, writer, one.epoch), one.seq) != one.hash]
+    wrong = [
+        one for one in spans if peers.hash_at(hub.db, envelope.Log(TENANT, writer, one.epoch), one.seq) != one.hash
+    ]
     return [f"D: the receipt of {writer} names an end of epoch {one.epoch} that is not there" for one in wrong]

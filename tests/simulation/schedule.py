@@ -1,6 +1,6 @@
 """One seeded run: who works, what goes wrong and when, and what must stand when it is over.
 
-    python -m tests.simulation --seed N [--sites 50]
+python -m tests.simulation --seed N [--sites 50]
 """
 
 from __future__ import annotations
@@ -18,7 +18,14 @@ from tests.simulation.world import START_NS, YEAR_NS, Copy, Quality, World
 
 ACTIVE_NS = 4 * MINUTE
 SETTLE_NS = 30 * MINUTE
-CLOCKS_NS = (-START_NS + SECOND, 2_147_483_647 * SECOND - START_NS, -10 * YEAR_NS, 10 * YEAR_NS, 7 * SECOND, -7 * SECOND)
+CLOCKS_NS = (
+    -START_NS + SECOND,
+    2_147_483_647 * SECOND - START_NS,
+    -10 * YEAR_NS,
+    10 * YEAR_NS,
+    7 * SECOND,
+    -7 * SECOND,
+)
 
 
 class Result(NamedTuple):
@@ -90,7 +97,9 @@ def _plan(world: World, rng: random.Random) -> list[set[str]]:
         victim = rng.choice(world.copies)
         world.ledger.forked.add(victim.writer)
         twins.append({victim.writer})
-        world.after(rng.randrange(10 * SECOND, ACTIVE_NS // 2), partial(_copied, world, rng, victim, rng.random() < 0.5))
+        world.after(
+            rng.randrange(10 * SECOND, ACTIVE_NS // 2), partial(_copied, world, rng, victim, rng.random() < 0.5)
+        )
     if rng.random() < 0.25:
         world.ledger.forked |= {copy.writer for copy in world.copies}  # its segments are asked for again, and are gone
         world.after(rng.randrange(10 * SECOND, ACTIVE_NS // 2), partial(_hub_set_back, world, rng))

@@ -336,7 +336,9 @@ class World:
         self.ledger.sealed(copy.writer, sha256, dropped=drop)
         if drop:
             segment_path(copy.box.folder.segments, sha256).unlink()
-            said = events.TelemetryDropped("raw", "the disk was full", first, first + 9, 10, size, ns - SECOND, ns, sha256)
+            said = events.TelemetryDropped(
+                "raw", "the disk was full", first, first + 9, 10, size, ns - SECOND, ns, sha256
+            )
             copy.box.write("", said)
             self.count("a segment was dropped before it was sent")
 

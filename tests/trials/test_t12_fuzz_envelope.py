@@ -20,10 +20,9 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from fleet import envelope, events, limits, series
 from fleet.envelope import Block, Head, Log
 from fleet.events import KINDS, Clock
-from sync import receive
 from store import journal
 from store.keys import public_bytes
-from sync import wire
+from sync import receive, wire
 from sync.wire import WireProblem
 
 pytestmark = pytest.mark.trial

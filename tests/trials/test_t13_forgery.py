@@ -92,7 +92,9 @@ class Stage:
             hub.execute("SELECT writer, public_key, log_epoch FROM peer").fetchall(),
             hub.execute(forged).fetchall(),
             [(node_id, held.site, held.present) for node_id, held in sorted(self.hub.fleet.nodes.items())],
-            site.execute("SELECT log_id, first_seq FROM block b JOIN log ON log.id=log_id WHERE writer<>?", (ALDER,)).fetchall(),
+            site.execute(
+                "SELECT log_id, first_seq FROM block b JOIN log ON log.id=log_id WHERE writer<>?", (ALDER,)
+            ).fetchall(),
             site.execute(forged).fetchall(),
             self.alder.identity,
             journal.read_identity(site),
@@ -127,7 +129,9 @@ def in_stream(stage: Stage, data: bytes) -> Message:
     return messages.Stream(stage.fence, 1, stage.hub.harbor.sessions[ALDER]._in.offset, data)
 
 
-def forged_present(stage: Stage, key: Any, writer: str = ALDER, node: str = "alder-1", fence: int | None = None) -> Message:
+def forged_present(
+    stage: Stage, key: Any, writer: str = ALDER, node: str = "alder-1", fence: int | None = None
+) -> Message:
     rows = present.pack([(node, {1: "Mallory was here"})])
     said = Present(stage.fence if fence is None else fence, 99, False, 0, 1, stage.now, rows)
     signature = key.sign(messages.present_content(Log(TENANT, writer, 0), said))
@@ -259,7 +263,9 @@ def test_what_mallory_says_means_nothing_and_honest_data_comes_through(name: str
     assert stage.hub.harbor.sessions[ALDER].phase is Phase.LIVE
 
 
-@pytest.mark.parametrize("what", ["a forged refusal", "a refusal with the right nonce", "a forged challenge", "a welcome"])
+@pytest.mark.parametrize(
+    "what", ["a forged refusal", "a refusal with the right nonce", "a forged challenge", "a welcome"]
+)
 def test_a_returning_site_believes_nobody_but_its_hub(what: str, stage: Stage) -> None:
     returning(stage)
     said = next(m for p in reversed(stage.heard) if isinstance(m := messages.decode(p.data), Hello))

@@ -1,0 +1,139 @@
+"""T8: the broker forgets, or lies. Its store is wiped, rolled back to an earlier copy, and full of flipped bits; each time
+with parcels in it that no hub had taken yet. What was acknowledged at the site is at the hub once in the end, from the
+site's log alone, and nobody has to do anything for it.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+import signal
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from store import journal
+from tests.cast import eventually
+from tests.mainland import Box, mainland
+from tests.trials.test_t01_return import Alice, words_at
+
+SEED = int(os.environ.get("SEED", "20261121"))
+SEEDS = range(SEED, SEED + 10)
+FLIPS_PER_FILE = 8
+WORDS_WAITING = 25  # of what she writes while the hub stands still: they wait in the broker's store
+
+pytestmark = [pytest.mark.trial, pytest.mark.timeout(300)]
+Harm = Callable[[Path], None]
+
+
+class Island(NamedTuple):
+    hub: Box
+    alder: Box
+    alice: Alice
+
+    @property
+    def store(self) -> Path:
+        return self.hub.data / "broker" / "jetstream"
+
+
+@pytest.fixture(scope="module")
+def island(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Island]:
+    """alder, live at harbor, and Alice, who writes all the time."""
+    with mainland(tmp_path_factory.mktemp("t08"), "alder") as (hub, alder):
+        body = {"source": "syslog/10.0.0.7/kestrel", "name": "kestrel", "kind": "EDGE", "tags": []}
+        node_id = alder.call("POST", "/api/v1/adopt", body)["id"]
+        eventually(lambda: hub.site("alder").get("mode") == "LIVE")
+        alice = Alice(alder, node_id)
+        alice.start()
+        yield Island(hub, alder, alice)
+        alice.over.set()
+        alice.join()
+
+
+def harmed(island: Island, harm: Harm) -> None:
+    """The hub stands still while the broker takes in; then both end, and the store is not what it was."""
+    hub, alice = island.hub, island.alice
+    broker = hub.broker()
+    assert hub.process is not None
+    hub.process.send_signal(signal.SIGSTOP)
+    _wait_for_words(alice)
+    broker.kill()
+    hub.kill()
+    harm(island.store)
+    hub.start()
+
+
+def _wait_for_words(alice: Alice) -> None:
+    then = len(alice.acknowledged)
+    eventually(lambda: len(alice.acknowledged) >= then + WORDS_WAITING)
+
+
+def everything_arrives_once(island: Island, what: str) -> None:
+    hub, alder, alice = island
+    acknowledged = list(alice.acknowledged)
+    writer = alder.writer()
+    eventually(lambda: set(acknowledged) <= set(words_at(hub, writer)), seconds=60)
+    told = words_at(hub, writer)
+    assert len(told) == len(set(told)), f"{what}: repeated"
+    here, there = hub.log_of(writer), alder.log_of(writer)
+    assert here == there[: len(here)], f"{what}: not the same log"
+    with hub.database() as db:
+        assert all(verdict.fault is None for verdict in journal.verify(db)), what
+    eventually(lambda: hub.site("alder").get("mode") == "LIVE", seconds=60)
+    assert hub.site("alder")["quarantine"] == [], what
+
+
+def flip(store: Path, dice: random.Random) -> int:
+    """Bits in every file of the store that has any bytes; how many files that is."""
+    files = [path for path in sorted(store.rglob("*")) if path.is_file() and path.stat().st_size]
+    for path in files:
+        raw = bytearray(path.read_bytes())
+        for _ in range(FLIPS_PER_FILE):
+            raw[dice.randrange(len(raw))] ^= 1 << dice.randrange(8)
+        path.write_bytes(raw)
+    return len(files)
+
+
+def test_a_wiped_store_costs_nothing(island: Island) -> None:
+    held: list[int] = []
+
+    def wipe(store: Path) -> None:
+        held.extend(path.stat().st_size for path in store.rglob("*.blk"))
+        shutil.rmtree(store)
+
+    harmed(island, wipe)
+    assert sum(held) > 0  # there was something to lose
+    everything_arrives_once(island, "wiped")
+
+
+def test_a_store_of_an_earlier_time_costs_nothing(island: Island, tmp_path: Path) -> None:
+    image = tmp_path / "earlier"
+    harmed(island, lambda store: shutil.copytree(store, image) and None)  # with parcels that are taken meanwhile
+    everything_arrives_once(island, "copied")
+
+    def roll_back(store: Path) -> None:
+        shutil.rmtree(store)
+        shutil.copytree(image, store)
+
+    harmed(island, roll_back)
+    everything_arrives_once(island, "rolled back")
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_flipped_bits_cost_nothing(island: Island, seed: int) -> None:
+    dice = random.Random(seed)
+    flipped: list[int] = []
+    harmed(island, lambda store: flipped.append(flip(store, dice)))
+    assert flipped[0] > 0
+    everything_arrives_once(island, f"bits flipped, seed {seed}")
+
+
+def test_a_store_that_is_wiped_under_a_running_broker_costs_nothing(island: Island) -> None:
+    shutil.rmtree(island.store)
+    _wait_for_words(island.alice)
+    island.hub.broker().kill()  # the hub starts it again
+    _wait_for_words(island.alice)
+    everything_arrives_once(island, "wiped while it ran")
