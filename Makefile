@@ -9,22 +9,26 @@ STAMP  := $(VENV)/stamp
 FAST := tests/fleet tests/contracts tests/architecture tests/sync tests/store/test_journal.py tests/store/test_frames.py \
 	tests/store/test_budget.py $(addprefix tests/appliance/test_,$(addsuffix .py,config evaluator payload syslog_parse world))
 
-.PHONY: help demo test check fix bench sim lock peers clean
+.PHONY: help demo test check fix bench devices sim lock peers clean
 
 help:
-	@echo "make demo    run one site with 25 devices; prints the address        (DEMO_ARGS='--json')"
+	@echo "make demo    a hub, two sites and their devices; prints the addresses (DEMO_ARGS='--json')"
 	@echo "make test    every test, with real peers where they can be installed"
 	@echo "make check   lint, types, import rules and the fast tests (under 30 s)"
 	@echo "make fix     format and mend what a tool can mend"
-	@echo "make bench NAME=syslog_udp | ping_sweep | journal_append | pages | footprint"
-	@echo "make sim     the 25 simulated devices alone                           (SIM_ARGS='--help')"
+	@echo "make bench NAME=x   one benchmark beside its peer; without NAME: which there are"
+	@echo "make sim SEED=n     hub and sites in virtual time: faults, partitions, clones (SIM_ARGS='--help')"
+	@echo "make devices the 25 simulated devices alone                           (DEVICES_ARGS='--help')"
 	@echo "make lock    renew the locks of packages, versions and hashes"
 
 demo: $(STAMP)/runtime
 	@$(PY) skerry.py demo $(DEMO_ARGS)
 
-sim: $(STAMP)/runtime
-	@$(PY) skerry.py sim devices $(SIM_ARGS)
+devices: $(STAMP)/runtime
+	@$(PY) skerry.py sim devices $(DEVICES_ARGS)
+
+sim: $(STAMP)/dev
+	@$(PY) -m tests.simulation $(if $(SEED),--seed $(SEED)) $(SIM_ARGS)
 
 test: $(STAMP)/dev peers
 	$(PY) -m ruff check .

@@ -42,7 +42,8 @@ def _present(state: NodeState, turn: connectivity.Standing | None, beat: connect
         name: Told(held.value, held.at_ns, held.source.partition("/")[0])
         for name, held in tuple(snapshot.values.items())
     }
-    words = snapshot.text and not snapshot.text.startswith("{")  # of an object only its values are worth a slow line
+    words = snapshot.text or ""
+    told = bool(words) and not words.startswith("{")  # of an object only its values are worth a slow line
     seen_ns, seen_via = snapshot.seen_ns, snapshot.seen_via.partition("/")[0]
     if state.ping_ns is not None:
         if ping.losses == 0 and state.ping_ns > (seen_ns or 0):
@@ -68,8 +69,8 @@ def _present(state: NodeState, turn: connectivity.Standing | None, beat: connect
         snapshot.flight,
         snapshot.armed,
         next((endpoint.address for endpoint in node.endpoints), None),
-        snapshot.text[:_WORDS_CHARS_MAX] if words else None,
-        snapshot.text_ns if words else None,
+        words[:_WORDS_CHARS_MAX] if told else None,
+        snapshot.text_ns if told else None,
         snapshot.uptime_s,
         values,
     )

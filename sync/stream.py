@@ -122,7 +122,7 @@ class Unpacker:
     def _group(self, raw: bytes) -> Group:
         try:
             group = _decode(raw)
-        except (msgspec.MsgspecError, RecursionError) as error:
+        except (msgspec.MsgspecError, ValueError, RecursionError) as error:  # text that is no UTF-8 is a ValueError
             raise StreamProblem(f"a group cannot be read: {error}") from error
         log, previous, seq = Log(self._tenant, group.writer, group.epoch), group.previous, group.first_seq
         if len(previous) != len(envelope.GENESIS) or seq < 1 or not 0 <= group.epoch < 1 << 63 or seq >= 1 << 62:
