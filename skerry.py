@@ -599,7 +599,7 @@ def parser() -> argparse.ArgumentParser:
         "export",
         receipt_show,
         "print the newest receipt as a file",
-        "skerry receipt export --data DIR > a.receipt",
+        "skerry receipt export --data DIR --number 12",
     )
     with_data(made)
     made.add_argument("--number", type=int, metavar="N")

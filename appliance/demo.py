@@ -228,10 +228,8 @@ def _tell(as_json: bool, hub: Running, boxes: Sequence[Running], sites: Sequence
         print(f"  token    {box.token} (viewer, for scripts)\n")
     first = boxes[0]
     print(f"Cut a link, look at both sides, restore it: skerry link cut --data {first.data}")
-    print(
-        f"Data is kept in {first.data.parent}; remove that folder yourself when you are done. Stop with Ctrl-C.",
-        flush=True,
-    )
+    print(f"Data is kept in {first.data.parent}; remove that folder yourself when you are done.")
+    print("Stop with Ctrl-C.", flush=True)
 
 
 def _until_one_ends(children: list[subprocess.Popen[bytes]]) -> int:

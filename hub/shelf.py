@@ -13,6 +13,7 @@ from functools import partial
 from fleet import envelope, events
 from fleet.envelope import Block, Log, PrivateKey
 from fleet.events import IntakeRefused, TelemetryDamaged, TelemetryDropped
+from fleet.limits import SECOND
 from fleet.present import Present as NodePresent
 from hub.segments import Segments
 from hub.state import Certificate, FleetHere, NodeHere, SiteHere
@@ -110,7 +111,7 @@ class HubShelf:
     def welcome(self, writer: str, token: bytes, former: bytes, told: bytes, now_ns: int) -> int:
         peer = peers.get(self.db, writer)
         assert peer is not None
-        fence = peers.raise_fence(self.db, writer)
+        fence = peers.raise_fence(self.db, writer, now_ns // SECOND)
         peers.save(self.db, peer._replace(fence=fence, token=token, former=former, told=told, seen_ns=now_ns))
         return fence
 

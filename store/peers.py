@@ -58,9 +58,12 @@ def every(db: sqlite3.Connection, tenant: str) -> list[Peer]:
     return [Peer(*row) for row in db.execute(f"SELECT {_COLUMNS} FROM peer WHERE tenant=? ORDER BY name", (tenant,))]
 
 
-def raise_fence(db: sqlite3.Connection, writer: str) -> int:
-    """The next fence of this peer: every session before it is over from here on."""
-    (fence,) = db.execute("UPDATE peer SET fence = fence + 1 WHERE writer=? RETURNING fence", (writer,)).fetchone()
+def raise_fence(db: sqlite3.Connection, writer: str, at_least: int = 0) -> int:
+    """The next fence of this peer: every session before it is over from here on. `at_least` is a clock's seconds, so that
+    a hub that was restored gives no fence a second time."""
+    (fence,) = db.execute(
+        "UPDATE peer SET fence = max(fence + 1, ?) WHERE writer=? RETURNING fence", (at_least, writer)
+    ).fetchone()
     return int(fence)
 
 

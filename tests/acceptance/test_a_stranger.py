@@ -170,12 +170,15 @@ def test_the_demo_says_one_line_of_json_and_serves_what_it_says(tmp_path: Path) 
         assert demo.stdout is not None
         said = json.loads(demo.stdout.readline())
         assert set(said) == {"hub", "sites"}
-        assert said["hub"] is None
-        (site,) = said["sites"]
+        assert set(said["hub"]) == {"url", "token", "data"}
+        assert [site["name"] for site in said["sites"]] == ["alder", "birch"]
+        site = said["sites"][0]
         assert set(site) == {"name", "url", "token", "syslog_udp", "syslog_tcp", "data"}
         names = eventually(lambda: live_names(site), lambda names: len(names) == 5)
         assert len(names) == 5
         assert Path(site["data"], "site.db").exists()
+        there = eventually(lambda: live_names(said["hub"]), lambda names: len(names) >= 5)
+        assert there >= names, "the hub shows what the sites show"
         assert demo.poll() is None, "it keeps running until it is stopped"
     finally:
         demo.send_signal(signal.SIGTERM)

@@ -18,6 +18,9 @@ from appliance.demo import _free_port
 from store.control import call
 from tests.cast import FRONT, eventually, island, skerry
 
+LAST = "Stop with Ctrl-C.\n"
+PROCESSES = 5  # a hub, two sites, the devices of each
+
 
 @contextmanager
 def demo(data: Path, *flags: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
@@ -44,13 +47,13 @@ def names(site: dict[str, Any]) -> list[str]:
 
 def test_a_second_demo_on_the_same_data_finds_the_nodes_as_they_were_left(tmp_path: Path) -> None:
     with demo(tmp_path / "demo", "--json") as (_, line):
-        (site,) = json.loads(line)["sites"]
+        site, _ = json.loads(line)["sites"]
         control = Path(site["data"]) / "control.sock"
         node_id = call(control, "GET", "/api/v1/nodes")["nodes"][0]["node"]["id"]
         call(control, "PATCH", f"/api/v1/nodes/{node_id}", {"field": "name", "value": "my-own-name"})
         first = names(site)
     with demo(tmp_path / "demo", "--json") as (_, line):
-        (site,) = json.loads(line)["sites"]
+        site, _ = json.loads(line)["sites"]
         assert names(site) == first
         assert "my-own-name" in first
 
@@ -58,14 +61,14 @@ def test_a_second_demo_on_the_same_data_finds_the_nodes_as_they_were_left(tmp_pa
 def test_a_demo_that_ends_takes_its_processes_with_it(tmp_path: Path) -> None:
     with demo(tmp_path / "demo", "--json") as (process, line):
         assert line
-        begun = eventually(lambda: children(process), lambda pids: len(pids) == 2)
+        begun = eventually(lambda: children(process), lambda pids: len(pids) == PROCESSES)
     assert process.returncode == 0
     assert [pid for pid in begun if Path(f"/proc/{pid}").exists()] == []
 
 
 def test_a_demo_whose_appliance_dies_ends_and_takes_the_devices_with_it(tmp_path: Path) -> None:
     with demo(tmp_path / "demo", "--json") as (process, _):
-        begun = eventually(lambda: children(process), lambda pids: len(pids) == 2)
+        begun = eventually(lambda: children(process), lambda pids: len(pids) == PROCESSES)
         os.kill(min(begun), signal.SIGKILL)
         assert process.wait(60) != 0
     assert [pid for pid in begun if Path(f"/proc/{pid}").exists()] == []
@@ -73,9 +76,10 @@ def test_a_demo_whose_appliance_dies_ends_and_takes_the_devices_with_it(tmp_path
 
 def test_for_a_person_it_prints_an_address_that_lets_them_in(tmp_path: Path) -> None:
     with demo(tmp_path / "demo") as (process, first):
-        assert first == "Site alder with 3 simulated devices:\n"
+        assert first == "Hub harbor: every site, as it is now\n"
         assert process.stdout is not None
-        words = "".join(iter(process.stdout.readline, "Stop with Ctrl-C.\n"))
+        words = "".join(iter(process.stdout.readline, LAST))
+        assert "Site alder with 3 simulated devices:" in words
         link = re.search(r"open +http://(127\.0\.0\.1):(\d+)(/enter/\S+)", words)
         assert link
         with socket.create_connection((link[1], int(link[2])), 10) as line:

@@ -19,7 +19,6 @@ from sync.messages import PARCEL_BYTES_MAX, Lane
 from tests.contracts.rig_bundle import Sticks
 from tests.contracts.rigs import ALDER, BIRCH, RIGS, TENANT, JetStream, Rig, running, until
 
-
 LINKS = {**RIGS, "stick": Sticks}
 
 

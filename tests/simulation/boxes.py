@@ -7,6 +7,7 @@ import random
 import shutil
 import sqlite3
 import tempfile
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
@@ -35,7 +36,7 @@ from store.shared import Shared
 from sync import hub as hub_side
 from sync import site as site_side
 from sync.link import Parcel
-from sync.protocol import Caps
+from sync.protocol import Caps, Cause, State
 
 T = TypeVar("T")
 TENANT = "fjord"
@@ -170,6 +171,7 @@ class SimSite(Box):
         self.secret = secret
         self.nodes: dict[str, Present] = {}
         self.caps = Caps()
+        self.turns: Counter[tuple[str, str]] = Counter()
         super().__init__(root, name, writer, clock, owner=False)
 
     def open(self) -> None:
@@ -187,6 +189,15 @@ class SimSite(Box):
             lambda intake, source, reason, raw: self.aside.append((intake, source, reason)),
             invitation=secret_hash(self.secret),
         )
+        turned = self.shelf.turned
+
+        def counted(state: State, cause: Cause, reason: str, now_ns: int) -> None:
+            self.turns[self._before, str(state)] += 1
+            self._before = str(state)
+            turned(state, cause, reason, now_ns)
+
+        self.shelf.turned = counted  # type: ignore[method-assign]
+        self._before = str(State.AUTONOMOUS)
         me = site_side.Me(self.identity.log, self.name, self.public_key, self.key.sign, "test")
         self.uplink = Uplink(site_side.Site(me, self.caps), self.shelf, self.rng.randbytes)
 

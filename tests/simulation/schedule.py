@@ -88,19 +88,19 @@ def _plan(world: World, rng: random.Random) -> list[set[str]]:
         copy.skewed = True
     for copy in world.copies:
         _work(world, rng, copy)
-    for _ in range(max(6, len(world.copies))):
+    for _ in range(max(13, len(world.copies))):
         at = rng.randrange(5 * SECOND, ACTIVE_NS)
         copy = rng.choice(world.copies)
         do = rng.choice(_FAULTS)
         world.after(at, partial(do, world, random.Random(rng.random()), copy))
-    if rng.random() < 0.4:
+    if rng.random() < 0.9:
         victim = rng.choice(world.copies)
         world.ledger.forked.add(victim.writer)
         twins.append({victim.writer})
         world.after(
-            rng.randrange(10 * SECOND, ACTIVE_NS // 2), partial(_copied, world, rng, victim, rng.random() < 0.5)
+            rng.randrange(10 * SECOND, ACTIVE_NS // 2), partial(_copied, world, rng, victim, rng.random() < 0.45)
         )
-    if rng.random() < 0.25:
+    if rng.random() < 0.65:
         world.ledger.forked |= {copy.writer for copy in world.copies}  # its segments are asked for again, and are gone
         world.after(rng.randrange(10 * SECOND, ACTIVE_NS // 2), partial(_hub_set_back, world, rng))
     return twins
@@ -113,7 +113,7 @@ def _work(world: World, rng: random.Random, copy: Copy) -> None:
     for _ in range(rng.randrange(3)):
         world.after(rng.randrange(ACTIVE_NS), partial(_edit, world, copy, at_hub=rng.random() < 0.5))
     if rng.random() < 0.5:
-        world.after(rng.randrange(ACTIVE_NS), partial(world.seal, copy, drop=rng.random() < 0.3))
+        world.after(rng.randrange(ACTIVE_NS), partial(world.seal, copy, drop=rng.random() < 0.4))
 
 
 def _edit(world: World, copy: Copy, *, at_hub: bool) -> None:
@@ -187,4 +187,8 @@ def _reset(world: World, rng: random.Random, copy: Copy) -> None:
     world.reset(copy)
 
 
-_FAULTS: tuple[Fault, ...] = (_partition, _slow, _lossy, _half, _kill, _cut_write, _clock, _falls, _reset)
+def _held(world: World, rng: random.Random, copy: Copy) -> None:
+    world.hold(copy)
+
+
+_FAULTS: tuple[Fault, ...] = (_partition, _held, _held, _slow, _lossy, _half, _kill, _cut_write, _clock, _falls, _reset)

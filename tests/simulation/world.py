@@ -117,7 +117,8 @@ class World:
         self._hash = hashlib.sha256()
         self._heap: list[tuple[int, int, Callable[[], None]]] = []
         self._number = 0
-        self.kill_at: dict[int, tuple[str, bool]] = {}
+        self.kill_at: dict[int, tuple[str, bool]] = {}  # at a step: whom, and whether before its commit
+        self._doomed: list[tuple[str, int, bool]] = []  # whom, after how many of its turns
         self._clock = SimClock(lambda: self.now_ns)
         self.hub = SimHub(root / "hub", "harbor", HUB, self._clock, random.Random(seed + 1))
         self._hub_inbox: list[Parcel] = []
@@ -184,6 +185,13 @@ class World:
     def _killed(self, who: str) -> bool | None:
         """Whether this turn is a box's last, and if so whether it falls before its commit."""
         self.steps += 1
+        for number, (whom, turns, before) in enumerate(self._doomed):
+            if whom == who:
+                self._doomed[number] = (whom, turns - 1, before)
+                if turns <= 1:
+                    del self._doomed[number]
+                    return before
+                break
         fate = self.kill_at.pop(self.steps, None)
         return fate[1] if fate is not None and fate[0] == who else None
 
@@ -192,7 +200,6 @@ class World:
             return
         copy.due_ns = -1
         inbox, copy.inbox = copy.inbox, []
-        before = copy.box.state
         killed = self._killed("site")
         try:
             said = copy.box.turn(inbox, copy.line.up, self.now_ns + copy.box.clock.skew_ns, killed=bool(killed))
@@ -203,8 +210,8 @@ class World:
             copy.box.restart()
             said = []
         after = copy.box.state
-        if after != before:
-            self.turns[before, after] += 1
+        self.turns.update(copy.box.turns)
+        copy.box.turns.clear()
         self._note(copy.box.root.name, after, len(said))
         for parcel in self._skewed(said) if copy.skewed else said:
             self._note(parcel.lane, hashlib.sha256(parcel.data).digest())
@@ -372,7 +379,7 @@ class World:
         self.after(lasted_ns, lambda: setattr(copy.line, "quality", Quality()))
 
     def kill_soon(self, who: str, *, before_commit: bool) -> None:
-        self.kill_at[self.steps + self.rng.randrange(1, 12)] = (who, before_commit)
+        self._doomed.append((who, self.rng.randrange(1, 8), before_commit))
 
     def falls(self, who: str) -> None:
         """A transaction falls and the process goes on: a disk that gave an error."""
@@ -427,7 +434,7 @@ class World:
     # -- at rest ----------------------------------------------------------------------------------------------
 
     def heal(self) -> None:
-        self.kill_at = {}
+        self.kill_at, self._doomed = {}, []
         self._clock.skew_ns = 0
         for copy in self.copies:
             copy.line.heal()
@@ -441,6 +448,21 @@ class World:
 
     def held(self) -> list[str]:
         return [peer.writer for peer in peers.every(self.hub.db, TENANT) if peer.quarantine]
+
+    def hold(self, copy: Copy) -> None:
+        """The hub finds a reason to hold a site."""
+        session = self.hub.harbor.sessions.get(copy.writer)
+        if session is None or not session.in_session:
+            return
+
+        def job(db: object) -> None:
+            self.hub.shelf.begin(self.hub.db)
+            session._hold(("Alice wants to look",), self.now_ns, self.hub.shelf)
+
+        self.count("a site was held")
+        self.hub.run(job)
+        self.hub.harbor.committed(self.now_ns)
+        self._wake_hub(MS)
 
     def release(self, writer: str) -> None:
         def job(db: object) -> None:

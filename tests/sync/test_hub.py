@@ -84,18 +84,6 @@ def test_what_a_site_disputes_is_kept_short_and_few(world: World) -> None:
     assert len(peer.quarantine) < 20 * 310
 
 
-def test_what_cannot_be_worked_on_ends_one_session_and_not_the_others(world: World) -> None:
-    site, other = world.copies
-    session = world.hub.harbor.sessions[site.writer]
-    session._in = None  # type: ignore[assignment]  # a bug of ours that nobody foresaw
-    fence = site.box.uplink.site.fence
-    with pytest.raises(AttributeError):
-        say(world, messages.Stream(fence, 1, 0, b"x"))
-    world.hub.harbor.fell(world.now_ns)
-    world.write(other, 2)
-    assert world.run_for(MINUTE, world.all_live)
-
-
 def test_a_number_that_no_table_holds_ends_one_session(world: World) -> None:
     site, other = world.copies
     body = events.TokenRevoked("x", "Alice")

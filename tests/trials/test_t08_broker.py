@@ -19,68 +19,69 @@ import pytest
 from store import journal
 from tests.cast import eventually
 from tests.mainland import Box, mainland
-from tests.trials.test_t01_return import Alice, words_at
+from tests.trials.test_t01_return import words_at
 
 SEED = int(os.environ.get("SEED", "20261121"))
 SEEDS = range(SEED, SEED + 10)
 FLIPS_PER_FILE = 8
-WORDS_WAITING = 25  # of what she writes while the hub stands still: they wait in the broker's store
+WORDS = 12
 
 pytestmark = [pytest.mark.trial, pytest.mark.timeout(300)]
 Harm = Callable[[Path], None]
 
 
 class Coast(NamedTuple):
+    """Harbor, alder, and what Alice wrote there and was told to be kept."""
+
     hub: Box
     alder: Box
-    alice: Alice
+    node_id: str
+    acknowledged: list[str]
 
     @property
     def store(self) -> Path:
         return self.hub.data / "broker" / "jetstream"
 
+    def write(self, count: int = WORDS) -> None:
+        for _ in range(count):
+            word = f"word-{len(self.acknowledged)}"
+            self.alder.call("PATCH", f"/api/v1/nodes/{self.node_id}", {"field": "notes", "value": word})
+            self.acknowledged.append(word)
+
 
 @pytest.fixture(scope="module")
 def coast(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Coast]:
-    """alder, live at harbor, and Alice, who writes all the time."""
     with mainland(tmp_path_factory.mktemp("t08"), "alder") as (hub, alder):
         body = {"source": "syslog/10.0.0.7/kestrel", "name": "kestrel", "kind": "EDGE", "tags": []}
         node_id = alder.call("POST", "/api/v1/adopt", body)["id"]
         eventually(lambda: hub.site("alder").get("mode") == "LIVE")
-        alice = Alice(alder, node_id)
-        alice.start()
-        yield Coast(hub, alder, alice)
-        alice.over.set()
-        alice.join()
+        yield Coast(hub, alder, node_id, [])
 
 
 def harmed(coast: Coast, harm: Harm) -> None:
     """The hub stands still while the broker takes in; then both end, and the store is not what it was."""
-    hub, alice = coast.hub, coast.alice
+    hub = coast.hub
     broker = hub.broker()
     assert hub.process is not None
+    coast.write()
     hub.process.send_signal(signal.SIGSTOP)
-    _wait_for_words(alice)
+    coast.write()
     broker.kill()
     hub.kill()
+    coast.write()
     harm(coast.store)
     hub.start()
 
 
-def _wait_for_words(alice: Alice) -> None:
-    then = len(alice.acknowledged)
-    eventually(lambda: len(alice.acknowledged) >= then + WORDS_WAITING)
-
-
 def everything_arrives_once(coast: Coast, what: str) -> None:
-    hub, alder, alice = coast
-    acknowledged, writer = list(alice.acknowledged), alder.writer()
+    hub, alder = coast.hub, coast.alder
+    writer = alder.writer()
     there = alder.log_of(writer)
     eventually(lambda: events_here(hub, writer), lambda count: count >= len(there), seconds=60)
     here, told = hub.log_of(writer), words_at(hub, writer)
     assert here[: len(there)] == there, f"{what}: not the same log"
     assert len(told) == len(set(told)), f"{what}: repeated"
-    assert set(acknowledged) <= set(told), f"{what}: {set(acknowledged) - set(told)}"
+    assert set(coast.acknowledged) <= set(told), f"{what}: {set(coast.acknowledged) - set(told)}"
     eventually(lambda: hub.site("alder").get("mode") == "LIVE", seconds=60)
     assert hub.site("alder")["quarantine"] == [], what
 
@@ -138,9 +139,9 @@ def test_flipped_bits_cost_nothing(coast: Coast, seed: int) -> None:
 
 def test_a_store_that_is_wiped_under_a_running_broker_costs_nothing(coast: Coast) -> None:
     shutil.rmtree(coast.store)
-    _wait_for_words(coast.alice)
+    coast.write()
     coast.hub.broker().kill()  # the hub starts it again
-    _wait_for_words(coast.alice)
+    coast.write()
     everything_arrives_once(coast, "wiped while it ran")
     with contextlib.closing(coast.hub.database()) as db:
         assert all(verdict.fault is None for verdict in journal.verify(db))
