@@ -146,7 +146,7 @@ class Bundles:
 
     async def _bring(self, reader: bundle.Reader) -> str:
         shelf = self._shelf()
-        bringing = stick.Bringing(self._link.uplink.site.me, shelf)
+        bringing = stick.Bringing(self._link.uplink.site.me, shelf, reader.header.created_ns)
 
         async def run(job: Callable[[sqlite3.Connection], None]) -> None:
             await self._site.write(job)

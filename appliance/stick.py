@@ -42,6 +42,7 @@ _CHUNK_BYTES = 512 * 1024
 _LISTED_MAX = 4_000
 _META = "INSERT INTO meta VALUES (?,?) ON CONFLICT DO UPDATE SET value=excluded.value"
 _SENT = "stick_sent"
+_READ = "stick_read"  # when the newest file from the hub was written, by the hub's clock
 
 
 class Load(NamedTuple):
@@ -169,7 +170,8 @@ def _said(
 class Bringing:
     """A file from the hub, a batch of its messages at a time; each inside a transaction of its own."""
 
-    def __init__(self, me: Me, shelf: SiteShelf) -> None:
+    def __init__(self, me: Me, shelf: SiteShelf, written_ns: int) -> None:
+        self._written_ns = written_ns
         self.problem = ""
         self.events = self.receipts = 0
         self._shelf = shelf
@@ -212,9 +214,15 @@ class Bringing:
             self.problem = self.problem or str(error)
 
     def end(self, db: sqlite3.Connection, now_ns: int) -> None:
+        """What the hub lacked when it wrote the file is said again, once: a file that is read again, or an older one, says
+        nothing of today."""
         self._shelf.begin(db)
+        row = db.execute("SELECT value FROM meta WHERE key=?", (_READ,)).fetchone()
+        if self.problem or (row is not None and int(row[0]) >= self._written_ns):
+            return
         for heads in self._last:
             self._shelf.compare(heads, now_ns)
+        db.execute(_META, (_READ, str(self._written_ns)))
 
     @property
     def words(self) -> str:

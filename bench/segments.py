@@ -24,7 +24,7 @@ from store.ground import Ground
 
 _BYTES = int(os.environ.get("SKERRY_BENCH_BYTES", str(1_000_000_000)))
 _SEGMENT_BYTES = 16 * 1024 * 1024
-_KILLS = 5
+_KILLS = int(os.environ.get("SKERRY_BENCH_KILLS", "5"))
 _BOUND_MB_PER_S = 50.0
 
 

@@ -107,7 +107,8 @@ class Bundles:
 
     async def _bring(self, reader: bundle.Reader) -> str:
         shelf, writer = self._shelf(), reader.header.sender
-        bringing = stick.Bringing(self._me, shelf, writer)
+        here = self._fleet.sites.get(writer)
+        bringing = stick.Bringing(self._me, shelf, writer, (here.present_ns or 0) if here else 0)
 
         async def run(job: Callable[[sqlite3.Connection], None]) -> None:
             await self._site.write(job)

@@ -16,7 +16,7 @@ from store import peers
 from sync import messages
 from sync.hub import Me, Session
 from sync.link import Parcel
-from sync.messages import Ack, Custody, Heads, Hello, Lane, Level, LogHead, ReceiptOffered
+from sync.messages import Ack, Custody, Heads, Hello, Lane, Level, LogHead, Present, ReceiptOffered
 
 _PART_MESSAGES_MAX = 100_000
 
@@ -25,7 +25,8 @@ class Bringing:
     """A file of one site, a batch of its messages at a time; each inside a transaction of its own, `shelf.done` to be
     run after it."""
 
-    def __init__(self, me: Me, shelf: HubShelf, writer: str) -> None:
+    def __init__(self, me: Me, shelf: HubShelf, writer: str, shown_ns: int = 0) -> None:
+        self._shown_ns = shown_ns  # when the present that is shown was true
         self.problem = ""
         self.events = self.segments = 0
         self._me, self._shelf, self._writer = me, shelf, writer
@@ -47,6 +48,8 @@ class Bringing:
                 self._begun = not self.problem
             elif isinstance(message, Level | Heads):
                 self._last.append(message)
+            elif isinstance(message, Present) and message.at_ns < self._shown_ns:
+                continue  # of an older file than what is shown
             elif self._begun:
                 session.heard(message, now_ns, b"", b"", shelf)
                 session.pump(now_ns, shelf)

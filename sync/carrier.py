@@ -17,11 +17,12 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 
 from sync.link import Link, LinkDown, Parcel
+from sync.messages import Lane
 
 log = logging.getLogger(__name__)
 
-QUEUE_BYTES = 8 * 1024 * 1024
-_BATCH_BYTES = 4 * 1024 * 1024
+QUEUE_BYTES = 3 * 1024 * 1024
+_BATCH_BYTES = 1536 * 1024  # the log and segments in one transaction; what is urgent goes into the next one, all of it
 _TICK_S = 0.25
 _LOOK_S = 0.03  # while there is no line: a line that comes up is used at once
 _SENDING_BYTES = 16 * 1024 * 1024  # handed to the link and not taken yet; beyond it the decider is not asked for more
@@ -34,6 +35,7 @@ class Carrier:
     def __init__(self, link: Link, work: Work) -> None:
         self.link = link
         self._work = work
+        self._urgent: deque[Parcel] = deque()
         self._queue: deque[Parcel] = deque()
         self._queued = 0
         self._wake = asyncio.Event()
@@ -66,7 +68,7 @@ class Carrier:
             parcel = await self.link.receive()
             if parcel is None:
                 return
-            self._queue.append(parcel)
+            (self._urgent if parcel.lane <= Lane.SNAPSHOTS else self._queue).append(parcel)
             self._queued += len(parcel.data)
             if self._queued >= QUEUE_BYTES:
                 self._room.clear()
@@ -86,7 +88,7 @@ class Carrier:
         said = await self._work(self._batch())
         for parcel in said:
             self._send(parcel)
-        if self._queue or self._sending > _SENDING_BYTES:
+        if self._queue or self._urgent or self._sending > _SENDING_BYTES:
             self._wake.set()
         if self._sending > _SENDING_BYTES:
             await asyncio.wait(self._tasks, return_when=asyncio.FIRST_COMPLETED, timeout=_TICK_S)
@@ -95,7 +97,9 @@ class Carrier:
             log.warning("a turn of the link took %.1f s", late)
 
     def _batch(self) -> Sequence[Parcel]:
-        batch: list[Parcel] = []
+        batch = list(self._urgent)
+        self._urgent.clear()
+        self._queued -= sum(len(parcel.data) for parcel in batch)
         size = 0
         while self._queue and size < _BATCH_BYTES:
             parcel = self._queue.popleft()

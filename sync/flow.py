@@ -159,8 +159,9 @@ class Outflow:
         data = self._take(min(self.rate.part_bytes, room))
         part = Part(self.offset, data, now_ns)
         if not self._parts:
+            if now_ns - self._progress_ns > SECOND:  # a pause; parts that are answered one by one are none
+                self.rate.idle()
             self._progress_ns = now_ns
-            self.rate.idle()
         self._parts.append(part)
         self.offset += len(data)
         return part

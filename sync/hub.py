@@ -230,7 +230,7 @@ class Session:
         self._pending: deque[tuple[Hello, bytes]] = deque(maxlen=_PENDING_MAX)  # with the nonce of the challenge
         self._in = Inflow()
         self._unpacker = stream.Unpacker(me.tenant)
-        self._packer = stream.Packer()
+        self._packer = stream.Packer(stream.LEVEL_HUB)
         self._sent: dict[tuple[str, int], int] = {}
         self._control: deque[Message] = deque(maxlen=_CONTROL_MAX)
         self._rewind: Rewind | None = None
@@ -248,6 +248,7 @@ class Session:
         self._asked: dict[bytes, int] = {}  # by segment, how far it has been asked for
         self._unsettled = False
         self._by_file = False
+        self._chunk_ns = 0
 
     @property
     def in_session(self) -> bool:
@@ -646,7 +647,7 @@ class Session:
             asked = _Wanted(said.window, said.sha256, said.offset, len(said.data), now_ns)
         if asked is None or asked.sha256 != said.sha256:
             return
-        self._look = True
+        self._look, self._chunk_ns = True, now_ns
         if said.offset != asked.offset or len(said.data) > asked.size:
             shelf.apart(self.writer, "a chunk is not the one that was asked for", b"", now_ns)
             self._ask_again(said.sha256)
@@ -680,15 +681,16 @@ class Session:
             if now_ns - asked.asked_ns > late_ns:
                 self._ask_again(asked.sha256)
         room = self._line.window - sum(asked.size for asked in self._wanted.values())
-        if not self._look or len(self._wanted) >= _WANTS_MAX or (room < PART_BYTES_MIN and self._wanted):
-            return None
+        share = min(max(self._line.window // _WANTS_MAX, PART_BYTES_MIN), _WANT_BYTES_MAX)
+        if not self._look or len(self._wanted) >= 2 * _WANTS_MAX or (room < share and self._wanted):
+            return None  # wishes as small as the room that just came free would cost more than they carry
         for missing in shelf.wanted(self.writer, _WANTS_MAX + 1):
             offset = max(self._asked.get(missing.sha256, 0), missing.have)
-            size = min(missing.size - offset, room, _WANT_BYTES_MAX)
+            size = min(missing.size - offset, max(room, share), _WANT_BYTES_MAX)
             if size <= 0:
                 continue
-            if not self._wanted:
-                self._line.idle()
+            if not self._wanted and now_ns - self._chunk_ns > SECOND:
+                self._line.idle()  # a pause; what is asked for one by one is none
             self._window += 1
             self._asked[missing.sha256] = offset + size
             self._wanted[self._window] = _Wanted(self._window, missing.sha256, offset, size, now_ns)
@@ -745,7 +747,7 @@ class Session:
 
     def _restream(self, number: int, heads: Sequence[LogHead]) -> None:
         self.out.begin(number, self.out.granted_bytes)
-        self._packer = stream.Packer()
+        self._packer = stream.Packer(stream.LEVEL_HUB)
         self._sent = {(head.writer, head.epoch): head.seq for head in heads}
 
     def tick(self, now_ns: int, shelf: Shelf) -> None:

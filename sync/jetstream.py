@@ -541,6 +541,7 @@ class HubEnd(_End):
                 await asyncio.wait_for(self._new.wait(), SCAN_S)
 
     async def _scan(self, streams: JetStreamContext) -> None:
+        met, self._met = tuple(self._met), set()  # a site that comes while this waits is met in the next round
         for lane in _QUEUED:
             try:
                 info = await streams.stream_info(self._stream(lane), subjects_filter=self._subjects(lane))
@@ -549,9 +550,8 @@ class HubEnd(_End):
                 continue
             for one in info.state.subjects or ():
                 await self._attach(streams, one.split(".")[3], lane)
-            for word in self._met:
+            for word in met:
                 await self._attach(streams, word, lane)
-        self._met.clear()
         late_s = asyncio.get_running_loop().time() - PULL_S_MAX - STREAM_ANSWER_S_MAX
         for pull in self._pulls.values():
             if pull.asked_s < late_s:

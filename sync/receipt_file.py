@@ -9,7 +9,7 @@ import msgspec
 
 from fleet import envelope
 from fleet.envelope import Log
-from store import journal, peers
+from store import journal, link_file, peers
 from store.database import connect_reader
 from store.faults import StoreFault
 from store.folder import Folder
@@ -48,6 +48,9 @@ def export(data: Path, number: int | None, site: str | None) -> bytes:
         held = peers.Receipt(*found[0])
         made = receipt.read(held.content)
         keys = {peer.writer: peer.public_key for peer in peers.every(db, identity.log.tenant)}
+        if (way := Folder(data).link_file).exists():  # a site may have met its hub by stick alone
+            link = link_file.read(way)
+            keys.setdefault(link.hub_writer, bytes.fromhex(link.hub_key))
         keys[identity.log.writer] = journal.public_key(db, identity.log) or b""
     file = ReceiptFile(
         KIND,

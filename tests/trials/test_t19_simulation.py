@@ -15,7 +15,7 @@ from tests.simulation.schedule import run
 
 SIZES = (2, 2, 3, 2, 3, 2, 2, 4, 2, 3)  # of ten seeds in a row; now and then a large fleet
 LARGE = {40: 50, 90: 20, 140: 30, 190: 12}
-SEEDS = 200
+SEEDS = 320
 TIMES_MIN = 50
 FOUND = (
     (1, 3, "a present's times were off by less than a millisecond"),

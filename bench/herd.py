@@ -1,0 +1,193 @@
+"""A line that served 200 sites comes back: 200 sites return at once, each with 5,000 events that nobody has. Does any of
+them look old at the hub while all are drained?
+
+Each site has its own folder and log, and speaks over its own connection; they live in a few processes, without intake and
+pages. A node of each says something new every second: `ours` is how old that is at the hub (p95 of all looks, of all
+sites, from a site's first present on). There is no peer; `peer` is the bound.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import multiprocessing
+import os
+import secrets
+import time
+from collections.abc import Sequence
+from multiprocessing.synchronize import Event
+from pathlib import Path
+
+import msgspec
+
+from appliance.shelf import SiteShelf
+from appliance.uplink import Uplink
+from bench.mainland import Harbor, backlog, harbor, node_ids, place
+from fleet.limits import MS
+from fleet.present import Present, Told
+from store import link_file, peers
+from store.database import connect_reader
+from store.folder import Folder
+from store.ground import Ground
+from store.link_file import LinkFile
+from store.shared import Shared
+from sync.carrier import Carrier
+from sync.jetstream import SiteEnd
+from sync.link import Parcel
+from sync.site import Me, Site
+
+_SITES = int(os.environ.get("SKERRY_BENCH_SITES", "200"))
+_EVENTS = 5_000
+_WORKERS = 4
+_BOUND_S = 2.0
+_SAYS_S = 1.0
+_LOOK_S = 0.25
+_DRAINED_S_MAX = 100.0
+_METRIC = "battery_pct"
+
+
+def run() -> dict[str, object]:
+    names = [f"site-{number:03}" for number in range(_SITES)]
+    with place() as root, harbor(root) as hub:
+        go, over = multiprocessing.Event(), multiprocessing.Event()
+        ready = [multiprocessing.Event() for _ in range(_WORKERS)]
+        fork = multiprocessing.get_context("fork")
+        workers = [
+            fork.Process(target=_worker, args=(root, names[number::_WORKERS], ready[number], go, over), daemon=True)
+            for number in range(_WORKERS)
+        ]
+        for name in names:
+            made = hub.call("POST", "/console/invite", {"name": name, "url": ""})
+            folder = Folder(root / name)
+            folder.prepare()
+            link_file.write(folder.link_file, msgspec.convert(made, type=LinkFile))
+        for worker in workers:
+            worker.start()
+        try:
+            for one in ready:
+                if not one.wait(120):
+                    raise RuntimeError("the sites are not ready")
+            go.set()
+            looked = _watch(hub, len(names))
+        finally:
+            over.set()
+            for worker in workers:
+                worker.join(10)
+                worker.kill()
+    ours = looked.pop("age_p95_s")
+    return {
+        "bench": "herd",
+        "ours": ours,
+        "peer": _BOUND_S,
+        "ratio": round(ours / _BOUND_S, 3),
+        "unit": "s that a live node of a site is old at the hub, p95, while all drain (peer: the bound)",
+        "detail": {"sites": _SITES, "events_each": _EVENTS, **looked},
+    }
+
+
+def _watch(hub: Harbor, sites: int) -> dict[str, float]:
+    """Look until all is drained: how old each site's live node is then, and what the hub takes."""
+    began = time.monotonic()
+    ages: dict[str, list[float]] = {}
+    shown_s = peak = 0.0
+    drained_s = live_s = 0.0
+    with contextlib.closing(connect_reader(hub.data / "site.db")) as db:
+        while not live_s:
+            now_s, now_ns = time.monotonic() - began, time.time_ns()
+            if not drained_s:
+                for present, site, *_ in peers.presents(db):
+                    ages.setdefault(site, []).append((now_ns - present.values[_METRIC].at_ns) / 1e9)
+            shown_s = shown_s or (now_s if len(ages) == sites else 0.0)
+            peak = max(peak, hub.rss_bytes() / 1e6)
+            if not drained_s and hub.events() >= sites * _EVENTS:
+                drained_s = now_s
+            if drained_s and all(one["mode"] == "LIVE" for one in hub.call("GET", "/console/links")["sites"]):
+                live_s = now_s
+            if now_s > _DRAINED_S_MAX:
+                raise RuntimeError(f"{hub.events():,} of {sites * _EVENTS:,} events in {now_s:.0f} s")
+            time.sleep(_LOOK_S)
+    return {
+        "age_p95_s": round(_p95([age for one in ages.values() for age in one]), 2),
+        "worst_site_p95_s": round(max(map(_p95, ages.values())), 2),
+        "all_shown_s": round(shown_s, 2),
+        "drained_s": round(drained_s, 2),
+        "all_live_s": round(live_s, 2),
+        "events_per_s": round(sites * _EVENTS / drained_s),
+        "hub_mb_peak": round(peak, 1),
+    }
+
+
+def _p95(ages: Sequence[float]) -> float:
+    return sorted(ages)[len(ages) * 95 // 100]
+
+
+# -- sites -------------------------------------------------------------------------------------------------------
+
+
+def _worker(root: Path, names: Sequence[str], ready: Event, go: Event, over: Event) -> None:
+    for name in names:
+        backlog(root / name, _EVENTS, name, nodes=10)
+    ready.set()
+    go.wait()
+    asyncio.run(_live(root, names, over))
+    os._exit(0)  # what is left is thrown away
+
+
+async def _live(root: Path, names: Sequence[str], over: Event) -> None:
+    sites = [_LightSite(root / name, name) for name in names]
+    tasks = [asyncio.create_task(site.run()) for site in sites]
+    while not over.is_set():
+        for site in sites:
+            site.speak()
+        await asyncio.sleep(_SAYS_S)
+        for task in tasks:
+            if task.done():
+                task.result()
+
+
+class _LightSite:
+    def __init__(self, data: Path, name: str) -> None:
+        folder = Folder(data)
+        file = link_file.read(folder.link_file)
+        self._ground = ground = Ground(folder, file.tenant, name, lambda fault: None)
+        (self._node_id,) = node_ids(1, seed=int(name[-3:]))
+        self._nodes: dict[str, Present] = {}
+        shelf = SiteShelf(
+            ground.identity,
+            ground.journal,
+            ground.key,
+            ground.public_key,
+            Shared(ground.journal, ground.clock, owner=False),
+            folder.segments,
+            ground.clock,
+            lambda: self._nodes,
+            lambda changed: None,
+            lambda intake, source, reason, raw: None,
+            bytes.fromhex(file.secret),
+            (file.hub_writer, bytes.fromhex(file.hub_key)),
+        )
+        me = Me(ground.identity.log, name, ground.public_key, ground.key.sign)
+        self._uplink = Uplink(Site(me), shelf, secrets.token_bytes)
+        ca = folder.hub_ca if file.ca else None
+        if ca is not None:
+            ca.write_text(file.ca)
+        self._link = SiteEnd([file.url], file.tenant, file.link, file.password, ca=ca)
+        self._carrier = Carrier(self._link, self._turn)
+
+    async def run(self) -> None:
+        await self._carrier.run()
+
+    def speak(self) -> None:
+        """Its one node says something new."""
+        now_ns = time.time_ns() // MS * MS
+        told = Told(now_ns // MS % 100_000 / 1000, now_ns, "http")
+        self._nodes = {
+            self._node_id: Present(self._node_id, "drone", seen_ns=now_ns, seen_via="http", values={_METRIC: told})
+        }
+        self._carrier.wake()
+
+    async def _turn(self, parcels: Sequence[Parcel]) -> Sequence[Parcel]:
+        now_ns, up = self._ground.clock.now_ns(), self._link.up
+        said = await self._ground.writer.write(lambda db: self._uplink.work(db, parcels, up, now_ns))
+        self._uplink.committed()
+        return said
