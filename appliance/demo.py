@@ -86,6 +86,7 @@ def run(data: Path, *, devices: int, seed: int, speed: float, as_json: bool, por
                 child.wait(20)
             except subprocess.TimeoutExpired:
                 child.kill()
+                child.wait()
 
 
 def _boxes(

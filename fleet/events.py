@@ -561,7 +561,7 @@ def decode_block(
                     Recorded(place, writer, epoch, seq, hlc, wall_ns, _CLOCKS[clock], kind, version, subject, said)
                 )
                 continue
-        except (msgspec.MsgspecError, RecursionError, LookupError):
+        except (msgspec.MsgspecError, ValueError, RecursionError, LookupError):
             pass  # the long way tells a newer kind or field from what is no event
         place = first_position + index if first_position else 0
         found.append(decode_any(raw, writer=writer, epoch=epoch, seq=seq, position=place))

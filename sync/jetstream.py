@@ -717,6 +717,17 @@ def _socket(client: Client) -> socket.socket:
 
 async def _end(client: Client) -> None:
     """In order if the other side takes what is left, else at once."""
+    session = getattr(
+        getattr(client, "_transport", None), "_client", None
+    )  # of a WebSocket; a failed start leaves it open
+    try:
+        await _end_line(client)
+    finally:
+        if session is not None and not session.closed:
+            await session.close()
+
+
+async def _end_line(client: Client) -> None:
     with contextlib.suppress(OSError, errors.Error, TimeoutError, AttributeError):
         async with asyncio.timeout(CLOSE_S_MAX):
             await client.close()

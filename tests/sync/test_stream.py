@@ -65,7 +65,7 @@ def test_a_block_of_another_tenant_does_not_hold() -> None:
 
 
 def test_a_group_that_says_it_is_larger_than_any_is_refused_before_it_is_held() -> None:
-    packer = stream.zstd.ZstdCompressor(options=stream._WRITE)
+    packer = stream.Packer()._zstd
     raw = packer.compress(b"\xff" * 100, stream.zstd.ZstdCompressor.FLUSH_BLOCK)
     with pytest.raises(StreamProblem, match="larger than any"):
         list(Unpacker("fjord").feed(raw))
@@ -74,7 +74,7 @@ def test_a_group_that_says_it_is_larger_than_any_is_refused_before_it_is_held() 
 def test_more_events_than_a_block_may_have_are_refused_before_they_are_hashed() -> None:
     many = stream._Group("w", 1, 1, bytes(32), b"k", (stream._Signed(b"s" * 64, (b"",) * 10_001),))
     raw = stream._encode(many)
-    data = stream.zstd.ZstdCompressor(options=stream._WRITE).compress(
+    data = stream.Packer()._zstd.compress(
         stream._LENGTH.pack(len(raw)) + raw, stream.zstd.ZstdCompressor.FLUSH_BLOCK
     )
     with pytest.raises(StreamProblem, match="more events than any"):

@@ -186,7 +186,7 @@ class Harbor:
 
 
 def test_four_thousand_wrong_blocks_that_are_hashed_and_signed_as_they_should_be() -> None:
-    """The writer's own key on a wrong inside: accepted and then readable and verifiable, or refused and no trace."""
+    """The writer's own key on a wrong inside: accepted, kept as it came and verifiable, or refused and no trace."""
     dice, harbor, taken = random.Random(SEED + 4), Harbor(), 0
     for _ in range(4_000):
         first = harbor.head.seq + 1
@@ -198,7 +198,7 @@ def test_four_thousand_wrong_blocks_that_are_hashed_and_signed_as_they_should_be
         assert isinstance(decision, receive.Accept | receive.Refuse)
         taken += isinstance(decision, receive.Accept)
         assert (harbor.db.total_changes > before) == isinstance(decision, receive.Accept)
-    assert 100 < taken < 4_000
+    assert 100 < taken <= 4_000
     (verdict,) = journal.verify(harbor.db)
     assert (verdict.fault, verdict.head, verdict.blocks) == (None, harbor.head, taken + 1)
     assert sum(map(len, journal.read(harbor.db))) == verdict.events
