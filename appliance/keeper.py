@@ -92,7 +92,9 @@ class Keeper:
         now_ns: Callable[[], int],
         clock_trusted: Callable[[], bool] = lambda: True,
         period_s: float = PERIOD_S,
+        between: Callable[[], object] = lambda: None,
     ) -> None:
+        self._between = between  # called before each frame that is sealed
         self.last_error: str | None = None
         self.bounds = Bounds(budget_bytes, budget.reserve_size(folder, reserve_bytes), retention_ns)
         self._folder, self._telemetry, self._journal, self._site = folder, telemetry, journal, site
@@ -254,7 +256,9 @@ class Keeper:
             upto, last_id, lost = telemetry.announced(db, partition)
         if upto < last_id:
             self._check_room(partition)
-            sealing = telemetry.seal(partition._replace(last_id=last_id), self._folder.segments, upto)
+            sealing = telemetry.seal(
+                partition._replace(last_id=last_id), self._folder.segments, upto, between=self._between
+            )
             self._announce(sealing, partition.path.name, now_ns)
             lost = lost or bool(sealing.lost)
             upto = max([upto, *(one.last_id for one in sealing.sealed), *(last for _, last in sealing.lost)])

@@ -333,36 +333,40 @@ class Sealing(NamedTuple):
     reason: str  # why they were not there
 
 
-def seal(partition: Closed, segments: Path, after: int | None = None) -> Sealing:
+def seal(
+    partition: Closed, segments: Path, after: int | None = None, between: Callable[[], object] = lambda: None
+) -> Sealing:
     """Write a partition's records (those above `after`) into `segments` as immutable files, and say what is missing.
 
     Small frames are joined into larger ones, which compress several times better. The files are durable, under their
     final names, when this returns; the partition is untouched. A damaged partition gives what can still be read.
+    `between` is called before each frame: sealing takes seconds, and somebody may have to go first.
     """
     after = partition.first_id - 1 if after is None else after
     reason = "records are missing"
     try:
-        sealed = _write_runs(partition_frames(partition.path, after), segments)
+        sealed = _write_runs(partition_frames(partition.path, after), segments, between)
     except StoreFault as fault:
         if fault.fault is not Fault.DAMAGED:
             raise
         reason = fault.detail
-        sealed = _write_runs(_readable_frames(partition.path, after), segments)
+        sealed = _write_runs(_readable_frames(partition.path, after), segments, between)
     return Sealing(sealed, tuple(_holes(sealed, after + 1, partition.last_id)), reason)
 
 
-def _write_runs(found: Iterable[Frame], segments: Path) -> tuple[Sealed, ...]:
-    records = itertools.chain.from_iterable(_ascending(found))
+def _write_runs(found: Iterable[Frame], segments: Path, between: Callable[[], object]) -> tuple[Sealed, ...]:
+    records = itertools.chain.from_iterable(_ascending(found, between))
     runs = itertools.groupby(enumerate(records), key=lambda numbered: numbered[1].id - numbered[0])
     return tuple(_write_segment((record for _, record in run), segments) for _, run in runs)
 
 
-def _ascending(found: Iterable[Frame]) -> Iterator[list[Record]]:
+def _ascending(found: Iterable[Frame], between: Callable[[], object]) -> Iterator[list[Record]]:
     last_id = 0
     for frame in found:
         if frame.first_id <= last_id:  # a page that lies where another belongs
             raise StoreFault(Fault.DAMAGED, "telemetry", f"frame {frame.first_id} stands there twice")
         last_id = frame.last_id
+        between()
         yield _records_of(frame)
 
 
