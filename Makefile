@@ -6,7 +6,8 @@ PY     := $(VENV)/bin/python
 STAMP  := $(VENV)/stamp
 
 # What is tested in the time it takes to breathe; the rest needs processes, disks, browsers.
-FAST := tests/fleet tests/contracts tests/architecture tests/sync tests/store/test_journal.py tests/store/test_frames.py \
+FAST := tests/fleet tests/contracts/test_projections.py tests/architecture \
+	$(addprefix tests/sync/test_,$(addsuffix .py,flow stream present receipt messages receive wire)) tests/store/test_journal.py tests/store/test_frames.py \
 	tests/store/test_budget.py $(addprefix tests/appliance/test_,$(addsuffix .py,config evaluator payload syslog_parse world))
 
 .PHONY: help demo test check fix bench devices sim lock peers clean
