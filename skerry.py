@@ -46,10 +46,10 @@ def appliance_run(args: argparse.Namespace) -> int:
 
 async def _run_appliance(data: Path, config: Any) -> int:
     from appliance.compose import Appliance
-    from appliance.intake.syslog_listeners import ListenProblem
     from store.faults import StoreFault
     from store.folder import FolderProblem
     from store.keys import KeyProblem
+    from store.ports import ListenProblem
 
     appliance = Appliance(data, config)
     asked = asyncio.Event()

@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import gc
 import logging
-import socket
 import sqlite3
 import sys
 import time
@@ -34,21 +33,19 @@ from appliance.presents import Presents
 from appliance.recorder import Recorder
 from appliance.shelf import SiteShelf
 from appliance.world import NodeState, Parse, Saved, SourceState, World, source_key
-from fleet import envelope, events, lifecycle
-from fleet.envelope import Log
+from fleet import events, lifecycle
 from fleet.limits import SECOND
 from fleet.node import Node
 from fleet.projections import connectivity as connectivity_view
 from fleet.projections import lifecycle as lifecycle_view
 from fleet.snapshot import Snapshot
-from store import budget, journal, keys, sealing
+from store import budget, keys, ports, sealing
 from store.accounts import Accounts
-from store.clock import WallClock
 from store.commands import Commands, load_nodes
-from store.control import short_address
-from store.database import Reader, Writer, connect, connect_reader
-from store.faults import Fault, StoreFault, fault_of
-from store.folder import Folder, bring_up
+from store.database import connect_reader
+from store.faults import Fault, StoreFault
+from store.folder import Folder
+from store.ground import SET_META, Ground, readable
 from store.link_file import LinkFile
 from store.quarantine import Quarantine
 from store.series import SeriesStore
@@ -60,6 +57,7 @@ from sync.link import Link
 from sync.site import Me
 from web import console
 from web.app import application
+from web.serving import Serving
 from web.stale import Stale
 
 log = logging.getLogger(__name__)
@@ -88,9 +86,7 @@ class Appliance:
         self.folder = Folder(root)
         self.addresses: dict[str, str] = {}
         self.setup_path: str | None = None
-        self._server: Any = None
-        self._serving: asyncio.Task[None] | None = None
-        self._stops: list[Callable[[], None]] = []
+        self._serving: Serving | None = None
 
     # -- starting ---------------------------------------------------------------------------------------------
 
@@ -114,35 +110,29 @@ class Appliance:
             raise
 
     def _open(self) -> None:
-        try:
+        with readable(self.folder.site_db.name):
             self._open_stores()
             self._wire()
-        except (sqlite3.DatabaseError, msgspec.MsgspecError, ValueError, TypeError) as error:
-            # What this box wrote itself, and cannot read any more.
-            raise StoreFault(fault_of(error) or Fault.DAMAGED, self.folder.site_db.name, str(error)) from error
 
     def _open_stores(self) -> None:
-        folder = self.folder
-        bring_up(folder.site_db)
-        key = self.key = keys.load_or_create(folder.writer_key)
-        self.clock = WallClock(_floor(folder.site_db))
+        folder, site = self.folder, self.config.site
+        ground = Ground(folder, site.tenant, site.name, lambda fault: self._fault_turned("site.db", fault))
+        self.ground = ground
+        self.key, self.clock, self.identity = ground.key, ground.clock, ground.identity
+        self.journal, self.site, self.reader = ground.journal, ground.writer, ground.reader
         wall_ns, mono_ns = self.clock.now_ns(), time.monotonic_ns()
         self.steady_ns: Callable[[], int] = lambda: wall_ns + time.monotonic_ns() - mono_ns
         self.started_ns = self.steady_ns()
-        self.identity, clean, cursor = self._identify(keys.public_bytes(key))
-        self.journal = journal.Journal(self.identity.log, key, self.clock)
-        self.site = Writer(folder.site_db, [self.journal], on_turn=lambda fault: self._fault_turned("site.db", fault))
-        self._stops.append(self.site.close)
-        self.reader = Reader(folder.site_db)
         self.series, lost_series = self._open_series()
         self.connectivity: View[connectivity_view.State] = View(CONNECTIVITY, connectivity_view.State)
         self.lifecycle: View[lifecycle_view.State] = View(LIFECYCLE, lifecycle_view.State)
-        self._first_events(keys.public_bytes(key), clean, lost_series)
+        ground.begin(VERSION, *((lost_series,) if lost_series is not None else ()))
         self.world = World()
         with contextlib.closing(connect_reader(folder.site_db)) as db:
             self.connectivity.load(db)
             self.lifecycle.load(db)
-            self._load_world(db, cursor)
+            row = db.execute("SELECT value FROM meta WHERE key='cursor'").fetchone()
+            self._load_world(db, int(row[0]) if row else 0)
             (segment_id,) = db.execute("SELECT coalesce(max(last_id), 0) FROM segment").fetchone()
         self.journal.listen(self._fold)
         self.telemetry = Telemetry(folder)
@@ -167,42 +157,6 @@ class Appliance:
             log.error("%s; kept as damaged/%s, charts begin anew", fault, kept.name)
             said = events.TelemetryDamaged(path.name, fault.detail[:500], 0, 0, f"damaged/{kept.name}")
             return SeriesStore(path, on_turn=turned), said
-
-    def _identify(self, public_key: bytes) -> tuple[journal.Identity, bool, int]:
-        """Who writes here: read from the folder, or made at the first start."""
-        db = connect(self.folder.site_db)
-        try:
-            identity = journal.read_identity(db)
-            if identity is None:
-                log_ = Log(self.config.site.tenant, keys.new_ulid(self.clock.now_ns()), 1)
-                identity = journal.Identity(log_, self.config.site.name)
-                db.execute("BEGIN IMMEDIATE")
-                journal.write_identity(db, identity)
-                journal.start_log(db, log_, public_key, self.clock.now_ns())
-                db.execute("COMMIT")
-            if journal.public_key(db, identity.log) != public_key:
-                raise keys.KeyProblem(
-                    f"{self.folder.writer_key} is not the key that this folder's log is signed with;"
-                    " restore it from a backup"
-                )
-            meta = dict(db.execute("SELECT key, value FROM meta WHERE key IN ('clean', 'cursor')").fetchall())
-            return identity, meta.get("clean") == "1", int(meta.get("cursor", "0"))
-        finally:
-            db.close()
-
-    def _first_events(self, public_key: bytes, clean: bool, lost: events.TelemetryDamaged | None) -> None:
-        fresh = self.journal.head == envelope.EMPTY
-        writer = self.identity.log.writer
-
-        def job(db: sqlite3.Connection) -> None:
-            if fresh:
-                self.journal.stage(writer, events.LogStarted("first", public_key))
-            self.journal.stage(writer, events.ApplianceStarted(VERSION, clean or fresh))
-            if lost is not None:
-                self.journal.stage(writer, lost)
-            db.execute(_SET_META, ("clean", "0"))
-
-        self.site.submit(job).result()
 
     def _load_world(self, db: sqlite3.Connection, cursor: int) -> None:
         tenant, now_ns = self.identity.log.tenant, self.steady_ns()
@@ -321,7 +275,6 @@ class Appliance:
     def _wire_link(self) -> None:
         """The way to the hub; without a link file it waits for one."""
         self.shared = Shared(self.journal, self.clock, owner=False)
-        self._stops.append(self.shared.close)
         key, sealing_key = self.key, sealing.public_bytes(sealing.load_or_create(self.folder.sealing_key))
         shelf = self._shelf()
         shelf.sealing_key = sealing_key
@@ -386,7 +339,7 @@ class Appliance:
             if row is not None:
                 return int(row[0])
             chosen = budget.first_budget(self.folder)
-            db.execute(_SET_META, ("budget_bytes", str(chosen)))
+            db.execute(SET_META, ("budget_bytes", str(chosen)))
             return chosen
 
         return self.site.submit(job).result()
@@ -411,7 +364,7 @@ class Appliance:
         self.supervisor.run("link", self.link.run)
         self.supervisor.run("rates", self._rates_loop)
         self.supervisor.run("quarantine", self._quarantine_loop)
-        self.supervisor.run("clock", self._clock_loop)
+        self.supervisor.run("clock", self.ground.watch_clock)
         self.supervisor.run("threads", self._threads_loop)
         self.supervisor.run("views", self._views_loop)
         if await self.accounts.needs_setup():
@@ -419,23 +372,10 @@ class Appliance:
         await self._serve()
 
     def _listening(self, intake: str, host: str, port: int) -> None:
-        shown = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-        self.addresses[intake] = shown
-        self.lines[intake].address = shown
+        self.addresses[intake] = self.lines[intake].address = ports.shown(host, port)
 
     async def _serve(self) -> None:
-        from web.http_server import server
-
-        host, port = configuration.address(self.config.http.listen, "http.listen")
-        family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        listener = socket.socket(family, socket.SOCK_STREAM)
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            listener.bind((host, port))
-        except OSError as error:
-            listener.close()
-            raise syslog_listeners.listen_problem("http", host, port, error) from error
-        listener.listen(1024)
+        listener = ports.tcp_listener("http", *configuration.address(self.config.http.listen, "http.listen"))
         self._listening("http", *listener.getsockname()[:2])
         ingest = Ingest(self.gate, self.quarantine.put, now_ns=self.clock.now_ns)
         app = application(
@@ -445,24 +385,8 @@ class Appliance:
             secure_cookies=self.config.http.public_url.startswith("https:"),
             clock=self.clock.now_ns,
         )
-        self._server = server(self.pages.around(app))
-        self._server.capture_signals = contextlib.nullcontext
-        self._serving = asyncio.create_task(self._server.serve(sockets=[listener, self._control_socket()]))
-        while not self._server.started:
-            await asyncio.sleep(0.01)
-            if self._serving.done():
-                await self._serving
-
-    def _control_socket(self) -> socket.socket:
-        """The command line's way in; whoever may open this file is the console."""
-        path = self.folder.control
-        path.unlink(missing_ok=True)
-        control = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        with short_address(path) as address:
-            control.bind(address)
-        path.chmod(0o600)
-        control.listen(16)
-        return control
+        self._serving = Serving(self.pages.around(app), [listener, ports.control_listener(self.folder.control)])
+        await self._serving.start()
 
     # -- loops ------------------------------------------------------------------------------------------------
 
@@ -519,22 +443,6 @@ class Appliance:
                 self.supervisor.restarts["threads"] += 1
                 await asyncio.to_thread(self.keeper.start)
 
-    async def _clock_loop(self) -> None:
-        while True:
-            await asyncio.sleep(1.0)
-            step_ns = self.clock.step_ns()
-            floor_ns = self.clock.floor_ns
-            if not step_ns:
-                continue
-            stepped = events.ClockStepped(step_ns, self.clock.confidence())
-
-            def job(db: sqlite3.Connection, stepped: events.ClockStepped = stepped, floor_ns: int = floor_ns) -> None:
-                self.journal.stage(self.identity.log.writer, stepped)
-                db.execute(_SET_META, ("clock_floor", str(floor_ns)))
-
-            with contextlib.suppress(StoreFault):
-                await self.site.write(job)
-
     def _fold(self, batch: Any) -> None:
         self.connectivity.fold(batch)
         self.lifecycle.fold(batch)
@@ -552,8 +460,8 @@ class Appliance:
         """Take nothing more, write what was taken, say so in the log, close."""
         if hasattr(self, "stale"):
             self.stale.closing = True
-        if self._server is not None:
-            self._server.should_exit = True
+        if self._serving is not None:
+            self._serving.ask_to_stop()
         if hasattr(self, "supervisor"):
             await self.supervisor.stop()
         if hasattr(self, "tcp"):
@@ -561,7 +469,7 @@ class Appliance:
         if hasattr(self, "udp"):
             await asyncio.to_thread(self.udp.stop)
         if self._serving is not None:
-            await self._serving
+            await self._serving.stopped()
         if hasattr(self, "recorder") and self.recorder.alive:
             self.gate.close()
             await asyncio.to_thread(self.recorder.join)
@@ -569,36 +477,13 @@ class Appliance:
             await asyncio.to_thread(self.keeper.stop)
             with contextlib.suppress(StoreFault):
                 await self.quarantine.flush()
-                await asyncio.to_thread(self._last_words)
-        if hasattr(self, "reader"):
-            await self.reader.close()
+                checkpoints = (self.connectivity.checkpoint, self.lifecycle.checkpoint)
+                await asyncio.to_thread(self.ground.end, "asked to", *checkpoints)
         if hasattr(self, "series"):
             await self.series.close()
-        for stop in reversed(self._stops):
-            stop()
-        self._stops.clear()
+        if hasattr(self, "shared"):
+            self.shared.close()
+        if hasattr(self, "ground"):
+            await self.ground.close()
         self.folder.control.unlink(missing_ok=True)
         self.folder.release()
-
-    def _last_words(self) -> None:
-        def job(db: sqlite3.Connection) -> None:
-            self.journal.stage(self.identity.log.writer, events.ApplianceStopped("asked to"))
-            db.execute(_SET_META, ("clean", "1"))
-            db.execute(_SET_META, ("clock_floor", str(self.clock.floor_ns)))
-
-        self.site.submit(job).result()
-
-        def checkpoint(db: sqlite3.Connection) -> None:
-            self.connectivity.checkpoint(db)
-            self.lifecycle.checkpoint(db)
-
-        self.site.submit(checkpoint).result()
-
-
-_SET_META = "INSERT INTO meta VALUES (?,?) ON CONFLICT DO UPDATE SET value=excluded.value"
-
-
-def _floor(path: Path) -> int:
-    with contextlib.closing(connect_reader(path)) as db:
-        row = db.execute("SELECT value FROM meta WHERE key='clock_floor'").fetchone()
-    return int(row[0]) if row else 0

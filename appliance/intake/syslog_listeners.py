@@ -19,6 +19,7 @@ from appliance.intake import syslog
 from appliance.intake.gate import Gate
 from fleet import limits
 from store.frames import Offer
+from store.ports import listen_problem
 from store.supervisor import Loop
 
 UDP = "syslog-udp"
@@ -31,21 +32,6 @@ _RECEIVE_BUFFER_BYTES = 128 * 1024 * 1024
 _SO_MEMINFO = 55  # asm-generic/socket.h; nine u32, the ninth counts drops (sk_meminfo, SK_MEMINFO_DROPS)
 _SO_RCVBUFFORCE = 33
 _SENDERS_MAX = 65_536
-
-
-class ListenProblem(Exception):
-    """A port cannot be had; str() says which, why, and what to do."""
-
-
-def listen_problem(intake: str, host: str, port: int, error: OSError) -> ListenProblem:
-    shown = f"{host}:{port}"
-    if isinstance(error, PermissionError):
-        why = "this user may not open ports below 1024; run with CAP_NET_BIND_SERVICE or choose a higher port"
-    elif error.errno == 98:
-        why = "another program already listens there; stop it or choose another port"
-    else:
-        why = f"{error.strerror or error}; check the address"
-    return ListenProblem(f"{intake} cannot listen on {shown}: {why}")
 
 
 class SourceNames:

@@ -13,13 +13,13 @@ import pytest
 
 from appliance.compose import Appliance
 from appliance.config import Config, Http
-from appliance.intake.syslog_listeners import ListenProblem
 from fleet import events
 from fleet.connectivity import Mode, Reach
 from fleet.lifecycle import Phase, Place
 from fleet.node import Kind
 from fleet.people import Identity, Refused, Role
 from store.faults import Fault
+from store.ports import ListenProblem
 from tests.cast import BOB, eventually_async, send_udp
 from tests.conftest import ALDER
 from web.ports import NodeQuery

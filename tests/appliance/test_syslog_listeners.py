@@ -20,11 +20,12 @@ import pytest
 
 from appliance.intake import syslog
 from appliance.intake.gate import Entry, Gate
-from appliance.intake.syslog_listeners import TCP, UDP, ListenProblem, SourceNames, TcpListener, UdpListener
+from appliance.intake.syslog_listeners import TCP, UDP, SourceNames, TcpListener, UdpListener
 from fleet import limits
 from fleet.reading import Reading
 from store.faults import Fault, StoreFault
 from store.frames import Offer
+from store.ports import ListenProblem
 from tests.cast import BOB, eventually, send_tcp, send_udp
 
 NOW = 1_795_219_200_000_000_000

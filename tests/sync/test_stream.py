@@ -74,8 +74,6 @@ def test_a_group_that_says_it_is_larger_than_any_is_refused_before_it_is_held() 
 def test_more_events_than_a_block_may_have_are_refused_before_they_are_hashed() -> None:
     many = stream._Group("w", 1, 1, bytes(32), b"k", (stream._Signed(b"s" * 64, (b"",) * 10_001),))
     raw = stream._encode(many)
-    data = stream.Packer()._zstd.compress(
-        stream._LENGTH.pack(len(raw)) + raw, stream.zstd.ZstdCompressor.FLUSH_BLOCK
-    )
+    data = stream.Packer()._zstd.compress(stream._LENGTH.pack(len(raw)) + raw, stream.zstd.ZstdCompressor.FLUSH_BLOCK)
     with pytest.raises(StreamProblem, match="more events than any"):
         list(Unpacker("fjord").feed(data))
