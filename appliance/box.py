@@ -18,7 +18,7 @@ from appliance.world import NodeState, SourceState, source_key
 from fleet import lifecycle, series
 from fleet.connectivity import REACH, Mode
 from fleet.document import Kind as DocumentKind
-from fleet.document import Stamped, View
+from fleet.document import View
 from fleet.events import Recorded
 from fleet.limits import MS, SECOND
 from fleet.metrics import BY_NAME
@@ -170,24 +170,16 @@ class ApplianceBox:
             text_ns=snapshot.text_ns,
             metrics=tuple(sorted({*snapshot.values, *(("rtt_ms", "loss_pct") if row.address else ())})),
             notes=str(notes.value or "") if notes else "",
-            conflicts=tuple(
-                ports.FieldConflict(
-                    field=one.pointer, choices=tuple(self._choice(said) for said in (one.effective, *one.others))
-                )
-                for one in view.conflicts
-            ),
+            conflicts=lists.conflicts(view, self._where),
         )
 
     def _document(self, node_id: str) -> View:
         with closing(connect_reader(self._parts.folder.site_db)) as db:
             return look(db, self._parts.identity.log.tenant, DocumentKind.NODE, node_id)
 
-    def _choice(self, said: Stamped) -> ports.Choice:
+    def _where(self, writer: str) -> str:
         file = self._parts.link.file
-        here = said.writer == self._parts.identity.log.writer
-        where = self.name if here else file.hub if file else "the hub"
-        value = "" if said.value is None else str(said.value)
-        return ports.Choice(value=value, by=said.who, where=where, at_ns=said.wall_ns, clock=said.clock)
+        return self.name if writer == self._parts.identity.log.writer else file.hub if file else "the hub"
 
     async def nodes(self, who: Identity, after: str, limit: int) -> Sequence[Node]:
         chosen = sorted(node_id for node_id in tuple(self._parts.world.nodes) if node_id > after)[:limit]
@@ -481,21 +473,8 @@ class ApplianceBox:
         )
 
     async def quarantine(self, who: Identity, before: int, limit: int, settled: bool) -> Sequence[ports.QuarantineItem]:
-        return [
-            ports.QuarantineItem(
-                id=item.id,
-                at_ns=item.at_ns,
-                intake=item.intake,
-                source=item.source,
-                reason=item.reason,
-                text=lists.visible(item.raw),
-                size=len(item.raw),
-                times=item.times,
-                settled_ns=item.settled_ns,
-                decision=item.decision,
-            )
-            for item in await self._parts.quarantine.items(before, limit, settled=settled)
-        ]
+        found = await self._parts.quarantine.items(before, limit, settled=settled)
+        return [lists.quarantined(*item) for item in found]
 
     async def settle(self, who: Identity, item: int, decision: str) -> None:
         """Retry reads the raw bytes again with today's parsers: they may be newer than the ones that refused."""

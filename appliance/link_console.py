@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TypeVar
 
 import msgspec
 from starlette.requests import Request
@@ -11,13 +10,12 @@ from starlette.responses import Response
 
 from appliance.bundles import Bundles
 from appliance.hub_link import HubLink
-from fleet.people import Refused
 from sync.bundle import PART_BYTES_MAX
 from web import asked, render
+from web.console import wish_of
 from web.policy import Entry, Policy
 
 _BODY_BYTES_MAX = 64 * 1024
-_W = TypeVar("_W")
 
 
 class _Order(msgspec.Struct, frozen=True):
@@ -56,19 +54,12 @@ class _Read(msgspec.Struct, frozen=True):
     path: str
 
 
-def _wish(raw: bytes, shape: type[_W]) -> _W:
-    try:
-        return msgspec.json.decode(raw, type=shape)
-    except msgspec.MsgspecError as error:
-        raise Refused(f"the body is not what this takes: {error}", 422) from error
-
-
 def routes(link: HubLink, bundles: Bundles) -> tuple[Entry, ...]:
     async def show(request: Request) -> Response:
         return render.data(shown(link))
 
     async def order(request: Request) -> Response:
-        wish = _wish(await request.body(), _Order)
+        wish = wish_of(await request.body(), _Order)
         await link.order(asked.who(request).name, wish.action, wish.value)
         return render.data(shown(link))
 
@@ -77,7 +68,7 @@ def routes(link: HubLink, bundles: Bundles) -> tuple[Entry, ...]:
         return render.data({"hub": file.hub, "site": file.site, "url": file.url}, 201)
 
     async def write(request: Request) -> Response:
-        wish = _wish(await request.body(), _Write)
+        wish = wish_of(await request.body(), _Write)
         export, load = await bundles.write(
             Path(wish.to),
             one_way=wish.one_way,
@@ -96,7 +87,7 @@ def routes(link: HubLink, bundles: Bundles) -> tuple[Entry, ...]:
         )
 
     async def read(request: Request) -> Response:
-        return render.data({"words": await bundles.read(Path(_wish(await request.body(), _Read).path))})
+        return render.data({"words": await bundles.read(Path(wish_of(await request.body(), _Read).path))})
 
     return (
         Entry("POST", "/console/bundle/write", write, Policy.ADMIN, _BODY_BYTES_MAX),

@@ -21,7 +21,7 @@ import msgspec
 from fleet import lifecycle
 from fleet.connectivity import REACH, Mode, Reach
 from fleet.document import Kind as DocumentKind
-from fleet.document import Stamped, Value, View
+from fleet.document import Value, View
 from fleet.events import Recorded
 from fleet.limits import SECOND
 from fleet.metrics import BY_NAME
@@ -185,12 +185,7 @@ class HubBox:
             text=present.text,
             text_ns=present.text_ns,
             notes=str(notes.value or "") if notes else "",
-            conflicts=tuple(
-                ports.FieldConflict(
-                    field=one.pointer, choices=tuple(self._choice(said) for said in (one.effective, *one.others))
-                )
-                for one in view.conflicts
-            ),
+            conflicts=rows.conflicts(view, self._where),
             editable=EDITABLE if self._parts.lines is not None else (),
         )
 
@@ -198,11 +193,9 @@ class HubBox:
         with closing(connect_reader(self._parts.folder.site_db)) as db:
             return look(db, self._parts.identity.log.tenant, DocumentKind.NODE, node_id)
 
-    def _choice(self, said: Stamped) -> ports.Choice:
-        site = self._parts.fleet.sites.get(said.writer)
-        where = site.name if site else self.name  # towards each site the hub writes a log of its own
-        value = "" if said.value is None else str(said.value)
-        return ports.Choice(value=value, by=said.who, where=where, at_ns=said.wall_ns, clock=said.clock)
+    def _where(self, writer: str) -> str:
+        site = self._parts.fleet.sites.get(writer)
+        return site.name if site else self.name  # towards each site the hub writes a log of its own
 
     async def nodes(self, who: Identity, after: str, limit: int) -> Sequence[Node]:
         held = dict(self._parts.fleet.nodes)
@@ -381,21 +374,8 @@ class HubBox:
         raise Refused("devices speak to their site, not to the hub; look at Intake on the site’s own page", 404)
 
     async def quarantine(self, who: Identity, before: int, limit: int, settled: bool) -> Sequence[ports.QuarantineItem]:
-        return [
-            ports.QuarantineItem(
-                id=item.id,
-                at_ns=item.at_ns,
-                intake=item.intake,
-                source=item.source,
-                reason=item.reason,
-                text=rows.visible(item.raw),
-                size=len(item.raw),
-                times=item.times,
-                settled_ns=item.settled_ns,
-                decision=item.decision,
-            )
-            for item in await self._parts.quarantine.items(before, limit, settled=settled)
-        ]
+        found = await self._parts.quarantine.items(before, limit, settled=settled)
+        return [rows.quarantined(*item) for item in found]
 
     async def settle(self, who: Identity, item: int, decision: str) -> None:
         held = await self._parts.quarantine.item(item)

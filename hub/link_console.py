@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TypeVar
 
 import msgspec
 from starlette.requests import Request
@@ -15,10 +14,10 @@ from hub.lines import Lines
 from hub.state import FleetHere
 from sync.bundle import PART_BYTES_MAX
 from web import asked, render
+from web.console import wish_of
 from web.policy import Entry, Policy
 
 _BODY_BYTES_MAX = 64 * 1024
-_W = TypeVar("_W")
 
 
 class _Invite(msgspec.Struct, frozen=True):
@@ -36,18 +35,11 @@ class _Read(msgspec.Struct, frozen=True):
     path: str
 
 
-def _wish(raw: bytes, shape: type[_W]) -> _W:
-    try:
-        return msgspec.json.decode(raw, type=shape)
-    except msgspec.MsgspecError as error:
-        raise Refused(f"the body is not what this takes: {error}", 422) from error
-
-
 def routes(lines: Lines, bundles: Bundles, fleet: FleetHere, me: tuple[str, str, bytes, bytes]) -> tuple[Entry, ...]:
     """`me` is the hub's name, writer, key and sealing key."""
 
     async def invite(request: Request) -> Response:
-        wish = _wish(await request.body(), _Invite)
+        wish = wish_of(await request.body(), _Invite)
         return render.data(await lines.invite(asked.who(request).name, wish.name, wish.url, me), 201)
 
     async def show(request: Request) -> Response:
@@ -56,7 +48,7 @@ def routes(lines: Lines, bundles: Bundles, fleet: FleetHere, me: tuple[str, str,
         )
 
     async def write(request: Request) -> Response:
-        wish = _wish(await request.body(), _Write)
+        wish = wish_of(await request.body(), _Write)
         site = next((one for one in fleet.sites.values() if wish.site in (one.name, one.writer)), None)
         if site is None:
             raise Refused(f"there is no site {wish.site!r} here; name one with --site", 404)
@@ -72,7 +64,7 @@ def routes(lines: Lines, bundles: Bundles, fleet: FleetHere, me: tuple[str, str,
         )
 
     async def read(request: Request) -> Response:
-        return render.data({"words": await bundles.read(Path(_wish(await request.body(), _Read).path))})
+        return render.data({"words": await bundles.read(Path(wish_of(await request.body(), _Read).path))})
 
     return (
         Entry("POST", "/console/invite", invite, Policy.ADMIN, _BODY_BYTES_MAX),

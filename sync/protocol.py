@@ -105,10 +105,6 @@ class Caps:
         self._second -= size
         self._hour_bytes += size
 
-    @property
-    def hour_bytes(self) -> int:
-        return self._hour_bytes
-
     def _turn(self, now_ns: int) -> None:
         if self.per_s:
             gained = max(now_ns - self._at_ns, 0) * self.per_s / SECOND

@@ -15,7 +15,7 @@ Rules of the file
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import msgspec
@@ -142,11 +142,6 @@ class Unpacker:
         if not blocks or not all(block.events for block in blocks):
             raise StreamProblem("a group holds no events")
         return Group(log, group.key, tuple(blocks))
-
-
-def bytes_of(blocks: Sequence[Block]) -> int:
-    """About what they take before compression."""
-    return sum(sum(map(len, block.events)) + 80 for block in blocks)
 
 
 _encode = msgspec.msgpack.Encoder().encode

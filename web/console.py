@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TypeVar
+
 import msgspec
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
@@ -11,6 +13,15 @@ from web import asked, auth, render
 from web.policy import Entry, Policy
 
 _BODY_BYTES_MAX = 4_096
+_W = TypeVar("_W")
+
+
+def wish_of(raw: bytes, shape: type[_W]) -> _W:
+    """A body as the shape that a route takes. Refused (422) otherwise."""
+    try:
+        return msgspec.json.decode(raw, type=shape)
+    except msgspec.MsgspecError as error:
+        raise Refused(f"the body is not what this takes: {error}", 422) from error
 
 
 class _Wish(msgspec.Struct, frozen=True):
@@ -23,10 +34,7 @@ async def accounts(request: Request) -> Response:
 
 
 async def make_entry(request: Request) -> Response:
-    try:
-        wish = msgspec.json.decode(await request.body(), type=_Wish)
-    except msgspec.MsgspecError as error:
-        raise Refused(f"the body is {{'name': …}}: {error}", 422) from error
+    wish = wish_of(await request.body(), _Wish)
     secret = await asked.people(request).create_entry(asked.who(request), wish.name)
     return render.data({"secret": secret}, 201)
 

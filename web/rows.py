@@ -11,9 +11,10 @@ from collections.abc import Callable, Sequence
 
 from fleet import lifecycle
 from fleet.connectivity import Mode, Reach
+from fleet.document import View
 from fleet.limits import MINUTE
 from fleet.reading import Health
-from web.ports import Attention, NodeQuery, NodeRow, Severity
+from web.ports import Attention, Choice, FieldConflict, NodeQuery, NodeRow, QuarantineItem, Severity
 
 BATTERY_LOW_PCT = 20.0
 PLACES_MAX = 1_000  # on the map
@@ -141,3 +142,49 @@ def needs(row: NodeRow, now_ns: int) -> list[Attention]:
         Attention(severity=severity, words=words, since_ns=at_ns, node_id=row.id, name=row.name)
         for severity, words, at_ns in found
     ]
+
+
+def quarantined(
+    number: int,
+    at_ns: int,
+    intake: str,
+    source: str,
+    reason: str,
+    raw: bytes,
+    times: int,
+    settled_ns: int | None,
+    decision: str | None,
+) -> QuarantineItem:
+    """One row of the quarantine (`store.quarantine.Item`) as pages show it."""
+    return QuarantineItem(
+        id=number,
+        at_ns=at_ns,
+        intake=intake,
+        source=source,
+        reason=reason,
+        text=visible(raw),
+        size=len(raw),
+        times=times,
+        settled_ns=settled_ns,
+        decision=decision,
+    )
+
+
+def conflicts(view: View, where: Callable[[str], str]) -> tuple[FieldConflict, ...]:
+    """What was written at once; `where` names the place of a log's writer."""
+    return tuple(
+        FieldConflict(
+            field=one.pointer,
+            choices=tuple(
+                Choice(
+                    value="" if said.value is None else str(said.value),
+                    by=said.who,
+                    where=where(said.writer),
+                    at_ns=said.wall_ns,
+                    clock=said.clock,
+                )
+                for said in (one.effective, *one.others)
+            ),
+        )
+        for one in view.conflicts
+    )
