@@ -213,15 +213,17 @@ class Telemetry:
                 db.close()
             except sqlite3.DatabaseError as error:
                 log.warning("telemetry: closing after a fault: %s", error)
-        self._unsure = True
-        with self._lock:
-            self._active = None
+        self._unsure = True  # and the partition stays active until it is settled: nothing else may take it for closed
 
     def _counted(self) -> int:
         """The next id by what is on the disk: a commit that was reported as failed may have reached it."""
         try:
+            if self._active is not None and self._active.path.exists():
+                _settle(self._active.path)
             last = max((_last_id(partition.path) or 0 for partition in self.partitions()[-1:]), default=0)
         except StoreFault as fault:
+            if fault.fault is Fault.FULL:
+                raise  # there is no room for a new partition either
             self._looks += 1
             if fault.fault is not Fault.DAMAGED and self._looks < _LOOKS_MAX:
                 raise  # a disk that errs now may give it back in a moment; a jump leaves ids that nobody can account for
@@ -276,6 +278,20 @@ def _roll_back(path: Path) -> None:
             db.execute("SELECT 1 FROM sqlite_master").fetchall()
     except sqlite3.DatabaseError as error:
         raise _damage(error, path) from error
+
+
+def _settle(path: Path) -> None:
+    """Make an end of a commit that failed: it is in the file for good, or overwritten. StoreFault when the disk refuses.
+
+    A commit whose sync failed is whole in the write-ahead log and only missing from its index. While a reader is
+    there it stays unseen, and the ids it holds would be given again; once the index is rebuilt it is back.
+    """
+    with closing(connect(path)) as db:
+        try:
+            (version,) = db.execute("PRAGMA user_version").fetchone()
+            db.execute(f"PRAGMA user_version={version + 1}")
+        except sqlite3.DatabaseError as error:
+            raise _damage(error, path) from error
 
 
 def _remove(path: Path) -> None:

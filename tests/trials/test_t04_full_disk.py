@@ -17,6 +17,7 @@ import resource
 import shutil
 import signal
 import subprocess
+import sys
 import tempfile
 import time
 from collections import Counter
@@ -391,3 +392,67 @@ def test_an_error_at_the_nth_call_is_survived(tmp_path: Path, store: str, seed: 
 def failed_stores(data: Path) -> set[str]:
     bodies = [event.body for event in auditor.every_event(data)]
     return {body.store for body in bodies if isinstance(body, events.StorageFailed)}
+
+
+_UNSYNCED = """
+import sys
+from pathlib import Path
+from store.database import connect_reader
+from store.faults import StoreFault
+from store.folder import Folder, bring_up
+from store.frames import Offer
+from store.telemetry import History, Telemetry
+
+def offers(word):
+    return [Offer(1_795_219_200_000_000_000, "syslog/10.0.0.1/alder", b"%s %d" % (word, n)) for n in range(20)]
+
+folder = Folder(Path(sys.argv[1]))
+folder.prepare()
+bring_up(folder.site_db)
+telemetry = Telemetry(folder)
+telemetry.open(0)
+telemetry.append(offers(b"first"))
+reader = connect_reader(folder.telemetry / f"{1:016d}.db")  # a page that is being drawn
+reader.execute("BEGIN")
+assert reader.execute("SELECT count(*) FROM frame").fetchone() == (1,)
+print("arm", flush=True)
+sys.stdin.readline()
+try:
+    telemetry.append(offers(b"refused"))
+    print("stored")
+except StoreFault as fault:
+    print("refused", flush=True)
+sys.stdin.readline()
+acknowledged = telemetry.append(offers(b"second"))
+reader.close()
+page = History(folder).after(0, 100)
+assert [record.id for record in page.records] == sorted({record.id for record in page.records})
+here = {(record.id, record.raw) for record in page.records}
+print("lost", [one for one in acknowledged if (one.id, one.raw) not in here])
+"""
+
+
+@pytest.mark.parametrize("after", range(3))
+def test_what_a_disk_refused_to_sync_never_takes_the_place_of_what_it_stored_later(tmp_path: Path, after: int) -> None:
+    """Its bytes stand in the write-ahead log; whoever rebuilds the index of that log brings them back."""
+    faults = Faults(tmp_path)
+    environment = os.environ | faults.environment | {"PYTHONPATH": str(HERE.parents[1])}
+    with subprocess.Popen(
+        [sys.executable, "-c", _UNSYNCED, str(tmp_path / "alder")],
+        env=environment,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        assert process.stdout.readline() == "arm\n"
+        faults.arm(tmp_path / "alder" / "telemetry", SYNCS, errno.EIO, after, 1_000_000)
+        process.stdin.write("\n")
+        process.stdin.flush()
+        assert process.stdout.readline() in ("refused\n", "stored\n")
+        faults.disarm()
+        process.stdin.write("\n")
+        process.stdin.flush()
+        assert process.stdout.readline() == "lost []\n"
+    assert process.returncode == 0
