@@ -20,6 +20,8 @@ from collections.abc import Callable, Iterable, Sequence
 from enum import StrEnum
 from typing import NamedTuple, Protocol
 
+import msgspec
+
 from fleet import envelope
 from fleet.envelope import Log
 from fleet.limits import MS, SECOND
@@ -37,6 +39,7 @@ from sync.messages import (
     Level,
     LogHead,
     Message,
+    Order,
     Ping,
     Pong,
     Present,
@@ -523,9 +526,7 @@ class Session:
         self._number, self._parts, self._wanted, self._asked, self._look = 0, set(), {}, {}, True
         self.since_ns = self.heard_ns = self._pinged_ns = now_ns
         self.phase = Phase.REPLAYING
-        self._control.append(
-            Welcome(self.fence, token, tuple(known.logs), self.window_bytes, now_ns, known.receipt_number)
-        )
+        self._order(Welcome(self.fence, token, tuple(known.logs), self.window_bytes, now_ns, known.receipt_number))
 
     def _hold(self, reasons: Sequence[str], now_ns: int, shelf: Shelf) -> None:
         if self.phase is not Phase.QUARANTINED:
@@ -533,7 +534,12 @@ class Session:
         self._was_held, self._held_ns = True, now_ns
         known = shelf.known(self.writer)
         held = self._remember(known, reasons, now_ns, shelf) if known else tuple(reasons)
-        self._control.append(Quarantined(self.fence, held))
+        self._order(Quarantined(self.fence, held))
+
+    def _order(self, order: Order) -> None:
+        if self.hello is not None:
+            signature = self.me.sign(messages.order_content(self.hello, order))
+            self._control.append(msgspec.structs.replace(order, signature=signature))
 
     def _remember(self, known: Known, reasons: Sequence[str], now_ns: int, shelf: Shelf) -> tuple[str, ...]:
         """All that the site is held for."""
@@ -548,7 +554,7 @@ class Session:
         shelf.quarantine(self.writer, (), now_ns)
         if self.phase is Phase.QUARANTINED:
             self.phase, self.since_ns, self._level = Phase.REPLAYING, now_ns, ()
-            self._control.append(Released(self.fence))
+            self._order(Released(self.fence))
 
     # -- lanes --------------------------------------------------------------------------------------------------
 
@@ -631,7 +637,7 @@ class Session:
             self._hold((), now_ns, shelf)
             return
         if self._was_held:
-            self._control.append(Released(self.fence))
+            self._order(Released(self.fence))
         self._level, self._announce = logs, True
         self._offer(now_ns, shelf)
 

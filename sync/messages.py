@@ -13,6 +13,7 @@ Rules of the file
   1  What a proof or a receipt signs is written out here, once, for both sides (`*_content`): domain-separated and
      length-prefixed.
   2  Everything after the welcome carries the session's fence; a message of another session is stale.
+  3  What orders a site about (`Order`) is signed by the hub: who only has the line can delay, and no more.
 """
 
 from __future__ import annotations
@@ -176,6 +177,7 @@ class Welcome(Message, frozen=True):
     window_bytes: int
     now_ns: int
     receipt: int = 0
+    signature: bytes = b""
 
 
 @_said("refused")
@@ -232,7 +234,8 @@ class Want(Message, frozen=True):
 
 @_said("custody")
 class Custody(Message, frozen=True):
-    """A segment came together here, bit for bit, and is stored. Only a receipt that lists it allows to prune it."""
+    """A segment came together here, bit for bit, and is stored. Only a receipt that lists it allows to prune it: this
+    word is for the page."""
 
     fence: int
     sha256: bytes
@@ -253,11 +256,16 @@ class Quarantined(Message, frozen=True):
 
     fence: int
     reasons: tuple[str, ...]
+    signature: bytes = b""
 
 
 @_said("released")
 class Released(Message, frozen=True):
     fence: int
+    signature: bytes = b""
+
+
+Order = Welcome | Quarantined | Released  # what the hub decides about a site; `signature` over `order_content`
 
 
 # -- either says ------------------------------------------------------------------------------------------------
@@ -357,6 +365,12 @@ def proof_content(hello: Hello, hub: str, nonce: bytes) -> bytes:
 def refusal_content(hello: Hello, reason: str, new_epoch: bool, common: LogHead | None) -> bytes:
     parts = (hello.nonce, hello.writer.encode(), reason.encode(), bytes([new_epoch]), _encode(common))
     return _signed(b"skerry refusal", *parts)
+
+
+def order_content(hello: Hello, order: Order) -> bytes:
+    """Binds the order to the session that this hello began."""
+    plain = msgspec.structs.replace(order, signature=b"")
+    return _signed(b"skerry order", hello.nonce, hello.writer.encode(), encode(plain))
 
 
 def present_content(log: Log, message: Present) -> bytes:

@@ -38,6 +38,7 @@ from sync.messages import (
     Level,
     LogHead,
     Message,
+    Order,
     Ping,
     Pong,
     Present,
@@ -282,10 +283,10 @@ class Site:
                     self.custody.add(sha256)
             case ReceiptOffered(content=content, signature=signature):
                 self._offered(content, signature, now_ns, shelf)
-            case Quarantined(reasons=reasons):
+            case Quarantined(reasons=reasons) if self._ordered(message):
                 self.quarantine = reasons
                 self._turn(Cause.QUARANTINE, "; ".join(reasons), now_ns, shelf)
-            case Released() if self.state is State.QUARANTINED:
+            case Released() if self.state is State.QUARANTINED and self._ordered(message):
                 self.quarantine = ()
                 self.level_seq, self._mark = (), None
                 self._turn(Cause.RELEASED, "", now_ns, shelf)
@@ -332,6 +333,8 @@ class Site:
             return
         if said.token != token_of(hello.nonce, said.token):
             return  # it is for another copy of this site, or for a hello before this one
+        if not self._ordered(said):
+            return
         shelf.remember(self.hub, self._hub_key, said.token, said.fence, now_ns)  # invariant 5
         self.fence, self.reason = said.fence, ""
         self.quarantine = ()
@@ -348,6 +351,16 @@ class Site:
         self._pinged_ns = self._welcomed_ns = now_ns
         self._turn(Cause.WELCOME, "", now_ns, shelf)
         self._control.append(Ack(self.fence, 1, 0, _WINDOW_BYTES))
+
+    def _ordered(self, order: Order) -> bool:
+        """Whether it is the hub that says this, and in this session."""
+        hello = self._hello
+        good = hello is not None and envelope.vouches(
+            envelope.public_key(self._hub_key), order.signature, messages.order_content(hello, order)
+        )
+        if not good:
+            self.reason = "an order on the line is not signed by the hub; it is passed over"
+        return good
 
     def _restream(self, number: int, heads: Sequence[LogHead], shelf: Shelf) -> None:
         self.out.begin(number, self.out.granted_bytes)

@@ -155,6 +155,12 @@ def refusal(stage: Stage, nonce: bytes, *, new_epoch: bool = True) -> Message:
     return messages.Refused("begin anew", 0, new_epoch, None, nonce, signature)
 
 
+def ordered(stage: Stage, order: messages.Order) -> Message:
+    """As Mallory would sign it."""
+    said = next(m for p in reversed(stage.heard) if p.peer == ALDER and isinstance(m := messages.decode(p.data), Hello))
+    return msgspec.structs.replace(order, signature=MALLORY.sign(messages.order_content(said, order)))
+
+
 def returning(stage: Stage) -> None:
     """Alder has said hello and waits."""
     stage.alder.restart()
@@ -235,6 +241,8 @@ DOWN: dict[str, To] = {
         messages.Stream(s.fence, 1, s.alder.uplink.site._in.offset, group(MALLORY, Log(TENANT, HUB, 7)))
     ),
     "a quarantine of a session that never was": lambda s: s.to_site(messages.Quarantined(s.fence + 1, ("because",))),
+    "a quarantine that nobody signed": lambda s: s.to_site(messages.Quarantined(s.fence, ("because",))),
+    "a quarantine by another key": lambda s: s.to_site(ordered(s, messages.Quarantined(s.fence, ("because",)))),
     "a quarantine of no session": lambda s: s.to_site(messages.Quarantined(0, ("because",))),
     "a release of no session": lambda s: s.to_site(messages.Released(0)),
     "a wish for a file outside of the segments": lambda s: s.to_site(messages.Want(s.fence, 1, b"../../x", 0, 99)),
@@ -261,19 +269,39 @@ def test_what_mallory_says_means_nothing_and_honest_data_comes_through(name: str
     assert stage.trace() == before
     _still_works(stage)
     assert stage.hub.harbor.sessions[ALDER].phase is Phase.LIVE
+    assert stage.alder.state == State.LIVE
 
 
 @pytest.mark.parametrize(
-    "what", ["a forged refusal", "a refusal with the right nonce", "a forged challenge", "a welcome"]
+    "what",
+    [
+        "a forged refusal",
+        "a refusal with the right nonce",
+        "a forged challenge",
+        "a welcome",
+        "a welcome by another key",
+        "a welcome that was altered",
+    ],
 )
 def test_a_returning_site_believes_nobody_but_its_hub(what: str, stage: Stage) -> None:
     returning(stage)
     said = next(m for p in reversed(stage.heard) if isinstance(m := messages.decode(p.data), Hello))
+    # Mallory has the line, and the hub's challenge goes through.
+    challenge = stage.hub.turn([Parcel(ALDER, messages.Lane.CONTROL, messages.encode(said))], stage.now)
+    if "welcome" in what:
+        proof = stage.alder.turn(challenge, True, stage.now)
+        answers = stage.hub.turn(proof, stage.now)
+        told = next(m for p in answers if isinstance(m := messages.decode(p.data), messages.Welcome))
+        welcome = messages.Welcome(9, told.token, (), 1 << 20, 1)
+    else:
+        told = welcome = messages.Welcome(9, b"t" * 32, (), 1 << 20, 1)
     words: dict[str, Message] = {
         "a forged refusal": refusal(stage, b"n" * 16),
         "a refusal with the right nonce": refusal(stage, said.nonce),
         "a forged challenge": messages.Challenge(1, HUB, MALLORY.public_key().public_bytes_raw(), b"x" * 16, bytes(64)),
         "a welcome": messages.Welcome(9, b"t" * 32, (), 1 << 20, 1),
+        "a welcome by another key": ordered(stage, welcome),
+        "a welcome that was altered": msgspec.structs.replace(told, acked=(LogHead(ALDER, 1, 1, bytes(32)),)),
     }
     before = journal.read_identity(stage.alder.db)
     stage.alder.turn([Parcel(ALDER, messages.Lane.CONTROL, messages.encode(words[what]))], True, stage.now)
