@@ -322,7 +322,7 @@ class ApplianceBox:
         acked = max(site.acked.get(log.epoch, 0), made.seq if made else 0)
         missing = max(parts.journal.head.seq - acked, 0)
         written = await parts.reader.fetch(_WRITTEN, (*log, acked + 1)) if missing else ()
-        sealed, kept = await self._segments_missing(made.segments if made else 0)
+        sealed, kept = await self._segments_missing()
         known = await parts.reader.fetch("SELECT since_ns, seen_ns FROM peer WHERE writer=?", (file.hub_writer,))
         alone_ns, seen_ns = known[0] if known else (0, 0)
         parted_ns = max(alone_ns, seen_ns)
@@ -347,7 +347,7 @@ class ApplianceBox:
             receipt=made,
             quarantine=site.quarantine,
             via="wire",
-            address=file.url,
+            address=link.url,
             lanes=tuple(
                 ports.LaneView(
                     name=lane.name.lower(),
@@ -363,15 +363,15 @@ class ApplianceBox:
             actions=("restore" if orders.cut else "cut", "pause", "resume", "per_s", "per_hour"),
         )
 
-    async def _segments_missing(self, held: int) -> tuple[int, int]:
-        """How many sealed segments, and bytes of them, the hub lacks; `held` are those of the receipt. What it took into
-        custody since is known to this process only."""
+    async def _segments_missing(self) -> tuple[int, int]:
+        """How many sealed segments, and bytes of them, the hub lacks. What it took since the last receipt is known to this
+        process only."""
         rows = await self._parts.reader.fetch(
-            "SELECT sha256, bytes_stored, dropped_ns FROM segment ORDER BY first_id DESC"
+            "SELECT sha256, bytes_stored FROM segment WHERE dropped_ns IS NULL"
+            " AND sha256 NOT IN (SELECT sha256 FROM custody)"
         )
         custody = self._parts.link.uplink.site.custody
-        sizes = [size for sha256, size, dropped_ns in rows if dropped_ns is None and sha256 not in custody]
-        sizes = sizes[: max(len(rows) - held, 0)]
+        sizes = [size for sha256, size in rows if sha256 not in custody]
         return len(sizes), sum(sizes)
 
     async def _receipt_view(self) -> ports.ReceiptView | None:

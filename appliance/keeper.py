@@ -23,7 +23,7 @@ from appliance.intake.gate import Gate
 from appliance.recorder import Recorder
 from fleet import events
 from fleet.limits import MINUTE, SECOND
-from store import budget, telemetry
+from store import budget, peers, sealer, telemetry
 from store.budget import Bounds, DataClass, Shed, Usage
 from store.database import Writer, connect_reader
 from store.faults import Fault, StoreFault
@@ -92,9 +92,7 @@ class Keeper:
         now_ns: Callable[[], int],
         clock_trusted: Callable[[], bool] = lambda: True,
         period_s: float = PERIOD_S,
-        between: Callable[[], object] = lambda: None,
     ) -> None:
-        self._between = between  # called before each frame that is sealed
         self.last_error: str | None = None
         self.bounds = Bounds(budget_bytes, budget.reserve_size(folder, reserve_bytes), retention_ns)
         self._folder, self._telemetry, self._journal, self._site = folder, telemetry, journal, site
@@ -120,8 +118,8 @@ class Keeper:
         """Put right what a crash left, then keep house on a thread of its own. May be called again when it fell."""
         if self.alive:
             return
-        self._run_steps(self._now_ns(), (self._recover, self._mind_reserve, self._look))
         self._stopping.clear()
+        self._run_steps(self._now_ns(), (self._recover, self._mind_reserve, self._look))
         self._thread = threading.Thread(target=self._run, name="keeper", daemon=True)
         self._thread.start()
 
@@ -256,9 +254,10 @@ class Keeper:
             upto, last_id, lost = telemetry.announced(db, partition)
         if upto < last_id:
             self._check_room(partition)
-            sealing = telemetry.seal(
-                partition._replace(last_id=last_id), self._folder.segments, upto, between=self._between
-            )
+            wanted = partition._replace(last_id=last_id)
+            sealing = sealer.seal(wanted, self._folder.segments, upto, cut_off=self._stopping.is_set)
+            if sealing is None:
+                return
             self._announce(sealing, partition.path.name, now_ns)
             lost = lost or bool(sealing.lost)
             upto = max([upto, *(one.last_id for one in sealing.sealed), *(last for _, last in sealing.lost)])
@@ -304,8 +303,18 @@ class Keeper:
             self._telemetry.rotation_wanted = True
 
     def _plan(self, usage: Usage, now_ns: int, *, series_left: bool) -> list[Shed]:
-        segments, copies, trusted = self._segments(), budget.copies(self._folder), self._clock_trusted()
-        return budget.plan(usage, self.bounds, now_ns, segments, copies, clock_trusted=trusted, series_left=series_left)
+        with closing(connect_reader(self._folder.site_db)) as db:
+            segments, has_hub = telemetry.live(db), peers.any_here(db)
+        return budget.plan(
+            usage,
+            self.bounds,
+            now_ns,
+            segments,
+            budget.copies(self._folder),
+            clock_trusted=self._clock_trusted(),
+            series_left=series_left,
+            has_hub=has_hub,
+        )
 
     def _segments(self) -> list[Segment]:
         with closing(connect_reader(self._folder.site_db)) as db:

@@ -213,6 +213,7 @@ class SiteShelf:
             return Answer(b"", f"another receipt with number {made.number:,} is here already")
         signature = receipt.sign(content, self._key)
         peers.save_receipt(self.db, peers.Receipt(self._writer, made.number, content, hub_signature, signature, now_ns))
+        peers.covered(self.db, self._writer, made.number, made.segments, now_ns)
         hub = self.hub()
         if hub is not None and not hub.name:
             peers.save(self.db, hub._replace(name=made.hub_name))

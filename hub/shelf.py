@@ -300,13 +300,15 @@ class HubShelf:
         former = peers.newest_receipt(self.db, writer)
         spans = tuple(receipt.Span(epoch, head.seq, head.hash) for epoch, head in sorted(here.items()) if head.seq)
         segments = peers.segments(self.db, writer)
-        held = [one for one in segments if one.state == peers.HERE]
-        missing = [one for one in segments if one.state == peers.WANTED]
+        stored = [one for one in segments if one.state == peers.HERE]
+        fresh = {one.sha256 for one in [one for one in stored if not one.reason][: receipt.LISTED_MAX]}
+        held = [one for one in stored if one.reason or one.sha256 in fresh]
+        missing = len(stored) - len(held) + sum(one.state == peers.WANTED for one in segments)
         gone = [one for one in segments if one.state == peers.GONE]
         root = receipt.segments_root([one.sha256 for one in held])
         if former is not None and not former.site_signature:
             before = receipt.read(former.content)
-            if (before.logs, before.segments_root, before.segments_missing) == (spans, root, len(missing)):
+            if (before.logs, before.segments_root, before.segments_missing) == (spans, root, missing):
                 return former.content, former.hub_signature  # it was lost on the way, or its answer was
         drops = self._drops(writer)
         made = receipt.Receipt(
@@ -328,12 +330,13 @@ class HubShelf:
                 sum(one.records for one in held),
             ),
             root,
-            len(missing),
+            missing,
             drops,
             tuple(receipt.Gap("segment", one.reason, one.records) for one in gone)[: receipt.LISTED_MAX],
             b"",
             receipt.digest(former.content) if former else b"",
             receipt.root_of(self._tenant, writer, spans, root),
+            tuple(one.sha256 for one in held if one.sha256 in fresh),
         )
         content = receipt.content_of(made)
         signature = receipt.sign(content, self._key)
@@ -381,6 +384,7 @@ class HubShelf:
             return str(verdict)
         peers.save_receipt(self.db, newest._replace(site_signature=signature))
         made = receipt.read(newest.content)
+        peers.cover(self.db, writer, number, made.segments)
         said = events.ReceiptSigned(
             writer, number, receipt.digest(newest.content), made.lanes.events, made.lanes.segments
         )

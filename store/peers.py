@@ -58,6 +58,11 @@ def every(db: sqlite3.Connection, tenant: str) -> list[Peer]:
     return [Peer(*row) for row in db.execute(f"SELECT {_COLUMNS} FROM peer WHERE tenant=? ORDER BY name", (tenant,))]
 
 
+def any_here(db: sqlite3.Connection) -> bool:
+    """Whether this box has spoken to another end at all: at a site, whether it has a hub."""
+    return db.execute("SELECT 1 FROM peer LIMIT 1").fetchone() is not None
+
+
 def raise_fence(db: sqlite3.Connection, writer: str, at_least: int = 0) -> int:
     """The next fence of this peer: every session before it is over from here on. `at_least` is a clock's seconds, so that
     a hub that was restored gives no fence a second time."""
@@ -174,6 +179,9 @@ WANTED, HERE, GONE = "wanted", "here", "gone"
 
 
 class Segment(NamedTuple):
+    """A site's segment, as it stands at the hub. `reason` says why it is gone; or, of one that is there, which receipt
+    that both have signed lists it (empty: none yet). A site keeps only what is listed."""
+
     site: str
     sha256: bytes
     first_id: int
@@ -202,6 +210,23 @@ def segments(db: sqlite3.Connection, site: str, state: str | None = None, limit:
 def settle_segment(db: sqlite3.Connection, site: str, sha256: bytes, state: str, reason: str, at_ns: int) -> None:
     db.execute(
         "UPDATE custody SET state=?, reason=?, at_ns=? WHERE site=? AND sha256=?", (state, reason, at_ns, site, sha256)
+    )
+
+
+def cover(db: sqlite3.Connection, site: str, number: int, hashes: Iterable[bytes]) -> None:
+    """At the hub: the site signed that receipt, which lists these."""
+    db.executemany(
+        "UPDATE custody SET reason=? WHERE site=? AND sha256=? AND state=?",
+        [(f"receipt {number}", site, sha256, HERE) for sha256 in hashes],
+    )
+
+
+def covered(db: sqlite3.Connection, site: str, number: int, hashes: Iterable[bytes], at_ns: int) -> None:
+    """At the site: that receipt lists these. What this site never sealed is passed over."""
+    db.executemany(
+        "INSERT OR IGNORE INTO custody SELECT ?, sha256, first_id, last_id, records, bytes_stored, from_ns, to_ns, ?, ?, ?"
+        " FROM segment WHERE sha256=?",
+        [(site, HERE, f"receipt {number}", at_ns, sha256) for sha256 in hashes],
     )
 
 

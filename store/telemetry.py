@@ -349,40 +349,36 @@ class Sealing(NamedTuple):
     reason: str  # why they were not there
 
 
-def seal(
-    partition: Closed, segments: Path, after: int | None = None, between: Callable[[], object] = lambda: None
-) -> Sealing:
+def seal(partition: Closed, segments: Path, after: int | None = None) -> Sealing:
     """Write a partition's records (those above `after`) into `segments` as immutable files, and say what is missing.
 
     Small frames are joined into larger ones, which compress several times better. The files are durable, under their
     final names, when this returns; the partition is untouched. A damaged partition gives what can still be read.
-    `between` is called before each frame: sealing takes seconds, and somebody may have to go first.
     """
     after = partition.first_id - 1 if after is None else after
     reason = "records are missing"
     try:
-        sealed = _write_runs(partition_frames(partition.path, after), segments, between)
+        sealed = _write_runs(partition_frames(partition.path, after), segments)
     except StoreFault as fault:
         if fault.fault is not Fault.DAMAGED:
             raise
         reason = fault.detail
-        sealed = _write_runs(_readable_frames(partition.path, after), segments, between)
+        sealed = _write_runs(_readable_frames(partition.path, after), segments)
     return Sealing(sealed, tuple(_holes(sealed, after + 1, partition.last_id)), reason)
 
 
-def _write_runs(found: Iterable[Frame], segments: Path, between: Callable[[], object]) -> tuple[Sealed, ...]:
-    records = itertools.chain.from_iterable(_ascending(found, between))
+def _write_runs(found: Iterable[Frame], segments: Path) -> tuple[Sealed, ...]:
+    records = itertools.chain.from_iterable(_ascending(found))
     runs = itertools.groupby(enumerate(records), key=lambda numbered: numbered[1].id - numbered[0])
     return tuple(_write_segment((record for _, record in run), segments) for _, run in runs)
 
 
-def _ascending(found: Iterable[Frame], between: Callable[[], object]) -> Iterator[list[Record]]:
+def _ascending(found: Iterable[Frame]) -> Iterator[list[Record]]:
     last_id = 0
     for frame in found:
         if frame.first_id <= last_id:  # a page that lies where another belongs
             raise StoreFault(Fault.DAMAGED, "telemetry", f"frame {frame.first_id} stands there twice")
         last_id = frame.last_id
-        between()
         yield _records_of(frame)
 
 
@@ -509,7 +505,7 @@ def intact(path: Path, sha256: bytes) -> bool:
 
 
 class Segment(NamedTuple):
-    """A segment that is still here. `in_custody`: a hub has taken it over."""
+    """A segment that is still here. `in_custody`: the hub holds it, by a receipt that both have signed."""
 
     first_id: int
     last_id: int
@@ -585,7 +581,9 @@ def announced(db: sqlite3.Connection, partition: Closed) -> Announced:
 
 def live(db: sqlite3.Connection) -> list[Segment]:
     """The segments that are here, oldest first."""
-    columns = "first_id, last_id, sha256, records, from_ns, to_ns, bytes_stored"
+    columns = (
+        "first_id, last_id, sha256, records, from_ns, to_ns, bytes_stored, sha256 IN (SELECT sha256 FROM custody)"
+    )
     rows = db.execute(f"SELECT {columns} FROM segment WHERE dropped_ns IS NULL ORDER BY first_id")
     return [Segment(*row) for row in rows]
 

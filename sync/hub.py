@@ -249,6 +249,7 @@ class Session:
         self._window = 0
         self._look = True  # for segments to ask for
         self._asked: dict[bytes, int] = {}  # by segment, how far it has been asked for
+        self._fresh = False  # a segment is here that no receipt lists
         self._unsettled = False
         self._by_file = False
         self._chunk_ns = 0
@@ -583,7 +584,7 @@ class Session:
             return
         taken = self._in.take(said.stream, said.offset, said.data)
         if taken.hole:
-            self._control.append(Ack(self.fence, said.stream, self._in.offset, self.window_bytes, resend=True))
+            self._ack(said.stream, None, resend=True)
             return
         head: LogHead | None = None
         try:
@@ -611,7 +612,15 @@ class Session:
         except stream.StreamProblem as problem:
             self._begin_again(str(problem)[:_REASON_CHARS_MAX], now_ns, shelf)
             return
-        self._control.append(Ack(self.fence, said.stream, self._in.offset, self.window_bytes, head))
+        self._ack(said.stream, head)
+
+    def _ack(self, number: int, head: LogHead | None, *, resend: bool = False) -> None:
+        """Of many parts in one transaction, the last is answered."""
+        last = self._control[-1] if self._control else None
+        if isinstance(last, Ack) and (last.fence, last.stream) == (self.fence, number) and last.resend <= resend:
+            self._control.pop()
+            head = head or last.head
+        self._control.append(Ack(self.fence, number, self._in.offset, self.window_bytes, head, resend))
 
     def _begin_again(self, reason: str, now_ns: int, shelf: Shelf) -> None:
         number = self._in.stream
@@ -642,7 +651,7 @@ class Session:
         self._offer(now_ns, shelf)
 
     def _offer(self, now_ns: int, shelf: Shelf) -> None:
-        self.receipt_ns = now_ns
+        self.receipt_ns, self._fresh = now_ns, False
         made = shelf.receipt(self.writer, self._level, now_ns)  # invariant 4
         if made is not None:
             self._control.append(ReceiptOffered(self.fence, *made))
@@ -672,6 +681,7 @@ class Session:
         elif not said.data:
             self._asked[said.sha256] = _NUMBER_MAX  # the site has nothing to give: not again in this session
         if whole:
+            self._fresh = True
             self._control.append(Custody(self.fence, said.sha256))
 
     def _ask_again(self, sha256: bytes) -> None:
@@ -784,7 +794,7 @@ class Session:
         known = shelf.known(self.writer)
         logs = tuple(known.logs) if known else ()
         self.receipt_ns = now_ns
-        if self.phase is not Phase.LIVE or logs != self._level:
+        if self.phase is not Phase.LIVE or logs != self._level or self._fresh:
             self._level = logs
             self._offer(now_ns, shelf)
 

@@ -1,9 +1,10 @@
 """What does "nothing was lost" mean, so that anybody can check it? A completeness receipt, signed by both sides.
 
 It lists, for one site: each log from its first event to a named end, how many events that is; the segments whose bytes
-the hub holds; what was let go on purpose, with the reason; what is missing, with the reason; and the root hash over all
-of it. The hub signs when it has committed all that; the site signs when it finds the same. Each receipt names the one
-before it by hash, so that none can be left out later.
+the hub holds (those that came since by name: from here on the site may prune them); what was let go on purpose, with
+the reason; what is missing, with the reason; and the root hash over all of it. The hub signs when it has committed all
+that; the site signs when it finds the same. Each receipt names the one before it by hash, so that none can be left out
+later.
 
     root = SHA-256( domain ‖ lp(tenant) ‖ lp(site) ‖ for each log lp([epoch, seq, head hash]) ‖ for each segment sha256 )
 
@@ -81,12 +82,13 @@ class Receipt(msgspec.Struct, frozen=True, array_like=True):
     logs: tuple[Span, ...]
     lanes: Lanes
     segments_root: bytes  # SHA-256 over the segments' hashes, in the order of their first record
-    segments_missing: int
+    segments_missing: int  # on their way, or for the next receipt to list
     drops: tuple[Drop, ...]
     gaps: tuple[Gap, ...]
     documents_root: bytes
     previous: bytes  # SHA-256 of the content of the receipt before this one; empty for the first
     root: bytes
+    segments: tuple[bytes, ...] = ()  # the SHA-256 of those that no receipt listed that both have signed; LISTED_MAX
 
 
 class Verdict(StrEnum):

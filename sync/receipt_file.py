@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 from contextlib import closing
 from pathlib import Path
 
@@ -99,14 +100,21 @@ def _against(data: Path, made: receipt.Receipt, file: ReceiptFile) -> tuple[str,
         hashes = {
             (span.epoch, span.seq): peers.hash_at(db, log, span.seq) for span, log in zip(made.logs, logs, strict=True)
         }
-        segments = [one.sha256 for one in peers.segments(db, made.site, peers.HERE)]
         at_hub = identity is not None and identity.log.writer == made.hub
-    root = receipt.segments_root(segments[: made.lanes.segments]) if at_hub else None
+        root = _held(db, made) if at_hub else None
     verdict = receipt.agrees(made, hashes, root)
     verified = ""
     if verdict is Verdict.GOOD:
         verified = f"the log in {data} is the same, event by event, up to its end"
     return verified, verdict
+
+
+def _held(db: sqlite3.Connection, made: receipt.Receipt) -> bytes:
+    """The root over what this hub holds of all that the receipts up to this one list."""
+    rows = db.execute("SELECT content FROM receipt WHERE site=? AND number<=?", (made.site, made.number))
+    listed = {sha256 for (content,) in rows for sha256 in receipt.read(content).segments}
+    held = peers.segments(db, made.site, peers.HERE)
+    return receipt.segments_root([one.sha256 for one in held if one.sha256 in listed])
 
 
 def words(made: receipt.Receipt) -> str:

@@ -6,7 +6,9 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import re
 import shutil
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -272,3 +274,25 @@ def test_a_site_that_met_its_hub_by_stick_alone_shows_a_receipt_that_holds(coast
     path.write_text(skerry("receipt", "export", "--data", str(coast.alder.data)).stdout)
     said = skerry("receipt", "verify", str(path), "--data", str(coast.alder.data))
     assert "both signatures hold" in said.stdout
+
+
+def test_a_sealed_segment_travels_once_and_a_receipt_lets_the_site_prune_it(coast: Coast) -> None:
+    alder = coast.alder
+    alder.call("POST", "/v1/ingest", {"device": "kestrel", "battery_pct": 81})
+    alder.stop()
+    alder.start()  # every start begins a new partition, so the one before it is sealed
+    eventually(lambda: _on_stick(coast, f"look-{time.monotonic_ns()}"))
+    segments = sorted(path.name for path in (alder.data / "segments").glob("*.jsonl.zst"))
+    coast.carry("first-up")
+    assert sorted(path.name for path in (coast.hub.data / "segments").iterdir()) == segments
+    assert _on_stick(coast, "again-up"), "no receipt has come back yet"
+    coast.round("second")  # the receipt goes down, its countersignature comes up with the next
+    assert not _on_stick(coast, "third-up")
+
+
+def _on_stick(coast: Coast, name: str) -> int:
+    """How many segments a stick for the hub carries now."""
+    made = skerry("bundle", "export", "--data", str(coast.alder.data), str(coast.root / name))
+    found = re.search(r"([\d,]+) segments", made.stdout)
+    assert found, made.stdout
+    return int(found[1])

@@ -22,7 +22,7 @@ from appliance.recorder import Recorder
 from fleet import events, series
 from fleet.envelope import Log
 from fleet.limits import DAY, SECOND
-from store import journal, keys, telemetry
+from store import journal, keys, peers, telemetry
 from store.clock import WallClock
 from store.database import Writer, connect, connect_reader
 from store.faults import Fault, StoreFault
@@ -307,6 +307,22 @@ def test_past_the_retention_records_go_and_the_log_says_which(island: Island) ->
     assert island.readable() == (list(range(11, 21)), set(range(1, 11)))
     assert len(island.files()) == 1
     assert island.keeper.budget_view_data().shed_records == 10
+
+
+def test_past_the_retention_a_site_with_a_hub_waits_until_a_receipt_lists_them(island: Island) -> None:
+    hub = peers.Peer("01HARBOR", "default", "harbor", bytes(32))
+    island.site.submit(lambda db: peers.save(db, hub)).result()
+    island.partition(10, at_ns=NOW - 40 * DAY)
+    island.partition(10)
+    island.look()
+    island.look()
+    assert island.told(events.TelemetryDropped) == []
+    hashes = [one.sha256 for one in island.segments()]
+    island.site.submit(lambda db: peers.covered(db, "01ALDER", 1, [*hashes, b"never sealed"], NOW)).result()
+    island.look()
+    (dropped,) = island.told(events.TelemetryDropped)
+    assert (dropped.first_id, dropped.last_id) == (1, 10)
+    assert [one.first_id for one in island.segments()] == [11]
 
 
 def test_over_the_budget_the_oldest_go_and_the_rest_is_readable(tmp_path: Path) -> None:

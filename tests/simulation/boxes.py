@@ -171,7 +171,7 @@ class SimSite(Box):
         self.secret = secret
         self.nodes: dict[str, Present] = {}
         self.caps = Caps()
-        self.turns: Counter[tuple[str, str]] = Counter()
+        self.turns: Counter[tuple[State, Cause]] = Counter()
         super().__init__(root, name, writer, clock, owner=False)
 
     def open(self) -> None:
@@ -192,12 +192,12 @@ class SimSite(Box):
         turned = self.shelf.turned
 
         def counted(state: State, cause: Cause, reason: str, now_ns: int) -> None:
-            self.turns[self._before, str(state)] += 1
-            self._before = str(state)
+            self.turns[self._before, cause] += 1
+            self._before = state
             turned(state, cause, reason, now_ns)
 
         self.shelf.turned = counted  # type: ignore[method-assign]
-        self._before = str(State.AUTONOMOUS)
+        self._before = State.AUTONOMOUS
         me = site_side.Me(self.identity.log, self.name, self.public_key, self.key.sign, "test")
         self.uplink = Uplink(site_side.Site(me, self.caps), self.shelf, self.rng.randbytes)
 
@@ -205,6 +205,10 @@ class SimSite(Box):
         said = self.run(lambda db: self.uplink.work(db, parcels, up, now_ns), killed=killed)
         self.uplink.committed()
         return said
+
+    def fell(self, now_ns: int) -> None:
+        self.uplink.fell(now_ns)
+        self._before = State.AUTONOMOUS
 
     @property
     def state(self) -> str:

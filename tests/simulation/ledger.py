@@ -53,7 +53,7 @@ class Ledger:
 
     def disk_lost(self, writer: str, hub: SimHub) -> None:
         """A disk was written over: what only it held is gone, by whoever did that."""
-        there = set(_ids(hub, writer))
+        there = set(_ids(hub))
         self.lost_with_a_disk |= {mid for mid, (by, _) in self.sent.items() if by == writer and mid not in there}
 
     def hub_lost(self, boxes: Iterable[Box]) -> None:
@@ -110,6 +110,10 @@ class Ledger:
                 problems.append(f"segment: {sha256.hex()[:8]} of {writer} is {state}")
             elif state == peers.GONE and not dropped and not _excused(world, writer):
                 problems.append(f"segment: {sha256.hex()[:8]} of {writer} is gone, and nobody dropped it")
+        for copy in world.running:
+            for (sha256,) in copy.box.db.execute("SELECT sha256 FROM custody"):
+                if states.get((copy.writer, sha256)) != peers.HERE and not _excused(world, copy.writer):
+                    problems.append(f"segment: {copy.writer} may prune {sha256.hex()[:8]}, and the hub does not have it")
         return problems
 
 
@@ -127,17 +131,28 @@ def _same(sent: events.Body, found: object) -> bool:
 def _every(hub: Box) -> Iterable[tuple[str, object]]:
     marks = ",".join("?" * len(_OURS))
     rows = hub.db.execute(f"SELECT raw FROM event WHERE kind IN ({marks})", _OURS).fetchall()
-    raws = [row[0] for row in rows]
-    for (raw,) in hub.db.execute("SELECT raw FROM branch").fetchall():
-        raws += envelope.decode(raw).events
-    for raw in raws:
+    for (raw,) in rows:
         fact = events.decode_any(raw, writer="", epoch=1)
+        yield fact.subject, fact.body
+    for fact in _beside(hub):
         if fact.kind in _OURS:
             yield fact.subject, fact.body
 
 
-def _ids(hub: Box, writer: str = "") -> Iterable[str]:
-    return (mid for mid, _ in _every(hub))
+def _beside(hub: Box) -> Iterable[events.Recorded]:
+    """The second histories."""
+    for (raw,) in hub.db.execute("SELECT raw FROM branch").fetchall():
+        for event in envelope.decode(raw).events:
+            yield events.decode_any(event, writer="", epoch=1)
+
+
+def _ids(hub: Box) -> Iterable[str]:
+    marks = ",".join("?" * len(_OURS))
+    for (mid,) in hub.db.execute(f"SELECT subject FROM event WHERE kind IN ({marks})", _OURS):
+        yield mid
+    for fact in _beside(hub):
+        if fact.kind in _OURS:
+            yield fact.subject
 
 
 def _chains(hub: Box) -> list[str]:

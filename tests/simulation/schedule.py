@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from fleet.limits import HOUR, MINUTE, MS, SECOND
+from sync.protocol import Cause, State
 from tests.simulation.boxes import memory_folder
 from tests.simulation.world import START_NS, YEAR_NS, Copy, Quality, World
 
@@ -34,7 +35,7 @@ class Result(NamedTuple):
     hash: str
     problems: tuple[str, ...]
     counts: dict[str, int]
-    turns: dict[tuple[str, str], int]
+    turns: dict[tuple[State, Cause], int]
     events: int
 
     @property
@@ -42,18 +43,21 @@ class Result(NamedTuple):
         return f"python -m tests.simulation --seed {self.seed} --sites {self.sites}"
 
 
-def run(seed: int, sites: int) -> Result:
+def run(seed: int, sites: int, *, rare: bool = True) -> Result:
+    """Without `rare`: as chance alone has it."""
     root = memory_folder()
     try:
-        return _run(root, seed, sites)
+        return _run(root, seed, sites, rare)
     finally:
         shutil.rmtree(root, ignore_errors=True)
 
 
-def _run(root: Path, seed: int, sites: int) -> Result:
+def _run(root: Path, seed: int, sites: int, rare: bool) -> Result:
     world = World(root, seed, sites)
     rng = random.Random(f"schedule of {seed}")
     twins = _plan(world, rng)
+    if rare:
+        _rare(world, random.Random(f"what is rare in {seed}"), twins)
     world.run_for(ACTIVE_NS + 30 * SECOND)
     world.heal()
     world.run_for(3 * MINUTE)  # copies of one site end each other's sessions meanwhile, and both are heard
@@ -144,6 +148,42 @@ def _hub_set_back(world: World, rng: random.Random) -> None:
     image = world.hub_image()
     world.after(rng.randrange(SECOND, MINUTE), lambda: world.restore_hub(image))
 
+
+def _rare(world: World, rng: random.Random, twins: list[set[str]]) -> None:
+    """What chance alone brings about too seldom is made to happen: faults that wait for a site to be in a state. A site
+    with a copy is mostly held, and would wait in vain."""
+    alone = [copy for copy in world.copies if not any(copy.writer in twin for twin in twins)]
+    for _ in range(_AMBUSHES):
+        state, do = rng.choice(_TRAPS)
+        copy = rng.choice(alone)
+        at = rng.randrange(10 * SECOND, ACTIVE_NS - MINUTE)
+        world.after(at, partial(world.ambush, copy, state, partial(do, world, copy)))
+        if state is State.QUARANTINED:
+            world.after(at, partial(world.hold, copy))
+        elif state is not State.LIVE:
+            world.after(at, partial(world.partition, copy, SECOND))
+    if rng.random() < 0.6:
+        copy = rng.choice(alone)
+        at = rng.choice((rng.randrange(10 * SECOND, ACTIVE_NS // 2), ACTIVE_NS + MINUTE))
+        world.after(at, partial(world.ambush, copy, State.LIVE, partial(world.burst, copy)))
+
+
+def _dark(world: World, copy: Copy) -> None:
+    world.half_open(copy, "down", 70 * SECOND)
+
+
+def _cut(world: World, copy: Copy) -> None:
+    world.partition(copy, 3 * SECOND)
+
+
+_AMBUSHES = 3
+_TRAPS: tuple[tuple[State, Callable[[World, Copy], None]], ...] = (
+    (State.RETURNING, _cut),
+    *[(State.REPLAYING, _dark)] * 4,
+    *[(State.REPLAYING, _cut)] * 2,
+    *[(State.LIVE, _dark)] * 2,
+    *[(State.QUARANTINED, _dark)] * 2,
+)
 
 Fault = Callable[[World, random.Random, Copy], None]
 

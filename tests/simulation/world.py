@@ -30,13 +30,15 @@ from store import peers
 from store.telemetry import segment_path
 from sync.link import Parcel
 from sync.messages import Lane
-from sync.protocol import State
+from sync.protocol import Cause, State
 from tests.simulation.boxes import TENANT, Killed, SimClock, SimHub, SimSite
 from tests.simulation.ledger import Ledger
 
 START_NS = 1_800_000_000 * SECOND
 HUB = "01HARBOR000000000000000000"
 YEAR_NS = 365 * 86_400 * SECOND
+BURST_EVENTS = 6_000  # beyond 5,000 a site replays again
+BURST_NS = 25 * SECOND
 
 
 class Quality(NamedTuple):
@@ -99,6 +101,7 @@ class Copy:
         self.gone = False
         self.skewed = False
         self.wrote = 0
+        self.ambushes: list[tuple[State, Callable[[], None]]] = []
 
     @property
     def writer(self) -> str:
@@ -111,7 +114,7 @@ class World:
         self.rng = random.Random(seed)
         self.now_ns = START_NS
         self.counts: Counter[str] = Counter()
-        self.turns: Counter[tuple[str, str]] = Counter()
+        self.turns: Counter[tuple[State, Cause]] = Counter()
         self.steps = 0
         self.ledger = Ledger()
         self._hash = hashlib.sha256()
@@ -217,6 +220,9 @@ class World:
             self._note(parcel.lane, hashlib.sha256(parcel.data).digest())
             for at in copy.line.arrivals("up", parcel, self.now_ns, self.rng):
                 self.at(at, self._to_hub(copy, parcel, copy.line.generation))
+        for ambush in [one for one in copy.ambushes if one[0] == after]:
+            copy.ambushes.remove(ambush)
+            ambush[1]()
         busy = inbox or said or (after not in (State.LIVE, State.QUARANTINED) and copy.line.up)
         self._wake(copy, SECOND if busy else 9 * SECOND if copy.line.up else 300 * SECOND)
 
@@ -339,6 +345,8 @@ class World:
         segment_path(copy.box.folder.segments, sha256).write_bytes(data)
         first = struct.unpack(">I", sha256[:4])[0]
         ns = self.now_ns
+        row = (first, first + 9, sha256, 10, ns - SECOND, ns, size, ns)
+        copy.box.run(lambda db: db.execute("INSERT OR IGNORE INTO segment VALUES (?,?,?,?,?,?,?,?,NULL)", row))
         copy.box.write("", events.SegmentSealed(sha256, first, first + 9, 10, ns - SECOND, ns, size))
         self.ledger.sealed(copy.writer, sha256, dropped=drop)
         if drop:
@@ -389,7 +397,22 @@ class World:
         else:
             copy = self.rng.choice(self.copies)
             if not copy.gone:
-                copy.box.uplink.fell(self.now_ns)
+                copy.box.fell(self.now_ns)
+
+    def ambush(self, copy: Copy, state: State, do: Callable[[], None]) -> None:
+        """Do it at the end of the turn in which the site is next in `state`."""
+        copy.ambushes.append((state, do))
+
+    def burst(self, copy: Copy) -> None:
+        """An operator lets the log stand still, and more gathers than a live site may have to send."""
+        self.count("a burst while the log stands still")
+        copy.box.caps.paused = frozenset({Lane.LOG})
+        self.write(copy, BURST_EVENTS)
+
+        def end() -> None:
+            copy.box.caps.paused = frozenset()
+
+        self.after(BURST_NS, end)
 
     def clock_jump(self, copy: Copy | None, skew_ns: int) -> None:
         self.count("a clock jumped")
@@ -437,6 +460,7 @@ class World:
         self.kill_at, self._doomed = {}, []
         self._clock.skew_ns = 0
         for copy in self.copies:
+            copy.ambushes = []
             copy.line.heal()
             copy.box.clock.skew_ns = 0
             self._wake(copy, MS)

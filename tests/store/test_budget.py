@@ -64,6 +64,14 @@ def test_what_a_hub_has_taken_over_goes_before_what_only_we_have() -> None:
     assert [one.first_id for one in _segments_of(budget.plan(usage, BOUNDS, NOW, segments))] == [301, 401, 101]
 
 
+def test_with_a_hub_retention_takes_only_what_is_in_its_custody_and_the_budget_takes_all() -> None:
+    old = [_segment(1, age_ns=40 * DAY), _segment(2, age_ns=39 * DAY, in_custody=True)]
+    usage = ROOMY._replace(raw=20 * MIB)
+    assert _segments_of(budget.plan(usage, BOUNDS, NOW, old)) == old
+    assert _segments_of(budget.plan(usage, BOUNDS, NOW, old, has_hub=True)) == old[1:]
+    assert _segments_of(budget.plan(usage._replace(log=97 * MIB), BOUNDS, NOW, old, has_hub=True)) == old[::-1]
+
+
 def test_a_nearly_full_disk_sheds_even_within_the_budget() -> None:
     usage = ROOMY._replace(raw=20 * MIB, disk_free=3 * MIB)
     sheds = budget.plan(usage, BOUNDS, NOW, [_segment(1), _segment(2)])

@@ -9,12 +9,12 @@ from itertools import pairwise
 import pytest
 
 from fleet.limits import MINUTE, MS, SECOND
-from store import shared
-from sync import messages
+from store import peers, shared
+from sync import messages, receipt
 from sync.messages import Hello, Lane, Level, Released
-from sync.protocol import Caps, State
+from sync.protocol import RECEIPT_NS, Caps, State
 from tests.simulation.boxes import memory_folder
-from tests.simulation.world import YEAR_NS, Quality, World
+from tests.simulation.world import YEAR_NS, Copy, Quality, World
 
 
 @pytest.fixture
@@ -45,6 +45,33 @@ def test_a_segment_comes_through_while_events_trickle_in(world: World) -> None:
     world.seal(site)
     done = "SELECT count(*) FROM custody WHERE state='here'"
     assert world.run_for(50 * SECOND, lambda: world.hub.db.execute(done).fetchone() == (1,))
+
+
+def test_a_site_may_prune_what_a_receipt_of_both_lists_and_nothing_else(world: World) -> None:
+    site = world.copies[0]
+    world.seal(site)
+    here = "SELECT count(*) FROM custody WHERE state='here'"
+    assert world.run_for(50 * SECOND, lambda: world.hub.db.execute(here).fetchone() == (1,))
+    assert [(one.sha256,) for one in _not_covered(site)] == site.box.db.execute("SELECT sha256 FROM segment").fetchall()
+    assert world.run_for(2 * RECEIPT_NS, lambda: not _not_covered(site)), "nothing else happened, and a receipt came"
+    (sha256,) = site.box.db.execute("SELECT sha256 FROM custody").fetchone()
+    newest = peers.newest_receipt(site.box.db, site.writer, both=True)
+    assert newest is not None
+    assert receipt.read(newest.content).segments == (sha256,)
+    world.seal(site)
+    world.write(site)
+    assert world.run_for(4 * RECEIPT_NS, lambda: len(_listed(site)) == 2)
+    assert len(set(_listed(site))) == 2, "each is listed once"
+
+
+def _not_covered(site: Copy) -> list[peers.Segment]:
+    site.box.shelf.begin(site.box.db)
+    return list(site.box.shelf.segments_not_covered(whole=False))
+
+
+def _listed(site: Copy) -> list[bytes]:
+    rows = site.box.db.execute("SELECT content FROM receipt WHERE length(site_signature) > 0")
+    return [sha256 for (content,) in rows for sha256 in receipt.read(content).segments]
 
 
 def test_a_clock_that_is_set_back_ten_years_costs_one_new_session(world: World) -> None:

@@ -1,0 +1,104 @@
+"""Where is a partition sealed? In a process of its own: reading back and compressing an hour of records takes minutes of
+work, and in this process every page would wait for its turn beside it.
+
+    answer, on its standard output = MessagePack [sealing or nil, fault or nil, store, detail]
+
+Rules of the file
+  1  The process takes names of files and answers with what `telemetry.seal` found. It knows no key and no journal, and
+     removes nothing.
+  2  What it writes counts when its answer came whole. One that ended without is a StoreFault, and what it left behind
+     is done again (rule 4 of store/telemetry.py).
+  3  It ends when its parent does, stands back behind everything else, and its memory goes with it.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import msgspec
+
+from store import telemetry
+from store.faults import Fault, StoreFault, fault_of
+from store.telemetry import Closed, Sealing
+
+_LOOK_S = 0.1
+_NICE = 10
+_PR_SET_PDEATHSIG = 1  # prctl(2)
+_ROOT = Path(__file__).resolve().parent.parent
+
+
+class _Answer(msgspec.Struct, array_like=True):
+    sealing: Sealing | None = None
+    fault: Fault | None = None
+    store: str = ""
+    detail: str = ""
+
+
+def seal(
+    partition: Closed, segments: Path, after: int, cut_off: Callable[[], bool] = lambda: False
+) -> Sealing | None:
+    """As `telemetry.seal`; None when `cut_off` said so, which is asked ten times a second. StoreFault as there, and
+    when the process came to an end of its own; OSError when there is none to be had."""
+    asked = (os.getpid(), partition.path.absolute(), *partition[1:], segments.absolute(), after)
+    with subprocess.Popen(
+        [sys.executable, "-m", "store.sealer", *map(str, asked)],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        cwd=_ROOT,
+        close_fds=False,  # none of ours is inheritable
+    ) as child:
+        while True:
+            try:
+                said, _ = child.communicate(timeout=_LOOK_S)
+                break
+            except subprocess.TimeoutExpired:
+                if cut_off():
+                    child.kill()
+                    return None
+    return _understood(said, child.returncode)
+
+
+def _understood(said: bytes, status: int) -> Sealing:
+    try:
+        answer = msgspec.msgpack.decode(said, type=_Answer)
+    except msgspec.MsgspecError as error:
+        raise StoreFault(Fault.IO, "segments", f"the process that seals ended with {status}: {error}") from error
+    if answer.fault is not None:
+        raise StoreFault(answer.fault, answer.store, answer.detail)
+    if answer.sealing is None:
+        raise StoreFault(Fault.IO, "segments", f"the process that seals ended with {status} and says nothing")
+    return answer.sealing
+
+
+# -- in the process ---------------------------------------------------------------------------------------------
+
+
+def _main(arguments: Sequence[str]) -> None:
+    parent, path, first_id, last_id, segments, after = arguments
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != int(parent):  # it was gone before
+        return
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which ends in order
+    os.nice(_NICE)
+    partition = Closed(Path(path), int(first_id), int(last_id))
+    sys.stdout.buffer.write(msgspec.msgpack.encode(_answer(partition, Path(segments), int(after))))
+    sys.stdout.buffer.flush()
+
+
+def _answer(partition: Closed, segments: Path, after: int) -> _Answer:
+    try:
+        return _Answer(telemetry.seal(partition, segments, after))
+    except StoreFault as fault:
+        return _Answer(None, fault.fault, fault.store, fault.detail)
+    except OSError as error:
+        return _Answer(None, fault_of(error), "segments", str(error))
+
+
+if __name__ == "__main__":
+    _main(sys.argv[1:])
