@@ -124,10 +124,13 @@ async def _run_hub(data: Path, config: Any) -> int:
 
 
 def hub_invite(args: argparse.Namespace) -> int:
-    made = _running(args.data, "POST", "/console/invite", {"name": args.site, "url": args.url or ""})
+    made = _running(args.data, "POST", "/console/invite", {"name": args.site, "urls": args.url})
+    entry = _running(args.data, "GET", "/console/nats")["sites"].get(args.site, "")
     text = json.dumps(made, indent=2) + "\n"
     if args.to is None:
         print(text, end="")
+        if entry:
+            print(f"Enter this user at the NATS server: {entry}", file=sys.stderr)
         return 0
     fd = os.open(args.to, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     with os.fdopen(fd, "w") as file:
@@ -135,6 +138,17 @@ def hub_invite(args: argparse.Namespace) -> int:
     print(f"{args.to}: the way for {args.site} to this hub. Take it to the site and run there:")
     print(f"  skerry link join {args.to.name} --data DIR")
     print("It holds a secret; remove it afterwards.")
+    if entry:
+        print("Before that, enter this user at the NATS server (all of them: skerry hub nats):")
+        print(f"  {entry}")
+    return 0
+
+
+def hub_nats(args: argparse.Namespace) -> int:
+    configuration = _running(args.data, "GET", "/console/nats")["configuration"]
+    if not configuration:
+        fail("this hub runs a NATS server of its own; nothing has to be entered anywhere")
+    print(configuration, end="")
     return 0
 
 
@@ -144,7 +158,7 @@ def link_join(args: argparse.Namespace) -> int:
     except OSError as error:
         fail(f"{args.file} cannot be read: {error.strerror}")
     answer = _running(args.data, "POST", "/console/join", json.loads(raw) if raw[:1] == b"{" else {"kind": "?"})
-    print(f"this site is {answer['site']} to the hub {answer['hub']} at {answer['url']}")
+    print(f"this site is {answer['site']} to the hub {answer['hub']} at {' or '.join(answer['urls'])}")
     return 0
 
 
@@ -157,6 +171,8 @@ def link_show(args: argparse.Namespace) -> int:
         print("no hub yet; at the hub run: skerry hub invite SITE, and here: skerry link join FILE")
         return 0
     print(f"hub        {link['hub']} at {link['url']}")
+    if others := [url for url in link["urls"] if url != link["url"]]:
+        print(f"           else {', '.join(others)}")
     print(
         f"state      {link['state']}" + (", cut by an operator" if link["cut"] else "" if link["up"] else ", no line")
     )
@@ -281,19 +297,22 @@ def _running(data: Path, method: str, path: str, body: Any = None) -> Any:
 
 
 def config_check(args: argparse.Namespace) -> int:
-    from appliance.config import ConfigProblem, keys, load
+    from appliance import config as of_a_site
+    from hub import config as of_a_hub
+    from store.settings import ConfigProblem
 
+    which: Any = of_a_hub if args.hub else of_a_site
     try:
-        config = load(args.config, os.environ, {})
+        config = which.load(args.config, os.environ, {})
     except ConfigProblem as problem:
         fail(str(problem), 2)
-    section = ""
-    for name, key, _ in keys():
+    known, section = which.keys(), ""
+    for name, key, _ in known:
         if name != section:
             print(f"[{name}]")
             section = name
         value = getattr(getattr(config, name), key)
-        print(f"{key} = {json.dumps(value)}")
+        print(f"{key} = {json.dumps('…' if key == 'password' and value else value, ensure_ascii=False)}")
     return 0
 
 
@@ -502,7 +521,9 @@ def parser() -> argparse.ArgumentParser:
             "--data", type=Path, default=Path("skerry-data"), metavar="DIR", help="the appliance's data folder"
         )
 
-    made = add(commands, "demo", demo, "run one site with its devices on this machine", "skerry demo --speed 4")
+    made = add(
+        commands, "demo", demo, "run a hub and two sites with their devices on this machine", "skerry demo --speed 4"
+    )
     made.add_argument(
         "--data", type=Path, default=Path("skerry-demo"), metavar="DIR", help="where the demo keeps its data"
     )
@@ -550,7 +571,22 @@ def parser() -> argparse.ArgumentParser:
     with_data(made)
     made.add_argument("site", metavar="SITE", help="the site's name")
     made.add_argument("--to", type=Path, metavar="FILE")
-    made.add_argument("--url", metavar="URL", help="the hub's address as the site reaches it")
+    made.add_argument(
+        "--url",
+        action="append",
+        default=[],
+        metavar="URL",
+        help="the hub's address as the site reaches it; several are tried in this order",
+    )
+
+    made = add(
+        box,
+        "nats",
+        hub_nats,
+        "print what to enter at a NATS server that somebody else runs",
+        "skerry hub nats --data DIR > skerry.conf",
+    )
+    with_data(made)
 
     box = group("link", "the link of a site to its hub", "skerry link show --data DIR")
     made = add(box, "join", link_join, "take in the file that the hub made", "skerry link join alder.link --data DIR")
@@ -626,6 +662,7 @@ def parser() -> argparse.ArgumentParser:
         "skerry config check --config skerry.toml",
     )
     made.add_argument("--config", type=Path, metavar="FILE")
+    made.add_argument("--hub", action="store_true", help="it is a hub's")
 
     box = group("journal", "the signed log of an appliance", "skerry journal verify DIR")
     made = add(
@@ -660,6 +697,17 @@ def parser() -> argparse.ArgumentParser:
     made = add(box, "list", token_list, "list the tokens", "skerry token list --data DIR")
     with_data(made)
     made = add(box, "revoke", token_revoke, "end a token at once", "skerry token revoke --data DIR --name collector")
+    with_data(made)
+    made.add_argument("--name", required=True)
+
+    box = group("account", "people's accounts", "skerry account link --data DIR --name alice")
+    made = add(
+        box,
+        "link",
+        account_link,
+        "make a link that signs somebody in, once",
+        "skerry account link --data DIR --name alice",
+    )
     with_data(made)
     made.add_argument("--name", required=True)
 

@@ -20,7 +20,7 @@ from store.accounts import Accounts
 from store.database import connect_reader
 from store.faults import StoreFault
 from store.folder import Folder
-from store.ground import Ground, readable
+from store.ground import HUB, Ground, readable
 from store.quarantine import Quarantine
 from store.settings import address
 from store.supervisor import Supervisor
@@ -70,7 +70,7 @@ class Hub:
 
     def _open(self) -> None:
         hub = self.config.hub
-        self.ground = Ground(self.folder, hub.tenant, hub.name, self._fault_turned)
+        self.ground = Ground(self.folder, hub.tenant, hub.name, self._fault_turned, HUB)
         ground = self.ground
         wall_ns, mono_ns = ground.clock.now_ns(), time.monotonic_ns()
         self.steady_ns: Callable[[], int] = lambda: wall_ns + time.monotonic_ns() - mono_ns
@@ -104,7 +104,7 @@ class Hub:
         self.landing = Landing(ground, self.config, self.fleet, self.quarantine.put, self.stale.mark)
         self.parts.lines, self.parts.sticks = self.landing.wharf, self.landing.bundles
         self.routes += self.landing.routes
-        self.addresses["link"] = self.landing.lines.broker.url
+        self.addresses |= zip(("link", "websocket"), self.landing.lines.broker.urls(), strict=False)
         self.box = HubBox(self.parts)
 
     async def _listen(self) -> None:

@@ -21,10 +21,11 @@ from store import journal, keys
 from store.clock import WallClock
 from store.database import Reader, Writer, connect, connect_reader
 from store.faults import Fault, StoreFault, fault_of
-from store.folder import Folder, bring_up
+from store.folder import Folder, FolderProblem, bring_up
 
 SET_META = "INSERT INTO meta VALUES (?,?) ON CONFLICT DO UPDATE SET value=excluded.value"
 _CLOCK_S = 1.0
+APPLIANCE, HUB = "appliance", "hub"
 
 
 @contextlib.contextmanager
@@ -38,15 +39,23 @@ def readable(name: str) -> Iterator[None]:
 
 class Ground:
     """Opened when made, with site.db at this program's revision; `close` ends it. `tenant` and `site` name the box at
-    its first start; afterwards what stands in the folder holds.
+    its first start, and `kind` says what it is; afterwards what stands in the folder holds.
 
-    StoreFault, FolderNewer or KeyProblem when it cannot be opened.
+    StoreFault, FolderProblem or KeyProblem when it cannot be opened.
     """
 
-    def __init__(self, folder: Folder, tenant: str, site: str, on_turn: Callable[[StoreFault | None], None]) -> None:
+    def __init__(
+        self,
+        folder: Folder,
+        tenant: str,
+        site: str,
+        on_turn: Callable[[StoreFault | None], None],
+        kind: str = APPLIANCE,
+    ) -> None:
         self.folder = folder
         with readable(folder.site_db.name):
             bring_up(folder.site_db)
+            self._claim(kind)
             self.key = keys.load_or_create(folder.writer_key)
             self.public_key = keys.public_bytes(self.key)
             self.clock = WallClock(int(self._meta("clock_floor") or 0))
@@ -55,6 +64,16 @@ class Ground:
             self.journal = journal.Journal(self.identity.log, self.key, self.clock)
             self.writer = Writer(folder.site_db, [self.journal], on_turn=on_turn)
         self.reader = Reader(folder.site_db)
+
+    def _claim(self, kind: str) -> None:
+        """A hub on an appliance's folder, or the other way round, would write its own log into the other's."""
+        held = self._meta("box")
+        if held is None:
+            with contextlib.closing(connect(self.folder.site_db)) as db:
+                db.execute(SET_META, ("box", kind))
+        elif held != kind:
+            whose = f"a{'n' * (held == APPLIANCE)} {held}"
+            raise FolderProblem(f"{self.folder.root} is the data folder of {whose}; run: skerry {held} run --data DIR")
 
     def _meta(self, key: str) -> str | None:
         with contextlib.closing(connect_reader(self.folder.site_db)) as db:

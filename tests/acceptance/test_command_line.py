@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 
 from skerry import parser
+from tests import cast
 from tests.cast import FRONT, Site, eventually, island, send_udp, skerry
 
 QUICK = {"SKERRY_PING_ENABLED": "false", "SKERRY_BUDGET_TOTAL_MIB": "512", "SKERRY_BUDGET_RESERVE_MIB": "1"}
@@ -253,6 +254,30 @@ def test_a_token_for_a_damaged_folder_is_refused_in_one_sentence(used: Path) -> 
     ended = skerry("token", "create", "--data", str(used), "--name", "x")
     assert ended.returncode == 1
     assert "site.db" in one_sentence(ended.stderr)
+
+
+def test_a_link_signs_in_who_forgot_the_password_and_only_once(site: Site) -> None:
+    link = re.search(r"/setup/\S+", site.said())
+    assert link is not None
+    with site.client() as client:
+        fields = {"name": "alice", "password": cast.PASSWORD, "again": cast.PASSWORD}
+        assert client.post(link[0], data=fields).status_code == 303
+    made = skerry("account", "link", "--data", str(site.data), "--name", "alice")
+    assert re.fullmatch(r"/enter/\S+\n", made.stdout), made.stderr
+    with site.client() as client:
+        assert client.get(made.stdout.strip()).status_code == 303
+        assert client.get("/").status_code == 200
+    with site.client() as client:
+        client.get(made.stdout.strip())
+        assert client.get("/").status_code == 303, "to the sign-in page"
+    unknown = skerry("account", "link", "--data", str(site.data), "--name", "mallory")
+    assert (unknown.returncode, "mallory" in one_sentence(unknown.stderr)) == (1, True)
+
+
+def test_a_box_never_runs_on_the_folder_of_another_kind(used: Path, tmp_path: Path) -> None:
+    ended = skerry("hub", "run", "--data", str(used), "--http", "127.0.0.1:0", "--link", "127.0.0.1:0")
+    assert ended.returncode != 0
+    assert "is the data folder of an appliance" in one_sentence(ended.stderr)
 
 
 def test_the_set_up_link_makes_the_first_account(site: Site) -> None:
