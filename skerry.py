@@ -705,7 +705,7 @@ def parser() -> argparse.ArgumentParser:
         box,
         "link",
         account_link,
-        "make a link that signs somebody in, once",
+        "make a link that signs somebody in for an hour",
         "skerry account link --data DIR --name alice",
     )
     with_data(made)
