@@ -29,7 +29,7 @@ from store.database import connect_reader
 from store.faults import StoreFault
 from store.frames import Record
 from store.link_file import LinkFile
-from store.shared import look
+from store.shared import look, told
 from sync import export, receipt, receipt_file
 from sync.messages import Lane
 from sync.protocol import State
@@ -244,7 +244,7 @@ class ApplianceBox:
         self, who: Identity, before: int, limit: int, subject: str | None = None, kind: str | None = None
     ) -> Sequence[Recorded]:
         sql, parameters = journal.newest(before or 1 << 62, limit, subject, kind)
-        return journal.rows_to_events(await self._parts.reader.fetch(sql, parameters))
+        return told(journal.rows_to_events(await self._parts.reader.fetch(sql, parameters)))
 
     async def records_after(self, who: Identity, after: int, limit: int, node_id: str | None) -> ports.RecordPage:
         sources = self._sources(node_id)

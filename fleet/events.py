@@ -431,6 +431,15 @@ class DocumentChanged(Body, frozen=True):
     repeated: bool = False
 
 
+class DocumentTold(Body, frozen=True):
+    """`DocumentChanged` as people read it; no fact of its own. `said` are field and value."""
+
+    document_kind: str
+    said: tuple[tuple[str, str], ...]
+    actor: str
+    repeated: bool
+
+
 # -- the event itself ---------------------------------------------------------------------------------------
 
 

@@ -26,6 +26,7 @@ The tables are `TABLES`; `heads` is sorted 32-byte hashes, one after the other.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import re
 import sqlite3
@@ -213,6 +214,20 @@ def _decode_body(body: _Cursor, digest: bytes, raw: bytes) -> Change:
     ops = _ops(columns)
     _check_predecessors(columns, len(ops), actors, start_op)
     return Change(digest, deps, actor, seq, start_op, ops, raw)
+
+
+def told(raw: bytes) -> tuple[list[tuple[str, str]], str]:
+    """What a change says, as (field, value), and who said it; nothing when it cannot be read."""
+    said, who = list[tuple[str, str]](), ""
+    with contextlib.suppress(ValueError):
+        for key, text in decode(raw).ops:
+            match = _OWN.fullmatch(key)
+            if match is None or text is None or _CLAIM.fullmatch(match[3]):
+                continue
+            stamp = words.decode(text)
+            said.append((match[3], "" if stamp.value is None else str(stamp.value)))
+            who = stamp.who
+    return said, who
 
 
 def _check_predecessors(columns: Mapping[int, bytes], ops: int, actors: int, start_op: int) -> None:

@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 from fleet.document import Author, Id, Stamped, Value, View
 from fleet.envelope import Log
-from fleet.events import DocumentChanged, Recorded
+from fleet.events import DocumentChanged, DocumentTold, Recorded
 from fleet.limits import SECOND
 from store import document
 from store.clock import WallClock
@@ -30,6 +30,16 @@ _AGAIN_NS = 3600 * SECOND  # what did not help is said again once an hour
 LISTED_MAX = 2_000  # documents in one message
 Listed = tuple[str, str, bytes]  # kind, id with its generation, heads
 _EDGE: Listed = ("", "", b"")  # where all documents begin, and where they end
+
+
+def told(events: Iterable[Recorded]) -> list[Recorded]:
+    """Events for pages: a change of a document says what it changed."""
+    return [one._replace(body=_told(one.body)) if isinstance(one.body, DocumentChanged) else one for one in events]
+
+
+def _told(body: DocumentChanged) -> DocumentTold:
+    said, who = document.told(body.change)
+    return DocumentTold(body.document_kind, tuple(said), who, body.repeated)
 
 
 class Folded(NamedTuple):

@@ -167,6 +167,7 @@ def short(value: float) -> str:
     return (written.rstrip("0").rstrip(".") if "." in written else written) if size < 1e9 else f"{value:.3g}"
 
 
+_VALUE_CHARS_MAX = 120
 _BYTES = ((1e12, "TB"), (1e9, "GB"), (1e6, "MB"), (1e3, "kB"))
 
 
@@ -279,6 +280,20 @@ def _mode(name: object) -> str:
         return str(name) or MODE[None]
 
 
+def _quoted(value: str) -> str:
+    return f"“{value}”" if value else "nothing"
+
+
+def _put(field: str, value: str) -> str:
+    """One field of a document, and what was written there."""
+    name, _, entry = field.partition("/")
+    if entry:
+        said = "" if value == "True" else f": {value}"
+        return f"{name.removesuffix('s')} {entry}{said}"
+    short = value if len(value) <= _VALUE_CHARS_MAX else value[: _VALUE_CHARS_MAX - 1] + "…"
+    return f"{FIELD.get(name, name)} {_quoted(short)}"
+
+
 def _by(f: Mapping[str, Any]) -> str:
     return f" by {f['actor']}" if f.get("actor") else ""
 
@@ -323,7 +338,9 @@ EVENTS: dict[str, _Says] = {
     "storage.recovered": lambda f: f"storage works again ({f['store']}) after {_for(f['down_ns'])}",
     "backup.made": lambda f: f"backup {f['name']} made, {size(f['bytes_written'])}",
     "node.adopted": lambda f: f"adopted as {f['name']} ({f['node_kind']}) from {f['source']}{_by(f)}",
-    "node.changed": lambda f: f"{f['field']} changed from “{f['former']}” to “{f['value']}”{_by(f)}",
+    "node.changed": lambda f: (
+        f"{FIELD.get(f['field'], f['field'])} changed from {_quoted(f['former'])} to {_quoted(f['value'])}{_by(f)}"
+    ),
     "source.claimed": lambda f: f"source {f['source']} claimed{_by(f)}",
     "source.released": lambda f: f"source {f['source']} released{_by(f)}",
     "lifecycle.moved": lambda f: f"moved from {f['origin']} to {f['target']}{_by(f)}: {f['reason']}",
@@ -371,7 +388,11 @@ EVENTS: dict[str, _Says] = {
     ),
     "receipt.signed": lambda f: f"receipt {f['number']} signed by both: {f['events']} events, {f['segments']} segments",
     "segment.received": lambda f: f"a segment of {f['records']} records came together here, bit for bit",
-    "document.changed": lambda f: f"{f['document_kind']} document changed" + (" (sent again)" if f["repeated"] else ""),
+    "document.changed": lambda f: (
+        ("; ".join(_put(name, value) for name, value in f.get("said", ())) or "a document changed")
+        + _by(f)
+        + (" (sent again)" if f["repeated"] else "")
+    ),
 }
 
 # What a line of the journal looks like at a glance; everything else is quiet.

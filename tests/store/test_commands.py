@@ -13,9 +13,10 @@ from fleet import events
 from fleet.lifecycle import Phase, Place, State
 from fleet.node import Endpoint, Kind, Node
 from fleet.people import Refused
-from store import journal
+from store import document, journal
 from store.commands import Commands, load_nodes
 from store.database import connect_reader
+from store.shared import told
 from tests.store.alder import TENANT, Alder
 
 KESTREL = "01KESTREL00000000000000001"
@@ -76,6 +77,15 @@ async def test_an_adoption_is_a_node_its_sources_and_the_events_that_say_so(brid
     ]
     assert isinstance(document, events.DocumentChanged)
     assert {event.subject for event in bridge.told()} == {KESTREL}
+
+
+async def test_a_change_of_a_document_is_told_as_fields_and_who(bridge: Bridge) -> None:
+    await bridge.adopt(KESTREL, "kestrel", UDP, tags=("drone",))
+    await bridge.commands.change("bob", KESTREL, "notes", "its left arm is bent")
+    said = [one.body for one in told(bridge.told()) if isinstance(one.body, events.DocumentTold)]
+    assert set(said[0].said) == {("name", "kestrel"), ("kind", "EDGE"), ("tags/drone", "True")}
+    assert said[-1] == events.DocumentTold("node", (("notes", "its left arm is bent"),), "bob", repeated=False)
+    assert document.told(b"no change") == ([], "")
 
 
 async def test_a_source_belongs_to_one_node(bridge: Bridge) -> None:

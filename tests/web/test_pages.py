@@ -313,6 +313,11 @@ def test_a_kind_from_tomorrow_is_shown_as_such() -> None:
     assert "does not know" in words.event(one)
     known = one._replace(kind="node.heard", body=facts.NodeHeard(mode="LIVE", former="", via="ping"))
     assert words.event(known) == "heard for the first time via ping"
+    written = facts.DocumentTold(
+        "node", (("notes", "wet"), ("tags/drone", "True"), ("domain_id", "")), "Bob", repeated=True
+    )
+    said = words.event(known._replace(kind="document.changed", body=written))
+    assert said == "notes “wet”; tag drone; domain nothing by Bob (sent again)"
 
 
 def test_a_line_breaks_where_nothing_was_heard() -> None:
