@@ -22,38 +22,47 @@ from fleet import lifecycle
 from fleet.connectivity import REACH, Mode, Reach
 from fleet.document import Kind as DocumentKind
 from fleet.document import Value, View
-from fleet.events import Recorded
+from fleet.events import Recorded, SourceClaimed, SourceReleased, Stamp
 from fleet.limits import SECOND
 from fleet.metrics import BY_NAME
 from fleet.node import Actual, Connectivity, Endpoint, Firmware, Kind, Lifecycle, LinkQuality, Node, SupplyChain, drift
 from fleet.people import Identity, Refused, Unavailable
 from fleet.present import Present, Told
 from fleet.projections import lifecycle as lifecycle_view
+from hub.records import Records
 from hub.state import Certificate, FleetHere, NodeHere, SiteHere
-from store import journal, node_words, proof
+from store import journal, node_words, peers, proof
 from store.clock import WallClock
 from store.database import Reader, connect_reader
 from store.faults import StoreFault
 from store.folder import Folder
+from store.frames import Record
 from store.quarantine import Quarantine
-from store.shared import look
+from store.shared import look, told
 from store.supervisor import Supervisor
 from store.views import View as Folded
 from sync import export, receipt_file
+from sync.link import Link
 from web import ports, rows
 from web.stale import Stale
+from web.words import when
 
 T = TypeVar("T")
 
 _ROWS_FRESH_S = 0.5
 _HEARD = frozenset({Mode.LIVE, Mode.REPLAYING, Mode.DELAYED, Mode.EDGE_CACHED})
 _NO_LINE = "this hub has no line for sites open, so nothing can be said to them"
+_NAME_A_NODE = "records belong to a node; name one"
+_NO_RECORDS = "None is here yet: {site} seals its records once an hour, and sends them when nothing more urgent waits."
+_SOURCES_MAX = 1_000
 _NO_STICK = "files for sticks cannot be written or read here yet"
 EDITABLE = tuple(field for field in ports.EDITABLE if field != "address")
 
 
 class Lines(Protocol):
     """What goes out to sites on a person's word (`hub.wharf`)."""
+
+    link: Link | None
 
     async def release(self, actor: str, writer: str, reason: str) -> None: ...
 
@@ -98,6 +107,7 @@ class HubBox:
         self.name = parts.identity.site
         self.version = parts.version
         self._parts = parts
+        self._records = Records(parts.folder)
         self._rows: tuple[float, list[ports.NodeRow]] = (0.0, [])
         self._held: dict[str, tuple[NodeHere, int | None, str, ports.NodeRow]] = {}
 
@@ -253,19 +263,54 @@ class HubBox:
         self, who: Identity, before: int, limit: int, subject: str | None = None, kind: str | None = None
     ) -> Sequence[Recorded]:
         sql, parameters = journal.newest(before or 1 << 62, limit, subject, kind)
-        return journal.rows_to_events(await self._parts.reader.fetch(sql, parameters))
+        return told(journal.rows_to_events(await self._parts.reader.fetch(sql, parameters)))
 
     async def records_after(self, who: Identity, after: int, limit: int, node_id: str | None) -> ports.RecordPage:
-        return ports.RecordPage(records=(), next=after, words=self._where_records_are(node_id))
+        site = self._writer_of(node_id)
+        if node_id is None or site is None:
+            return ports.RecordPage(records=(), next=after, words=_NAME_A_NODE)
+        sources = await self._claims(node_id)
+        page = await asyncio.to_thread(lambda: self._records.after(site, after, limit, sources))
+        return ports.RecordPage(
+            records=tuple(_record_view(record, node_id) for record in page.records),
+            next=page.scanned,
+            gaps=tuple((gap.first_id, gap.last_id, gap.reason) for gap in page.gaps),
+        )
 
     async def records_before(
         self, who: Identity, before: int, limit: int, node_id: str | None, text: str
     ) -> ports.RecordPage:
-        return ports.RecordPage(records=(), next=0, words=self._where_records_are(node_id))
+        site = self._writer_of(node_id)
+        if node_id is None or site is None:
+            return ports.RecordPage(records=(), next=0, words=_NAME_A_NODE)
+        sources, name = await self._claims(node_id), self._site_of(node_id)
+        known = await asyncio.to_thread(lambda: self._records.known(site))
+        upto_ns = max((one.to_ns for one in known if one.state == peers.HERE), default=0)
+        if not upto_ns:
+            return ports.RecordPage(records=(), next=0, words=_NO_RECORDS.format(site=name))
+        page = await asyncio.to_thread(
+            lambda: self._records.before(site, before or 1 << 62, limit, sources, text.encode())
+        )
+        return ports.RecordPage(
+            records=tuple(_record_view(record, node_id) for record in page.records),
+            next=page.scanned,
+            words=f"As {name} sealed and sent them, up to {when(upto_ns)}. What came since is on {name}’s own page.",
+        )
 
-    def _where_records_are(self, node_id: str | None) -> str:
-        site = self._site_of(node_id) if node_id else "the site"
-        return f"Raw records are read on {site}’s own page. Here they are kept as sealed segments, bit for bit."
+    def _writer_of(self, node_id: str | None) -> str | None:
+        held = self._parts.fleet.nodes.get(node_id or "")
+        return held.site if held else None
+
+    async def _claims(self, node_id: str) -> frozenset[str]:
+        """The sources that the node's site says are its own."""
+        last: dict[str, tuple[Stamp, bool]] = {}
+        for kind in ("source.claimed", "source.released"):
+            sql, parameters = journal.newest(1 << 62, _SOURCES_MAX, node_id, kind)
+            for one in journal.rows_to_events(await self._parts.reader.fetch(sql, parameters)):
+                if isinstance(one.body, SourceClaimed | SourceReleased) and one.body.node == node_id:
+                    said = (one.stamp, isinstance(one.body, SourceClaimed))
+                    last[one.body.source] = max(last.get(one.body.source, said), said)
+        return frozenset(source for source, (_, claimed) in last.items() if claimed)
 
     async def verify(self, who: Identity) -> AsyncIterator[ports.VerifyStep]:
         async for step in proof.steps(self._parts.folder.site_db, self._parts.journal.position):
@@ -279,7 +324,9 @@ class HubBox:
     async def links(self, who: Identity) -> ports.LinksView:
         now_ns = self._parts.clock.now_ns()
         return ports.LinksView(
-            now_ns=now_ns, links=tuple(self._link(site, now_ns) for site in _in_order(self._sites()))
+            now_ns=now_ns,
+            links=tuple(self._link(site, now_ns) for site in _in_order(self._sites())),
+            problem=self._parts.lines.link.problem if self._parts.lines and self._parts.lines.link else "",
         )
 
     def _link(self, site: SiteHere, now_ns: int) -> ports.LinkView:
@@ -541,4 +588,16 @@ def _receipt(made: Certificate) -> ports.ReceiptView:
         gaps=made.gaps,
         root=made.root.hex(),
         countersigned=made.countersigned,
+    )
+
+
+def _record_view(record: Record, node_id: str) -> ports.RecordView:
+    return ports.RecordView(
+        id=record.id,
+        at_ns=record.at,
+        source=record.source,
+        text=rows.visible(record.content),
+        marks=record.marks,
+        node_id=node_id,
+        content=record.content,
     )

@@ -51,6 +51,11 @@ class Link(Protocol):
         """Why it is not up, in a sentence; empty when it is."""
         ...
 
+    @property
+    def url(self) -> str:
+        """Where the line goes, or is tried next; empty when it has no address."""
+        ...
+
     def tally(self, peer: str = "") -> Tally:
         """Of one peer, or of all."""
         ...

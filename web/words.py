@@ -284,14 +284,14 @@ def _quoted(value: str) -> str:
     return f"“{value}”" if value else "nothing"
 
 
-def _put(field: str, value: str) -> str:
+def _put(pointer: str, value: str) -> str:
     """One field of a document, and what was written there."""
-    name, _, entry = field.partition("/")
+    name, _, entry = pointer.partition("/")
     if entry:
         said = "" if value == "True" else f": {value}"
         return f"{name.removesuffix('s')} {entry}{said}"
     short = value if len(value) <= _VALUE_CHARS_MAX else value[: _VALUE_CHARS_MAX - 1] + "…"
-    return f"{FIELD.get(name, name)} {_quoted(short)}"
+    return f"{field(name)} {_quoted(short)}"
 
 
 def _by(f: Mapping[str, Any]) -> str:
@@ -339,7 +339,7 @@ EVENTS: dict[str, _Says] = {
     "backup.made": lambda f: f"backup {f['name']} made, {size(f['bytes_written'])}",
     "node.adopted": lambda f: f"adopted as {f['name']} ({f['node_kind']}) from {f['source']}{_by(f)}",
     "node.changed": lambda f: (
-        f"{FIELD.get(f['field'], f['field'])} changed from {_quoted(f['former'])} to {_quoted(f['value'])}{_by(f)}"
+        f"{field(f['field'])} changed from {_quoted(f['former'])} to {_quoted(f['value'])}{_by(f)}"
     ),
     "source.claimed": lambda f: f"source {f['source']} claimed{_by(f)}",
     "source.released": lambda f: f"source {f['source']} released{_by(f)}",

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import json
 import re
 import shutil
 import time
@@ -279,12 +280,16 @@ def test_a_site_that_met_its_hub_by_stick_alone_shows_a_receipt_that_holds(coast
 def test_a_sealed_segment_travels_once_and_a_receipt_lets_the_site_prune_it(coast: Coast) -> None:
     alder = coast.alder
     alder.call("POST", "/v1/ingest", {"device": "kestrel", "battery_pct": 81})
+    (source,) = eventually(lambda: alder.call("GET", "/api/v1/sources")["sources"])
+    node_id = alder.call("POST", "/api/v1/adopt", {**KESTREL, "source": source["key"]})["id"]
     alder.stop()
     alder.start()  # every start begins a new partition, so the one before it is sealed
     eventually(lambda: _on_stick(coast, f"look-{time.monotonic_ns()}"))
     segments = sorted(path.name for path in (alder.data / "segments").glob("*.jsonl.zst"))
     coast.carry("first-up")
     assert sorted(path.name for path in (coast.hub.data / "segments").iterdir()) == segments
+    (record,) = coast.hub.call("GET", f"/api/v1/telemetry?node={node_id}")["records"]
+    assert json.loads(record["raw"])["battery_pct"] == 81
     assert _on_stick(coast, "again-up"), "no receipt has come back yet"
     coast.round("second")  # the receipt goes down, its countersignature comes up with the next
     assert not _on_stick(coast, "third-up")
