@@ -36,7 +36,6 @@ from store.clock import WallClock
 from store.database import Reader, connect_reader
 from store.faults import StoreFault
 from store.folder import Folder
-from store.frames import Record
 from store.quarantine import Quarantine
 from store.shared import look, told
 from store.supervisor import Supervisor
@@ -272,7 +271,7 @@ class HubBox:
         sources = await self._claims(node_id)
         page = await asyncio.to_thread(lambda: self._records.after(site, after, limit, sources))
         return ports.RecordPage(
-            records=tuple(_record_view(record, node_id) for record in page.records),
+            records=tuple(rows.record(record, node_id) for record in page.records),
             next=page.scanned,
             gaps=tuple((gap.first_id, gap.last_id, gap.reason) for gap in page.gaps),
         )
@@ -292,7 +291,7 @@ class HubBox:
             lambda: self._records.before(site, before or 1 << 62, limit, sources, text.encode())
         )
         return ports.RecordPage(
-            records=tuple(_record_view(record, node_id) for record in page.records),
+            records=tuple(rows.record(record, node_id) for record in page.records),
             next=page.scanned,
             words=f"As {name} sealed and sent them, up to {when(upto_ns)}. What came since is on {name}’s own page.",
         )
@@ -588,16 +587,4 @@ def _receipt(made: Certificate) -> ports.ReceiptView:
         gaps=made.gaps,
         root=made.root.hex(),
         countersigned=made.countersigned,
-    )
-
-
-def _record_view(record: Record, node_id: str) -> ports.RecordView:
-    return ports.RecordView(
-        id=record.id,
-        at_ns=record.at,
-        source=record.source,
-        text=rows.visible(record.content),
-        marks=record.marks,
-        node_id=node_id,
-        content=record.content,
     )

@@ -8,13 +8,14 @@ Rules of the file
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Protocol
 
 from fleet import lifecycle
 from fleet.connectivity import Mode, Reach
 from fleet.document import View
 from fleet.limits import MINUTE
 from fleet.reading import Health
-from web.ports import Attention, Choice, FieldConflict, NodeQuery, NodeRow, QuarantineItem, Severity
+from web.ports import Attention, Choice, FieldConflict, NodeQuery, NodeRow, QuarantineItem, RecordView, Severity
 
 BATTERY_LOW_PCT = 20.0
 PLACES_MAX = 1_000  # on the map
@@ -167,6 +168,30 @@ def quarantined(
         times=times,
         settled_ns=settled_ns,
         decision=decision,
+    )
+
+
+class Raw(Protocol):
+    """A raw record (`store.frames.Record`)."""
+
+    id: int
+    at: int
+    source: str
+    marks: tuple[str, ...]
+
+    @property
+    def content(self) -> bytes: ...
+
+
+def record(raw: Raw, node_id: str | None) -> RecordView:
+    return RecordView(
+        id=raw.id,
+        at_ns=raw.at,
+        source=raw.source,
+        text=visible(raw.content),
+        marks=raw.marks,
+        node_id=node_id,
+        content=raw.content,
     )
 
 
