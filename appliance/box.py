@@ -8,7 +8,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import closing
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import msgspec
 
@@ -16,7 +16,7 @@ from appliance.gauges import gauges
 from appliance.parts import Line, Parts
 from appliance.world import NodeState, SourceState, source_key
 from fleet import lifecycle, series
-from fleet.connectivity import REACH, Mode
+from fleet.connectivity import REACH, Mode, Reach
 from fleet.document import Kind as DocumentKind
 from fleet.document import View
 from fleet.events import Recorded
@@ -55,6 +55,16 @@ _WRITTEN = (
 )
 
 
+class _Listed(NamedTuple):
+    """All rows, and what follows from them alone, as of a moment (monotonic seconds)."""
+
+    at_s: float
+    rows: Sequence[ports.NodeRow]
+    needs: Sequence[ports.Attention]
+    reach: dict[Reach, int]
+    tags: tuple[str, ...]
+
+
 class ApplianceBox:
     hub = False
 
@@ -62,36 +72,37 @@ class ApplianceBox:
         self.name = parts.identity.site
         self.version = parts.version
         self._parts = parts
-        self._rows: tuple[float, list[ports.NodeRow]] = (0.0, [])
+        self._list: _Listed | None = None
         self._moving = asyncio.Lock()
 
     # -- site -------------------------------------------------------------------------------------------------
 
     async def site(self, who: Identity, query: ports.NodeQuery) -> ports.SiteView:
         parts, now_ns = self._parts, self._parts.clock.now_ns()
-        rows = self._all_rows()
-        matching = lists.chosen(rows, query)
+        listed = self._listed()
+        matching = lists.chosen(listed.rows, query)
         return ports.SiteView(
             site=self.name,
             now_ns=now_ns,
-            reach=lists.tally(rows),
-            attention=tuple(await self._attention(rows, now_ns)),
+            reach=listed.reach,
+            attention=tuple(await self._attention(listed.needs, now_ns)),
             rows=lists.page(matching, query),
             matching=len(matching),
             places=lists.places(matching),
-            tags=lists.tags(rows),
+            tags=listed.tags,
             messages_per_s=sum(_rate(line.rates) for line in parts.lines.values()),
             unclaimed=sum(source.node_id is None for source in tuple(parts.world.sources.values())),
             uptime_s=(parts.steady_ns() - parts.started_ns) / SECOND,
         )
 
-    def _all_rows(self) -> list[ports.NodeRow]:
-        made, rows = self._rows
-        now = time.monotonic()
-        if now - made > _ROWS_FRESH_S:
+    def _listed(self) -> _Listed:
+        now_s, listed = time.monotonic(), self._list
+        if listed is None or now_s - listed.at_s > _ROWS_FRESH_S:
             rows = [self._row(state) for state in tuple(self._parts.world.nodes.values())]
-            self._rows = (now, rows)
-        return rows
+            now_ns = self._parts.clock.now_ns()
+            needs = [line for row in rows for line in lists.needs(row, now_ns)]
+            listed = self._list = _Listed(now_s, rows, needs, lists.tally(rows), lists.tags(rows))
+        return listed
 
     def _row(self, state: NodeState) -> ports.NodeRow:
         snapshot, standing, ping = state.snapshot, state.standing, state.ping
@@ -128,9 +139,9 @@ class ApplianceBox:
             spark=tuple(state.spark),
         )
 
-    async def _attention(self, rows: Sequence[ports.NodeRow], now_ns: int) -> list[ports.Attention]:
-        lines = [line for row in rows for line in lists.needs(row, now_ns)]
+    async def _attention(self, needs: Sequence[ports.Attention], now_ns: int) -> list[ports.Attention]:
         parts = self._parts
+        lines = [*needs]
         lines += [
             lists.notice(ports.Severity.ACT, intake.problem, now_ns, intake.intake, "/intake")
             for intake in parts.lines.values()
@@ -288,15 +299,7 @@ class ApplianceBox:
 
     def _record_view(self, record: Record) -> ports.RecordView:
         source = self._parts.world.sources.get(record.source)
-        return ports.RecordView(
-            id=record.id,
-            at_ns=record.at,
-            source=record.source,
-            text=lists.visible(record.content),
-            marks=record.marks,
-            node_id=source.node_id if source else None,
-            content=record.content,
-        )
+        return lists.record(*record.parts, source.node_id if source else None)
 
     async def verify(self, who: Identity) -> AsyncIterator[ports.VerifyStep]:
         async for step in proof.steps(self._parts.folder.site_db, self._parts.journal.position):
@@ -521,7 +524,7 @@ class ApplianceBox:
 
         self._parts.interpreter.post(change)
         await asyncio.wait_for(entered, 10)
-        self._rows = (0.0, [])
+        self._list = None
 
     async def claim(self, who: Identity, source: str, node_id: str) -> None:
         if node_id not in self._parts.world.nodes:
@@ -546,7 +549,7 @@ class ApplianceBox:
         state = self._parts.world.nodes[node_id]
         self._parts.interpreter.post(lambda: setattr(state, "node", node))
         state.node = node
-        self._rows = (0.0, [])
+        self._list = None
         self._parts.stale.mark(f"node:{node_id}")
 
     async def take(self, who: Identity, node_id: str, field: str, choice: int) -> None:
@@ -562,7 +565,7 @@ class ApplianceBox:
             except Refused as refused:
                 self._parts.quarantine.put("lifecycle", node_id, str(refused), f"{state.place} -> {target}".encode())
                 raise
-        self._rows = (0.0, [])
+        self._list = None
 
     def _siblings(self, source: str) -> tuple[str, ...]:
         """All sources of the same sender, this one first: a node is adopted with every way in it uses."""
@@ -583,7 +586,7 @@ class ApplianceBox:
         return self._parts.stale.watch()
 
     async def gauges(self) -> Sequence[ports.Gauge]:
-        return gauges(self._parts, self._all_rows(), await self._parts.quarantine.count())
+        return gauges(self._parts, self._listed().rows, await self._parts.quarantine.count())
 
     async def health(self) -> ports.Fitness:
         parts = self._parts

@@ -271,7 +271,7 @@ class HubBox:
         sources = await self._claims(node_id)
         page = await asyncio.to_thread(lambda: self._records.after(site, after, limit, sources))
         return ports.RecordPage(
-            records=tuple(rows.record(record, node_id) for record in page.records),
+            records=tuple(rows.record(*record.parts, node_id) for record in page.records),
             next=page.scanned,
             gaps=tuple((gap.first_id, gap.last_id, gap.reason) for gap in page.gaps),
         )
@@ -291,7 +291,7 @@ class HubBox:
             lambda: self._records.before(site, before or 1 << 62, limit, sources, text.encode())
         )
         return ports.RecordPage(
-            records=tuple(rows.record(record, node_id) for record in page.records),
+            records=tuple(rows.record(*record.parts, node_id) for record in page.records),
             next=page.scanned,
             words=f"As {name} sealed and sent them, up to {when(upto_ns)}. What came since is on {name}’s own page.",
         )

@@ -8,7 +8,6 @@ Rules of the file
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Protocol
 
 from fleet import lifecycle
 from fleet.connectivity import Mode, Reach
@@ -171,27 +170,18 @@ def quarantined(
     )
 
 
-class Raw(Protocol):
-    """A raw record (`store.frames.Record`)."""
-
-    id: int
-    at: int
-    source: str
-    marks: tuple[str, ...]
-
-    @property
-    def content(self) -> bytes: ...
-
-
-def record(raw: Raw, node_id: str | None) -> RecordView:
+def record(
+    number: int, at_ns: int, source: str, content: bytes, marks: tuple[str, ...], node_id: str | None
+) -> RecordView:
+    """A raw record (`store.frames.Record`) as pages show it."""
     return RecordView(
-        id=raw.id,
-        at_ns=raw.at,
-        source=raw.source,
-        text=visible(raw.content),
-        marks=raw.marks,
+        id=number,
+        at_ns=at_ns,
+        source=source,
+        text=visible(content),
+        marks=marks,
         node_id=node_id,
-        content=raw.content,
+        content=content,
     )
 
 
