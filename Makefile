@@ -19,6 +19,7 @@ help:
 	@echo "make fix     format and mend what a tool can mend"
 	@echo "make bench NAME=x   one benchmark beside its peer; without NAME: which there are"
 	@echo "make sim SEED=n     hub and sites in virtual time: faults, partitions, clones (SIM_ARGS='--help')"
+	@echo "make sim MINUTES=n  the same for so long, over ascending seeds; one summary at the end"
 	@echo "make devices the 25 simulated devices alone                           (DEVICES_ARGS='--help')"
 	@echo "make lock    renew the locks of packages, versions and hashes"
 
@@ -29,7 +30,7 @@ devices: $(STAMP)/runtime
 	@$(PY) skerry.py sim devices $(DEVICES_ARGS)
 
 sim: $(STAMP)/dev
-	@$(PY) -m tests.simulation $(if $(SEED),--seed $(SEED)) $(SIM_ARGS)
+	@$(PY) -m tests.simulation $(if $(SEED),--seed $(SEED)) $(if $(MINUTES),--minutes $(MINUTES)) $(SIM_ARGS)
 
 test: $(STAMP)/dev peers
 	$(PY) -m ruff check .

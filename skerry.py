@@ -12,7 +12,7 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -85,7 +85,8 @@ def hub_run(args: argparse.Namespace) -> int:
     from hub.config import load
     from store.settings import ConfigProblem
 
-    flags = {"http.listen": args.http, "link.listen": args.link, "hub.name": args.name}
+    flags = {"http.listen": args.http, "hub.name": args.name, "link.listen": args.link}
+    flags |= {"link.websocket_listen": args.websocket, "link.hosts": args.hosts}
     try:
         config = load(args.config, os.environ, flags)
     except ConfigProblem as problem:
@@ -167,6 +168,8 @@ def link_show(args: argparse.Namespace) -> int:
     if args.json:
         print(json.dumps(link))
         return 0
+    if "sites" in link:
+        return _lines_of(link)
     if link["hub"] is None:
         print("no hub yet; at the hub run: skerry hub invite SITE, and here: skerry link join FILE")
         return 0
@@ -185,6 +188,16 @@ def link_show(args: argparse.Namespace) -> int:
     print(f"caps       {', '.join(caps) or 'none'}")
     for reason in link["quarantine"]:
         print(f"quarantine {reason}")
+    return 0
+
+
+def _lines_of(hub: Mapping[str, Any]) -> int:
+    line = hub["line"]
+    print(f"sites meet at {line['url']}" + ("" if line["up"] else ", where this hub has no line"))
+    if line["problem"]:
+        print(f"problem    {line['problem']}")
+    for site in hub["sites"]:
+        print(f"{site['name']:<10} {site['mode']}")
     return 0
 
 
@@ -561,6 +574,8 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--name", metavar="NAME", help="of the hub")
     made.add_argument("--http", metavar="HOST:PORT")
     made.add_argument("--link", metavar="HOST:PORT", help="where sites connect")
+    made.add_argument("--websocket", metavar="HOST:PORT", help="where sites connect that may only speak HTTPS")
+    made.add_argument("--hosts", metavar="NAMES", help="by which sites reach this hub, with commas between them")
     made = add(
         box,
         "invite",
@@ -584,7 +599,7 @@ def parser() -> argparse.ArgumentParser:
         "nats",
         hub_nats,
         "print what to enter at a NATS server that somebody else runs",
-        "skerry hub nats --data DIR > skerry.conf",
+        "skerry hub nats --data DIR",
     )
     with_data(made)
 

@@ -65,7 +65,6 @@ log = logging.getLogger(__name__)
 VERSION = "0.1.0"
 _PING_RETRY_S = 60.0
 _SWITCH_S = 0.0005
-_PAGE_S = 0.2  # so long at most the keeper waits for a page before it seals the next frame
 
 PARSERS: Mapping[str, Parse] = {
     syslog_listeners.INTAKE: lambda raw, at_ns: syslog.parse(raw, received_ns=at_ns),
@@ -237,7 +236,6 @@ class Appliance:
             retention_ns=int(config.budget.retention_days * 86_400) * SECOND,
             now_ns=self.clock.now_ns,
             clock_trusted=lambda: self.clock.confidence() is events.Clock.SYNCED,
-            between=lambda: self.pages.none.wait(_PAGE_S),
         )
         self.accounts = Accounts(self.journal, self.site, self.reader, tenant=tenant, now_ns=self.clock.now_ns)
         self._wire_link()
@@ -315,7 +313,7 @@ class Appliance:
         ca = self.folder.hub_ca if file.ca else None
         if ca is not None:
             ca.write_text(file.ca)
-        return SiteEnd([file.url], file.tenant, file.link, file.password, ca=ca)
+        return SiteEnd(file.urls, file.tenant, file.link, file.password, ca=ca)
 
     def _nodes_changed(self, nodes: Sequence[Node]) -> None:
         """Documents that others changed were merged: the world follows."""

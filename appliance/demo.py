@@ -124,7 +124,7 @@ def _join(data: Path, site: str) -> None:
     """As an operator does with two commands and a file; a site that has joined stays as it is."""
     control = data / site / "control.sock"
     if call(control, "GET", "/console/link")["hub"] is None:
-        made = call(data / _HUB / "control.sock", "POST", "/console/invite", {"name": site, "url": ""})
+        made = call(data / _HUB / "control.sock", "POST", "/console/invite", {"name": site})
         call(control, "POST", "/console/join", made)
 
 

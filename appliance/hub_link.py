@@ -149,6 +149,11 @@ class HubLink:
         self._stale("links")
         return made
 
+    @property
+    def url(self) -> str:
+        """Where the hub is, as far as it is tried now; empty without a hub."""
+        return (self.link.url if self.link else "") or (self.file.urls[0] if self.file else "")
+
     def tally(self) -> Tally:
         """Since the start of the process, over every line there was."""
         now = self.link.tally() if self.link is not None else Tally()

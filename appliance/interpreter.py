@@ -62,8 +62,6 @@ _JUST_NS = 5 * SECOND
 _STOP_S = 3.0
 _READ_RECORDS = 4_096
 _SAMPLE_BYTES = 512
-_SLICE_RECORDS = 128
-_WAIT_S = 0.05
 
 Quarantine = Callable[[str, str, str, bytes], None]
 
@@ -214,9 +212,7 @@ class Interpreter:
     def _read(self, records: Sequence[Record]) -> None:
         now_ns = self._steady_ns()
         world, touched = self.world, set()
-        for index, record in enumerate(records):
-            if not index % _SLICE_RECORDS:
-                self._pages.none.wait(_WAIT_S)  # who looks at a page does not wait for the reading
+        for record in self._pages.first(records):
             if record.id <= world.cursor:
                 continue
             world.cursor = record.id
@@ -308,7 +304,7 @@ class Interpreter:
     def _echoes(self, echoes: Sequence[Echo]) -> None:
         now_ns = self._steady_ns()
         by_address = {echo.address: echo for echo in echoes}
-        for node_id, state in self.world.nodes.items():
+        for node_id, state in self._pages.first(self.world.nodes.items()):
             endpoint = next((point.address for point in state.node.endpoints), None)
             echo = by_address.get(endpoint) if endpoint else None
             if echo is None:
@@ -331,7 +327,7 @@ class Interpreter:
         if now_ns - self._ticked_ns < SECOND or self.waiting > _READ_RECORDS:
             return  # silence is judged only when everything that was said has been read
         self._ticked_ns = now_ns
-        for node_id, state in self.world.nodes.items():
+        for node_id, state in self._pages.first(self.world.nodes.items()):
             if state.place.phase is Phase.RETIRED:
                 continue
             self._turns += [(node_id, turn) for turn in evaluator.tick(state.standing, now_ns, self._bounds)]
@@ -389,7 +385,7 @@ class Interpreter:
     def _save_values(self) -> None:
         nodes = [(node_id, state) for node_id, state in self.world.nodes.items() if state.dirty]
         sources = [(text, source) for text, source in self.world.sources.items() if source.dirty]
-        rows = [_row(node_id, state) for node_id, state in nodes]
+        rows = [_row(node_id, state) for node_id, state in self._pages.first(nodes)]
         source_rows = [
             (
                 text,
@@ -401,7 +397,7 @@ class Interpreter:
                 source.last_record,
                 source.sample,
             )
-            for text, source in sources
+            for text, source in self._pages.first(sources)
         ]
         cursor, forgotten = self.world.cursor, [(text,) for text in self._forgotten]
 

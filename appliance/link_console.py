@@ -28,7 +28,8 @@ def shown(link: HubLink) -> dict[str, object]:
     site, orders, tally = link.uplink.site, link.orders, link.tally()
     return {
         "hub": link.file.hub if link.file else None,
-        "url": link.file.url if link.file else None,
+        "url": link.url or None,
+        "urls": list(link.file.urls) if link.file else [],
         "state": str(site.state),
         "up": link.link is not None and link.link.up,
         "problem": link.problem or site.reason or (link.link.problem if link.link else ""),
@@ -65,7 +66,7 @@ def routes(link: HubLink, bundles: Bundles) -> tuple[Entry, ...]:
 
     async def join(request: Request) -> Response:
         file = await link.join(await request.body())
-        return render.data({"hub": file.hub, "site": file.site, "url": file.url}, 201)
+        return render.data({"hub": file.hub, "site": file.site, "urls": list(file.urls)}, 201)
 
     async def write(request: Request) -> Response:
         wish = wish_of(await request.body(), _Write)

@@ -6,13 +6,19 @@ Python runs one thread at a time: a page made beside the reading takes twice as 
 from __future__ import annotations
 
 import threading
-from typing import TYPE_CHECKING
+import time
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 
+T = TypeVar("T")
+
 _INTAKE = "/v1/"  # devices wait for the disk, not for us
+_SLICE = 128
+_WAIT_S = 0.05  # so long at most in a slice: a page that takes long, or one after the other, must not end the reading
 
 
 class Pages:
@@ -22,6 +28,18 @@ class Pages:
         self.none = threading.Event()
         self.none.set()
         self._waiting = 0
+
+    def first(self, items: Iterable[T]) -> Iterator[T]:
+        """`items`, each once nobody waits for a page. For a thread of its own."""
+        patience_s = 0.0
+        for index, item in enumerate(items):
+            if not index % _SLICE:
+                patience_s = _WAIT_S
+            if patience_s > 0 and not self.none.is_set():
+                began = time.monotonic()
+                self.none.wait(patience_s)
+                patience_s -= time.monotonic() - began
+            yield item
 
     def around(self, app: ASGIApp) -> ASGIApp:
         """Count the requests to `app`, on the event loop's thread."""

@@ -1,15 +1,16 @@
 """A line that served 200 sites comes back: 200 sites return at once, each with 5,000 events that nobody has. Does any of
 them look old at the hub while all are drained?
 
-Each site has its own folder and log, and speaks over its own connection; they live in a few processes, without intake and
-pages. A node of each says something new every second: `ours` is how old that is at the hub (p95 of all looks, of all
-sites, from a site's first present on). There is no peer; `peer` is the bound.
+Each site has its own folder and log, and speaks over its own connection; they live in a few processes beside the hub, without
+intake and pages. A node of each says something new every second, each at its own time: `ours` is how old that is at the
+hub (p95 of all looks, of all sites, from a site's first present on). There is no peer; `peer` is the bound.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import multiprocessing
 import os
 import secrets
@@ -44,6 +45,8 @@ _SAYS_S = 1.0
 _LOOK_S = 0.25
 _DRAINED_S_MAX = 100.0
 _METRIC = "battery_pct"
+_NICE = 10  # of the sites: in truth each has a machine of its own
+_TICK_S = 0.5
 
 
 def run() -> dict[str, object]:
@@ -57,7 +60,7 @@ def run() -> dict[str, object]:
             for number in range(_WORKERS)
         ]
         for name in names:
-            made = hub.call("POST", "/console/invite", {"name": name, "url": ""})
+            made = hub.call("POST", "/console/invite", {"name": name})
             folder = Folder(root / name)
             folder.prepare()
             link_file.write(folder.link_file, msgspec.convert(made, type=LinkFile))
@@ -89,14 +92,17 @@ def _watch(hub: Harbor, sites: int) -> dict[str, float]:
     """Look until all is drained: how old each site's live node is then, and what the hub takes."""
     began = time.monotonic()
     ages: dict[str, list[float]] = {}
+    said: dict[tuple[str, int], tuple[float, float]] = {}  # a present: how old when the site said it, how long to here
     shown_s = peak = 0.0
     drained_s = live_s = 0.0
     with contextlib.closing(connect_reader(hub.data / "site.db")) as db:
         while not live_s:
             now_s, now_ns = time.monotonic() - began, time.time_ns()
             if not drained_s:
-                for present, site, *_ in peers.presents(db):
-                    ages.setdefault(site, []).append((now_ns - present.values[_METRIC].at_ns) / 1e9)
+                for present, site, told_ns, received_ns in peers.presents(db):
+                    at_ns = present.values[_METRIC].at_ns
+                    ages.setdefault(site, []).append((now_ns - at_ns) / 1e9)
+                    said[site, told_ns] = (told_ns - at_ns) / 1e9, (received_ns - told_ns) / 1e9
             shown_s = shown_s or (now_s if len(ages) == sites else 0.0)
             peak = max(peak, hub.rss_bytes() / 1e6)
             if not drained_s and hub.events() >= sites * _EVENTS:
@@ -109,6 +115,9 @@ def _watch(hub: Harbor, sites: int) -> dict[str, float]:
     return {
         "age_p95_s": round(_p95([age for one in ages.values() for age in one]), 2),
         "worst_site_p95_s": round(max(map(_p95, ages.values())), 2),
+        "said_p95_s": round(_p95([one for one, _ in said.values()]), 2),
+        "carried_p95_s": round(_p95([one for _, one in said.values()]), 2),
+        "presents_per_site_and_s": round(len(said) / sites / drained_s, 2),
         "all_shown_s": round(shown_s, 2),
         "drained_s": round(drained_s, 2),
         "all_live_s": round(live_s, 2),
@@ -127,6 +136,7 @@ def _p95(ages: Sequence[float]) -> float:
 def _worker(root: Path, names: Sequence[str], ready: Event, go: Event, over: Event) -> None:
     for name in names:
         backlog(root / name, _EVENTS, name, nodes=10)
+    os.nice(_NICE)
     ready.set()
     go.wait()
     asyncio.run(_live(root, names, over))
@@ -134,18 +144,20 @@ def _worker(root: Path, names: Sequence[str], ready: Event, go: Event, over: Eve
 
 
 async def _live(root: Path, names: Sequence[str], over: Event) -> None:
-    sites = [_LightSite(root / name, name) for name in names]
+    sites = [LightSite(root / name, name) for name in names]
     tasks = [asyncio.create_task(site.run()) for site in sites]
-    while not over.is_set():
-        for site in sites:
-            site.speak()
-        await asyncio.sleep(_SAYS_S)
-        for task in tasks:
-            if task.done():
-                task.result()
+    began = time.monotonic()
+    for turn in itertools.count(1):
+        if over.is_set():
+            return
+        site, task = sites[turn % len(sites)], tasks[turn % len(sites)]
+        site.speak()
+        if task.done():
+            task.result()
+        await asyncio.sleep(max(began + turn * _SAYS_S / len(sites) - time.monotonic(), 0))
 
 
-class _LightSite:
+class LightSite:
     def __init__(self, data: Path, name: str) -> None:
         folder = Folder(data)
         file = link_file.read(folder.link_file)
@@ -171,8 +183,9 @@ class _LightSite:
         ca = folder.hub_ca if file.ca else None
         if ca is not None:
             ca.write_text(file.ca)
-        self._link = SiteEnd([file.url], file.tenant, file.link, file.password, ca=ca)
+        self._link = SiteEnd(file.urls, file.tenant, file.link, file.password, ca=ca)
         self._carrier = Carrier(self._link, self._turn)
+        self._due_s = 0.0
 
     async def run(self) -> None:
         await self._carrier.run()
@@ -184,9 +197,13 @@ class _LightSite:
         self._nodes = {
             self._node_id: Present(self._node_id, "drone", seen_ns=now_ns, seen_via="http", values={_METRIC: told})
         }
+        self._due_s = 0.0
         self._carrier.wake()
 
     async def _turn(self, parcels: Sequence[Parcel]) -> Sequence[Parcel]:
+        if not parcels and time.monotonic() < self._due_s:
+            return ()  # with 200 sites on one machine, what is due now and then is due half as often
+        self._due_s = time.monotonic() + _TICK_S
         now_ns, up = self._ground.clock.now_ns(), self._link.up
         said = await self._ground.writer.write(lambda db: self._uplink.work(db, parcels, up, now_ns))
         self._uplink.committed()

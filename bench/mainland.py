@@ -98,10 +98,9 @@ def harbor(root: Path, *, tls: bool = True) -> Iterator[Harbor]:
 
 def join(hub: Harbor, site: Island, name: str, port: int | None = None) -> None:
     """By link file; over `port` where something stands between."""
-    made = hub.call("POST", "/console/invite", {"name": name, "url": ""})
+    made = hub.call("POST", "/console/invite", {"name": name})
     if port is not None:
-        scheme, _, rest = made["url"].partition("://")
-        made["url"] = f"{scheme}://{rest.rpartition(':')[0]}:{port}"
+        made["url"] = [f"{url.rpartition(':')[0]}:{port}" for url in made["url"]]
     site.call("POST", "/console/join", made)
 
 

@@ -61,6 +61,12 @@ class Tls(NamedTuple):
     key: Path
 
 
+def entry_of(user: str, password: str, rights: jetstream.Rights) -> dict[str, object]:
+    """A user as the server's configuration has it."""
+    permissions = {"publish": rights.publish, "subscribe": rights.subscribe}
+    return {"user": user, "password": password, "permissions": permissions}
+
+
 class Broker:
     """`port` 0 is one of the kernel's choice, kept from then on. `websocket_port` None: no WebSockets."""
 
@@ -70,6 +76,7 @@ class Broker:
         *,
         host: str = "127.0.0.1",
         port: int = 0,
+        websocket_host: str = "",
         websocket_port: int | None = None,
         tls: Tls | None = None,
         name: str = "harbor",
@@ -81,7 +88,10 @@ class Broker:
         self.user, self.password = _HUB, new_secret("skh")
         self._folder, self._name, self._host, self._tls = folder, name, host, tls
         self._port = port or _free_port(host)
-        self._websocket_port = websocket_port if websocket_port is None else websocket_port or _free_port(host)
+        self._web_host = websocket_host or host
+        self._websocket_port = (
+            websocket_port if websocket_port is None else websocket_port or _free_port(self._web_host)
+        )
         self._store_bytes_max = store_bytes_max
         self._program = program
         self._admitted: dict[str, Admission] = {}
@@ -105,7 +115,14 @@ class Broker:
 
     @property
     def websocket_url(self) -> str:
-        return f"{'wss' if self._tls else 'ws'}://{_bracketed(self._host)}:{self._websocket_port}"
+        return f"{'wss' if self._tls else 'ws'}://{_bracketed(self._web_host)}:{self._websocket_port}"
+
+    def urls(self, host: str = "") -> tuple[str, ...]:
+        """Where a site comes in that reaches this box as `host`: over TCP, and over WebSocket if that is on."""
+        own = (self.url, self.websocket_url) if self._websocket_port is not None else (self.url,)
+        if not host:
+            return own
+        return tuple(f"{url.partition('//')[0]}//{_bracketed(host)}:{url.rpartition(':')[2]}" for url in own)
 
     async def start(self) -> None:
         """Returns when the server takes connections. BrokerProblem when it does not come up the first time."""
@@ -193,7 +210,7 @@ class Broker:
             config["tls"] = {**tls, "handshake_first": True}  # no word is spoken in the clear
         if self._websocket_port is not None:
             config["websocket"] = {
-                "listen": f"{_bracketed(self._host)}:{self._websocket_port}",
+                "listen": f"{_bracketed(self._web_host)}:{self._websocket_port}",
                 **({"tls": tls} if tls else {"no_tls": True}),
             }
         fresh = self._config.with_suffix(".new")
@@ -207,14 +224,7 @@ class Broker:
 
     def _sites(self) -> list[dict[str, object]]:
         return [
-            {
-                "user": user,
-                "password": one.password,
-                "permissions": {
-                    "publish": list((rights := jetstream.rights_of(one.tenant, one.writer)).publish),
-                    "subscribe": list(rights.subscribe),
-                },
-            }
+            entry_of(user, one.password, jetstream.rights_of(one.tenant, one.writer))
             for user, one in self._admitted.items()
         ]
 
@@ -225,8 +235,8 @@ class Broker:
         while True:
             ready = await self._run()
             was_ready = was_ready or ready
-            if not was_ready:
-                return  # a first start that fails is for `start` to tell
+            if not was_ready and (self._process is None or (self._process.returncode or 0) >= 0):
+                return  # a first start that fails is for `start` to tell; one that somebody killed is tried again
             self.restarts += 1
             log.warning("the NATS server ended (%s); again in %.1f s", self.problem, backoff_s)
             await asyncio.sleep(backoff_s)

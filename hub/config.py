@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import msgspec
 
+from store.link_file import wrong_with
 from store.settings import ConfigProblem as ConfigProblem
 from store.settings import Settings, address, within
 
@@ -29,7 +30,10 @@ class Http(_Section, frozen=True):
 
 class Link(_Section, frozen=True):
     """Where sites come in. `hosts` are the names and addresses by which sites reach the hub, with commas between them;
-    they stand in its certificate and, the first of them, in every link file. Empty: the address it listens on."""
+    they stand in its certificate and, the first of them, in every link file. Empty: the address it listens on.
+
+    With a `url` the hub starts no NATS server: it and its sites meet at that one, and what belongs to a server of its
+    own must not be said."""
 
     listen: str = "127.0.0.1:4222"
     websocket_listen: str = ""  # empty: off; for sites that may only speak HTTPS to the outside
@@ -37,6 +41,10 @@ class Link(_Section, frozen=True):
     tls: bool = True
     certificate: str = ""  # PEM files of your own; empty: one that the hub signs itself
     key: str = ""
+    ca: str = ""  # PEM of who signed the server's certificate; empty: the hub itself, or, if it is yours, the system's
+    url: str = ""  # of a NATS server that somebody else runs; empty: the hub runs its own
+    user: str = ""  # the hub's account there
+    password: str = ""
 
 
 class Limits(_Section, frozen=True):
@@ -61,10 +69,28 @@ def _check(config: Config) -> None:
             address(text, name)
     within("limits.sites_max", config.limits.sites_max, 1, 5_000)
     within("limits.stream_mib_max", config.limits.stream_mib_max, 16, 1 << 20)
+    _check_server(config.link)
     if bool(config.link.certificate) != bool(config.link.key):
         raise ConfigProblem("link.certificate and link.key belong together; name both files, or none")
     if not config.hub.name or len(config.hub.name) > 64:
         raise ConfigProblem("hub.name must have 1 to 64 characters")
+
+
+def _check_server(link: Link) -> None:
+    if not link.url:
+        if link.user or link.password:
+            raise ConfigProblem("link.user and link.password are for a NATS server that you name in link.url; name it")
+        if link.ca and not link.certificate:
+            raise ConfigProblem("link.ca is who signed link.certificate, or that of the server at link.url; name one")
+        return
+    if wrong := wrong_with(link.url):
+        raise ConfigProblem(f"link.url: {wrong}; its name and password are link.user and link.password")
+    if not link.user or not link.password:
+        raise ConfigProblem("link.url needs the hub's account there: say link.user and link.password")
+    plain = Link()
+    for key in ("listen", "websocket_listen", "hosts", "tls", "certificate", "key"):
+        if getattr(link, key) != getattr(plain, key):
+            raise ConfigProblem(f"link.{key} is for a NATS server of the hub's own; with link.url leave it out")
 
 
 _SETTINGS = Settings(Config, _check)

@@ -43,6 +43,7 @@ class Harbor:
         self.refused: Counter[str] = Counter()
         self._fleet, self._random = fleet, random_bytes
         self._tick_ns, self._ticked_ns = tick_ns, 0
+        self._touched: dict[str, Session] = {}  # whom pages may have to show anew after the commit
 
     def work(self, db: sqlite3.Connection, parcels: Iterable[Parcel], now_ns: int) -> list[Parcel]:
         """One batch; inside its transaction."""
@@ -64,6 +65,7 @@ class Harbor:
             for session in self.sessions.values():
                 session.tick(now_ns, self.shelf)
             touched = self.sessions
+        self._touched.update(touched)
         return [
             Parcel(writer, said.LANE, messages.encode(said))
             for writer, session in tuple(touched.items())
@@ -102,7 +104,8 @@ class Harbor:
         for change in self.shelf.done:
             change()
         self.shelf.done = []
-        for writer, session in self.sessions.items():
+        touched, self._touched = self._touched, {}
+        for writer, session in tuple(touched.items()):
             site = self._fleet.sites.get(writer)
             if site is not None:
                 _show(site, session)
@@ -117,6 +120,7 @@ class Harbor:
         session = self._session(writer)
         if session is not None:
             session.release(now_ns, self.shelf)
+            self._touched[writer] = session
 
 
 def _show(site: SiteHere, session: Session) -> None:

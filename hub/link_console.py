@@ -22,7 +22,7 @@ _BODY_BYTES_MAX = 64 * 1024
 
 class _Invite(msgspec.Struct, frozen=True):
     name: str
-    url: str = ""
+    urls: tuple[str, ...] = ()
 
 
 class _Write(msgspec.Struct, frozen=True):
@@ -40,11 +40,18 @@ def routes(lines: Lines, bundles: Bundles, fleet: FleetHere, me: tuple[str, str,
 
     async def invite(request: Request) -> Response:
         wish = wish_of(await request.body(), _Invite)
-        return render.data(await lines.invite(asked.who(request).name, wish.name, wish.url, me), 201)
+        return render.data(await lines.invite(asked.who(request).name, wish.name, wish.urls, me), 201)
+
+    async def to_enter(request: Request) -> Response:
+        whole, sites = lines.to_enter()
+        return render.data({"configuration": whole, "sites": sites})
 
     async def show(request: Request) -> Response:
         return render.data(
-            {"sites": [msgspec.structs.asdict(site) | {"public_key": ""} for site in fleet.sites.values()]}
+            {
+                "line": lines.shown(),
+                "sites": [msgspec.structs.asdict(site) | {"public_key": ""} for site in fleet.sites.values()],
+            }
         )
 
     async def write(request: Request) -> Response:
@@ -69,6 +76,8 @@ def routes(lines: Lines, bundles: Bundles, fleet: FleetHere, me: tuple[str, str,
     return (
         Entry("POST", "/console/invite", invite, Policy.ADMIN, _BODY_BYTES_MAX),
         Entry("GET", "/console/links", show, Policy.ADMIN),
+        Entry("GET", "/console/link", show, Policy.ADMIN),  # what `skerry link show` asks of either box
+        Entry("GET", "/console/nats", to_enter, Policy.ADMIN),
         Entry("POST", "/console/bundle/write", write, Policy.ADMIN, _BODY_BYTES_MAX),
         Entry("POST", "/console/bundle/read", read, Policy.ADMIN, _BODY_BYTES_MAX),
     )

@@ -7,14 +7,9 @@ Rules of the file
 
 from __future__ import annotations
 
-import mmap
-import re
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import closing
-from pathlib import Path
-
-from backports import zstd
 
 from store import frames, peers
 from store.database import connect_reader
@@ -24,8 +19,6 @@ from store.frames import Record
 from store.peers import GONE, HERE, Segment
 from store.telemetry import Gap, Page, segment_path
 
-_FIRST_ID = re.compile(rb'\{"id":(\d{1,19}),')
-_HEAD_BYTES = 64
 _AWAITED = "still at the site"
 
 
@@ -91,29 +84,11 @@ class Records:
         """First id, last id and bytes of each frame of a segment, ascending."""
         path = segment_path(self._folder.segments, segment.sha256)
         try:
-            pieces = [(_first_id(data), data) for data in _split(path)]
-        except (OSError, ValueError, zstd.ZstdError) as error:
+            pieces = [(frames.first_id(data), data) for data in frames.split(path)]
+        except (OSError, ValueError) as error:
             raise StoreFault(Fault.DAMAGED, path.name, str(error)) from error
         ends = [first_id - 1 for first_id, _ in pieces[1:]] + [segment.last_id]
         return ((first_id, last_id, data) for (first_id, data), last_id in zip(pieces, ends, strict=True))
-
-
-def _split(path: Path) -> Iterator[bytes]:
-    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
-        offset = 0
-        while offset < len(content):
-            with memoryview(content) as whole, whole[offset:] as rest:
-                data = bytes(rest[: zstd.get_frame_size(rest)])
-            yield data
-            offset += len(data)
-
-
-def _first_id(data: bytes) -> int:
-    """Without reading the whole frame."""
-    match = _FIRST_ID.match(zstd.ZstdDecompressor().decompress(data, max_length=_HEAD_BYTES))
-    if match is None:
-        raise ValueError("a frame does not begin with a record")
-    return int(match[1])
 
 
 def _gaps(known: Sequence[Segment], after: int, upto: int) -> list[Gap]:

@@ -104,6 +104,7 @@ class Wharf:
         self._fleet, self._now_ns, self._stale = fleet, now_ns, stale
         self._carrier: Carrier | None = None
         self._rates: dict[str, tuple[float, int]] = {}
+        self._settled_s = 0.0
         journal.listen(lambda batch: self._carrier.wake() if self._carrier else None)
 
     def load(self, db: sqlite3.Connection) -> None:
@@ -141,12 +142,14 @@ class Wharf:
         """What the database knows now: sites that were admitted; how fast each is."""
         self.berths.bound.update(self._fleet.sites)
         now = time.monotonic()
+        if now - self._settled_s < _RATES_S:
+            return
+        self._settled_s = now
         for writer, site in self._fleet.sites.items():
             then, events_then = self._rates.get(writer, (0.0, site.events))
-            if now - then >= _RATES_S:
-                if then:
-                    site.events_per_s = (site.events - events_then) / (now - then)
-                self._rates[writer] = (now, site.events)
+            if then:
+                site.events_per_s = (site.events - events_then) / (now - then)
+            self._rates[writer] = (now, site.events)
             if self.link is not None:
                 tally = self.link.tally(self.berths.link_of.get(writer, ""))
                 site.bytes_received, site.bytes_sent = tally.received_bytes, tally.sent_bytes
@@ -235,7 +238,7 @@ class Wharf:
 
 
 def link_file_of(
-    made: Invitation, secret: str, hub: str, writer: str, key: bytes, sealing: bytes, url: str, ca: str
+    made: Invitation, secret: str, hub: str, writer: str, key: bytes, sealing: bytes, urls: tuple[str, ...], ca: str
 ) -> LinkFile:
     return LinkFile(
         tenant=made.tenant,
@@ -244,7 +247,7 @@ def link_file_of(
         hub_writer=writer,
         hub_key=key.hex(),
         sealing_key=sealing.hex(),
-        url=url,
+        url=urls,
         link=made.link,
         password=made.password,
         secret=secret,

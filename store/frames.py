@@ -7,9 +7,12 @@ again a zstd file, so a segment is readable with `zstdcat FILE | jq`.
 
 from __future__ import annotations
 
+import mmap
+import re
 import zlib
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 import msgspec
@@ -62,6 +65,8 @@ class Frame(NamedTuple):
 _LIVE: dict[int, int] = {zstd.CompressionParameter.compression_level: 1, zstd.CompressionParameter.checksum_flag: 1}
 _PIECE_BYTES = 256 * 1024
 _SEALED: dict[int, int] = {zstd.CompressionParameter.compression_level: 7, zstd.CompressionParameter.checksum_flag: 1}
+_FIRST_ID = re.compile(rb'\{"id":(\d{1,19}),')
+_HEAD_BYTES = 64
 _encode_lines = msgspec.json.Encoder().encode_lines
 _encode = msgspec.json.Encoder().encode
 _decode_lines = msgspec.json.Decoder(Record).decode_lines
@@ -156,6 +161,31 @@ def _lines_of(text: bytes, first: int, last: int, needles: Sequence[bytes]) -> b
             found.append((start, text[start:end]))
             at = text.find(needle, end, last)
     return b"".join(line for _, line in sorted(found))
+
+
+def split(path: Path) -> Iterator[bytes]:
+    """The frames of a segment's file, one by one. OSError, or ValueError when it is none."""
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        offset = 0
+        while offset < len(content):
+            with memoryview(content) as whole, whole[offset:] as rest:
+                try:
+                    data = bytes(rest[: zstd.get_frame_size(rest)])
+                except zstd.ZstdError as error:
+                    raise ValueError(str(error)) from error
+            yield data
+            offset += len(data)
+
+
+def first_id(data: bytes) -> int:
+    """The id that a frame begins with, without reading the whole of it. ValueError when it holds no records."""
+    try:
+        match = _FIRST_ID.match(zstd.ZstdDecompressor().decompress(data, max_length=_HEAD_BYTES))
+    except zstd.ZstdError as error:
+        raise ValueError(str(error)) from error
+    if match is None:
+        raise ValueError("a frame does not begin with a record")
+    return int(match[1])
 
 
 def holds(sources: bytes, codes: frozenset[int]) -> bool:

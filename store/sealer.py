@@ -40,9 +40,7 @@ class _Answer(msgspec.Struct, array_like=True):
     detail: str = ""
 
 
-def seal(
-    partition: Closed, segments: Path, after: int, cut_off: Callable[[], bool] = lambda: False
-) -> Sealing | None:
+def seal(partition: Closed, segments: Path, after: int, cut_off: Callable[[], bool] = lambda: False) -> Sealing | None:
     """As `telemetry.seal`; None when `cut_off` said so, which is asked ten times a second. StoreFault as there, and
     when the process came to an end of its own; OSError when there is none to be had."""
     asked = (os.getpid(), partition.path.absolute(), *partition[1:], segments.absolute(), after)

@@ -15,7 +15,6 @@ from __future__ import annotations
 import hashlib
 import itertools
 import logging
-import mmap
 import os
 import sqlite3
 import threading
@@ -25,8 +24,6 @@ from contextlib import closing
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
-
-from backports import zstd
 
 from fleet import limits
 from store import frames
@@ -477,17 +474,17 @@ def segment_path(segments: Path, sha256: bytes) -> Path:
 def inspect(path: Path) -> Sealed:
     """A segment as nothing but its file tells. StoreFault (damaged) when it is no segment."""
     places: list[_Place] = []
+    digest, offset = hashlib.sha256(), 0
     try:
-        with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
-            digest, offset = hashlib.sha256(content).digest(), 0
-            while offset < len(content):
-                with memoryview(content) as whole, whole[offset:] as rest:
-                    data = bytes(rest[: zstd.get_frame_size(rest)])
-                places.append(_place(frames.describe(frames.decode(data), data), offset))
-                offset += len(data)
-    except (OSError, ValueError, IndexError, zstd.ZstdError) as error:
+        for data in frames.split(path):
+            places.append(_place(frames.describe(frames.decode(data), data), offset))
+            digest.update(data)
+            offset += len(data)
+    except (OSError, ValueError, IndexError) as error:
         raise _damage(error, path) from error
-    return _sealed(digest, places)
+    if not places:
+        raise StoreFault(Fault.DAMAGED, path.name, "there is nothing in it")
+    return _sealed(digest.digest(), places)
 
 
 def intact(path: Path, sha256: bytes) -> bool:
@@ -581,9 +578,7 @@ def announced(db: sqlite3.Connection, partition: Closed) -> Announced:
 
 def live(db: sqlite3.Connection) -> list[Segment]:
     """The segments that are here, oldest first."""
-    columns = (
-        "first_id, last_id, sha256, records, from_ns, to_ns, bytes_stored, sha256 IN (SELECT sha256 FROM custody)"
-    )
+    columns = "first_id, last_id, sha256, records, from_ns, to_ns, bytes_stored, sha256 IN (SELECT sha256 FROM custody)"
     rows = db.execute(f"SELECT {columns} FROM segment WHERE dropped_ns IS NULL ORDER BY first_id")
     return [Segment(*row) for row in rows]
 

@@ -4,8 +4,10 @@ work in one transaction, send what it says after the commit.
 Rules of the file
   1  What comes is held in a queue of `QUEUE_BYTES`; when it is full nothing is taken from the link, and the line pushes
      back.
-  2  Parcels of one lane leave in order. Nothing waits for a broker's answer: what is lost is sent again by the decider.
-  3  A link that is down is no error here. A transaction that falls ends the sessions, and the loop goes on.
+  2  What is urgent goes into the next transaction, all of it; of the log and segments goes in what takes about `TURN_S`,
+     so nobody's present waits longer than two turns for anybody's history.
+  3  Parcels of one lane leave in order. Nothing waits for a broker's answer: what is lost is sent again by the decider.
+  4  A link that is down is no error here. A transaction that falls ends the sessions, and the loop goes on.
 """
 
 from __future__ import annotations
@@ -22,13 +24,24 @@ from sync.messages import Lane
 log = logging.getLogger(__name__)
 
 QUEUE_BYTES = 3 * 1024 * 1024
-_BATCH_BYTES = 1536 * 1024  # the log and segments in one transaction; what is urgent goes into the next one, all of it
+TURN_S = 0.2
+_BATCH_BYTES_MIN = 64 * 1024  # of the log and segments in one transaction
+_BATCH_BYTES_MAX = 1536 * 1024
 _TICK_S = 0.25
 _LOOK_S = 0.03  # while there is no line: a line that comes up is used at once
 _SENDING_BYTES = 16 * 1024 * 1024  # handed to the link and not taken yet; beyond it the decider is not asked for more
 _GATHER_S = 0.002
 
 Work = Callable[[Sequence[Parcel]], Awaitable[Sequence[Parcel]]]
+
+
+def paced(batch_bytes: int, size: int, took_s: float) -> int:
+    """How much of the log and segments the next transaction may hold, for it to take `TURN_S`: the last one might have
+    held `batch_bytes`, held `size` and took so long. It grows slowly: what compresses well is dear by the byte."""
+    if 2 * size < batch_bytes:
+        return batch_bytes  # that tells little
+    fits = max(batch_bytes, size) * min(max(TURN_S / max(took_s, 0.001), 0.5), 1.25)
+    return min(max(int(fits), _BATCH_BYTES_MIN), _BATCH_BYTES_MAX)
 
 
 class Carrier:
@@ -38,6 +51,7 @@ class Carrier:
         self._urgent: deque[Parcel] = deque()
         self._queue: deque[Parcel] = deque()
         self._queued = 0
+        self._batch_bytes = 4 * _BATCH_BYTES_MIN
         self._wake = asyncio.Event()
         self._room = asyncio.Event()
         self._room.set()
@@ -85,7 +99,10 @@ class Carrier:
         self._was_up = self.link.up
         self._wake.clear()
         began = time.monotonic()
-        said = await self._work(self._batch())
+        batch = self._batch()
+        said = await self._work(batch)
+        size = sum(len(parcel.data) for parcel in batch if parcel.lane > Lane.SNAPSHOTS)
+        self._batch_bytes = paced(self._batch_bytes, size, time.monotonic() - began)
         for parcel in said:
             self._send(parcel)
         if self._queue or self._urgent or self._sending > _SENDING_BYTES:
@@ -101,7 +118,7 @@ class Carrier:
         self._urgent.clear()
         self._queued -= sum(len(parcel.data) for parcel in batch)
         size = 0
-        while self._queue and size < _BATCH_BYTES:
+        while self._queue and size < self._batch_bytes:
             parcel = self._queue.popleft()
             batch.append(parcel)
             size += len(parcel.data)

@@ -5,7 +5,8 @@ delay it causes, so that what is urgent never waits long behind what is not.
 
 Rules of the file
   1  At most `window` bytes are unacknowledged: the smaller of what the other side grants and what the line carries in
-     the time of a round trip and a third of `QUEUE_NS` (a longer queue on a slow line would hold up the present).
+     the time of a round trip and two fifths of `QUEUE_NS` (a longer queue on a slow line would hold up the present). The
+     round trip without our queue shows only when there is none, so every `_SPELL_NS` the queue is let run dry.
   2  An acknowledgement says what is committed at the other end, never what has arrived.
   3  What makes no progress for four round trips is sent again from the last acknowledged byte.
 """
@@ -26,6 +27,7 @@ _RESEND_NS_MIN = 3 * SECOND
 _RTT_FIRST_NS = SECOND
 _SCRAP_BYTES = 1024  # the end of a window that is worth a part
 _RTT_MAX_NS = 120 * SECOND
+_SPELL_NS = 10 * SECOND
 _AT_ONCE = 3
 _DOUBLINGS_MAX = 6
 _SHOWS_NS = 20 * MS  # a delay above the shortest one that is our own queue
@@ -54,6 +56,10 @@ class Rate:
         self._full = False  # the line was once
         self._since_ns = 0
         self._bytes = 0
+        self._spell_ns = 0  # when this spell began
+        self._least_ns = self._former_ns = 0  # the shortest round trip of this spell, and of the one before it
+        self._most = 0.0  # what the line carries in a second when nothing holds us up; as seen lately
+        self._dry = False
 
     def took(self, sent_ns: int, size: int, now_ns: int) -> None:
         if not 0 <= now_ns - sent_ns <= _RTT_MAX_NS:
@@ -61,25 +67,38 @@ class Rate:
             return  # no line is that slow: a clock was set
         rtt = max(now_ns - sent_ns, MS // 10)
         self.rtt_ns = rtt if self.rtt_ns is None else (3 * self.rtt_ns + rtt) // 4
-        self.base_ns = rtt if self.base_ns is None else min(self.base_ns + self.base_ns // 512, rtt)
+        self.base_ns = base_ns = self._shortest(rtt, now_ns)
         if not self._since_ns:
             self._since_ns = sent_ns
         self._bytes += size
         lasted = now_ns - self._since_ns
-        if lasted >= max(SECOND // 4, self.base_ns):
+        if lasted >= max(SECOND // 4, base_ns):
             per_s = self._bytes * SECOND / lasted
             self.bytes_per_s = per_s if not self.bytes_per_s else 0.5 * self.bytes_per_s + 0.5 * per_s
+            keeps = 0.5 if self.rtt_ns - base_ns > QUEUE_NS else 0.875  # a line that got slower shows in the delay
+            self._most = max(per_s, keeps * self._most + (1 - keeps) * per_s)
             self._since_ns, self._bytes = now_ns, 0
+
+    def _shortest(self, rtt: int, now_ns: int) -> int:
+        """The shortest round trip of this spell and of the one before it."""
+        lasts_ns = max(_SPELL_NS, 8 * (self.base_ns or 0))
+        if self.base_ns is None or not 0 <= now_ns - self._spell_ns <= lasts_ns:
+            self._spell_ns, self._former_ns, self._least_ns = now_ns, self._least_ns or rtt, rtt
+        self._least_ns = min(self._least_ns, rtt)
+        base_ns = min(self._former_ns, self._least_ns)
+        self._dry = now_ns - self._spell_ns <= base_ns
+        return base_ns
 
     def resize(self, size: int, *, full: bool) -> None:
         """`size` bytes were answered; `full`: the window was what held more back. It doubles in a round trip until the
-        delay shows; from then on it is what the line carries in a round trip and a third of the queue that is allowed."""
+        delay shows; from then on it is what the line carries in a round trip and two fifths of the queue allowed."""
         if self.rtt_ns is None or self.base_ns is None:
             return
         grown = self.window + size if full else self.window
         self._full = self._full or self.rtt_ns - self.base_ns > max(_SHOWS_NS, self.base_ns // 32)
         if self._full:
-            grown = min(grown, int(self.bytes_per_s * (self.base_ns + QUEUE_NS // 3) / SECOND))
+            line_ns = self.base_ns * 3 // 4 if self._dry else self.base_ns + QUEUE_NS * 2 // 5
+            grown = min(grown, int(self._most * line_ns / SECOND))
         self.window = max(min(grown, WINDOW_BYTES_MAX), WINDOW_BYTES_MIN)
 
     def idle(self) -> None:

@@ -88,6 +88,9 @@ class Phase(StrEnum):
     QUARANTINED = "QUARANTINED"
 
 
+_OPEN = (Phase.REPLAYING, Phase.LIVE, Phase.QUARANTINED)
+
+
 class Me(NamedTuple):
     """Who this hub is."""
 
@@ -256,7 +259,7 @@ class Session:
 
     @property
     def in_session(self) -> bool:
-        return self.phase in (Phase.REPLAYING, Phase.LIVE, Phase.QUARANTINED)
+        return self.phase in _OPEN
 
     def line_down(self, now_ns: int) -> None:
         self._end(now_ns)

@@ -46,7 +46,7 @@ from nats.aio.msg import Msg
 from nats.aio.transport import TcpTransport
 from nats.js import JetStreamContext
 from nats.js.api import ConsumerConfig, DiscardPolicy, RetentionPolicy, StorageType, StreamConfig
-from nats.js.errors import NotFoundError
+from nats.js.errors import APIError, NotFoundError
 
 from sync.inbox import Inbox
 from sync.link import LinkDown, Parcel, Tally
@@ -55,6 +55,7 @@ from sync.messages import PARCEL_BYTES_MAX, Lane
 log = logging.getLogger(__name__)
 
 SILENCE_S_MAX = 10.0
+_NO_CHECK_TIME = 0x200000  # X509_V_FLAG_NO_CHECK_TIME of OpenSSL, which Python does not name
 RECONNECT_S_MIN, RECONNECT_S_MAX = 0.1, 5.0
 CONNECT_S_MAX = 10.0
 CLOSE_S_MAX = 1.0
@@ -80,11 +81,17 @@ _PLAIN = re.compile(r"(?!x--)[A-Za-z0-9_-]+")
 _CODED = "x--"  # alone it is nobody's name, and the subject of probes
 _TCP_NOTSENT_LOWAT = 25  # linux/tcp.h; the socket module of 3.11 has no name for it
 _FULL = (10077, 10047, 10023)  # JetStream's error codes: the stream, the server's store, its resources
+_NO_JETSTREAM = (None, 10039, 10076)  # nobody answers, not for this account, not at this server
 _WORDS = (
     ("authorization violation", "the broker does not know this name and password; admit this site at the hub again"),
     ("authentication", "the broker does not know this name and password; admit this site at the hub again"),
     ("certificate", "the broker's certificate is not from the authority in our CA file; copy the CA file from the hub"),
+    ("errno 113", "there is no way to that address; is this box's network up?"),
+    ("errno 101", "there is no way to that address; is this box's network up?"),
+    ("connect call failed", "nobody listens there; is the hub running, and is the address right?"),
+    ("timeout", "nothing answers there; is the address right, and does a firewall let this port through?"),
     ("refused", "nobody listens there; is the hub running, and is the address right?"),
+    ("unexpected eof", "the broker closed the connection; it may have been stopped or restarted"),
     ("name or service not known", "there is no such host name; is the address right, and is there a DNS server?"),
     ("unreachable", "there is no way to that address; is this box's network up?"),
 )
@@ -123,6 +130,26 @@ def rights_of(tenant: str, writer: str) -> Rights:
     return Rights((at.format("up"),), (at.format("down"), at.format("inbox")))
 
 
+def rights_of_hub(tenant: str, user: str) -> Rights:
+    """All that `HubEnd` needs, at a server where others have streams of their own."""
+    word = token(tenant)
+    streams = [f"{stream}_{word}" for stream in _QUEUED.values()]
+    calls = (
+        "STREAM.*.{}",
+        "STREAM.MSG.DELETE.{}",
+        "CONSUMER.*.{}.>",
+        "CONSUMER.DURABLE.CREATE.{}.>",
+        "CONSUMER.MSG.NEXT.{}.>",
+    )
+    publish = [f"$JS.API.{call.format(stream)}" for stream in streams for call in calls]
+    publish += [f"$JS.ACK.{stream}.>" for stream in streams]
+    return Rights((f"sk.{word}.>", *publish), (f"sk.{word}.up.>", f"{_inbox_of_hub(user)}.>"))
+
+
+def _inbox_of_hub(user: str) -> str:
+    return f"_INBOX_{token(user)}"
+
+
 class _Going(NamedTuple):
     """Bytes on their way out, the most urgent first. Somebody waits for `awaited` ones: until they left, or, with a
     `reply`, for the answer."""
@@ -147,10 +174,18 @@ class _End:
     """A connection under a supervisor of its own: what both ends have in common."""
 
     def __init__(
-        self, urls: Sequence[str], user: str, password: str, inbox: str, ca: Path | None, silence_s_max: float
+        self,
+        urls: Sequence[str],
+        user: str,
+        password: str,
+        inbox: str,
+        ca: Path | None,
+        silence_s_max: float,
+        hostname: str = "",
     ) -> None:
         self._urls = tuple(urls)
-        self._user, self._password, self._ca = user, password, ca
+        self._url = self._urls[0]
+        self._user, self._password, self._ca, self._hostname = user, password, ca, hostname
         self._silence_s_max = silence_s_max
         self._inbox = inbox
         self._in = Inbox()
@@ -165,6 +200,7 @@ class _End:
         self._waiting: dict[int, asyncio.Future[bytes]] = {}
         self._asked: set[int] = set()  # of those: sent, and an answer is due
         self._answered_s = 0.0
+        self._forbidden = ""  # by the broker: then its rights are not those that this end needs
         self._dice = random.Random()
 
     # -- the port ------------------------------------------------------------------------------------------------
@@ -176,6 +212,10 @@ class _End:
     @property
     def problem(self) -> str:
         return self._problem
+
+    @property
+    def url(self) -> str:
+        return self._url
 
     @property
     def refused(self) -> int:
@@ -201,11 +241,10 @@ class _End:
     # -- the supervisor ------------------------------------------------------------------------------------------
 
     async def _keep(self) -> None:
-        pause_s = RECONNECT_S_MIN
-        for number in count():
-            if self._closed:
-                return
-            url, client = self._urls[number % len(self._urls)], Client()
+        pause_s, turn = RECONNECT_S_MIN, 0
+        while not self._closed:
+            url, client = self._urls[turn % len(self._urls)], Client()
+            self._url = url
             try:
                 await self._session(client, url)
             except (OSError, errors.Error, TimeoutError, ValueError) as error:
@@ -214,6 +253,7 @@ class _End:
                 log.exception("the link of %s fell", self._user)
                 self._note(url, error)
             finally:
+                turn += not self._up  # the address that worked last is asked first
                 pause_s = RECONNECT_S_MIN if self._up else min(pause_s * 2, RECONNECT_S_MAX)
                 self._over(self._problem)
                 await _end(client)
@@ -229,6 +269,7 @@ class _End:
         async def heard(error: Exception) -> None:
             self._note(url, error)
 
+        self._forbidden = ""
         async with asyncio.timeout(CONNECT_S_MAX):
             await client.connect(
                 url,
@@ -243,6 +284,7 @@ class _End:
                 user=self._user,
                 password=self._password,
                 tls=_trust(url, self._ca),
+                tls_hostname=self._hostname or None,
                 tls_handshake_first=url.startswith("tls:"),  # or whoever stands between says that no TLS is needed
                 inbox_prefix=self._inbox,
                 pending_size=1,  # so publish returns when the socket has it
@@ -292,6 +334,11 @@ class _End:
             if now.received > last.received or (last.unsent and now.taken > last.taken):
                 alive_s = now_s
             last = now
+            if self._forbidden:
+                raise ConnectionError(
+                    f"the NATS server forbids {self._user} what it needs ({self._forbidden}); "
+                    "enter there what the hub prints: skerry hub nats"
+                )
             if now_s - alive_s > self._silence_s_max:
                 raise ConnectionError(f"the broker has not answered for {self._silence_s_max:g} s")
             if self._asked and now_s - self._answered_s > ANSWER_S_MAX:
@@ -299,10 +346,11 @@ class _End:
 
     def _note(self, url: str, error: Exception) -> None:
         said = str(error) or type(error).__name__
-        if "permissions violation" in said.lower():
-            log.warning("the broker refuses %s something: %s", self._user, said)
+        if said.lower().startswith("nats: permissions violation"):
+            self._forbidden = said.removeprefix("nats: ")
         elif not isinstance(error, errors.NoServersError):  # which says less than what came before it
-            self._problem = f"{url}: {next((words for part, words in _WORDS if part in said.lower()), said)}"
+            words = next((words for part, words in _WORDS if part in said.lower()), said)
+            self._problem = words if words.startswith(f"{url}: ") else f"{url}: {words}"
 
     def _over(self, problem: str) -> None:
         """There is no line: whoever waits for it is told."""
@@ -449,7 +497,8 @@ class _Pull:
 class HubEnd(_End):
     """The hub's end, with all rights at the broker. It makes the streams, and makes them anew when they are gone.
 
-    `repair` restarts the broker, if it is ours: it is called when the streams are broken and stay so.
+    `repair` restarts the broker, if it is ours: it is called when the streams are broken and stay so. `hostname` is what
+    its certificate must say, where that is not the host of the URL.
     """
 
     def __init__(
@@ -464,8 +513,9 @@ class HubEnd(_End):
         stream_bytes_max: int = STREAM_BYTES_MAX,
         probe_s: float = PROBE_S,
         repair: Callable[[], Awaitable[None]] | None = None,
+        hostname: str = "",
     ) -> None:
-        super().__init__(urls, user, password, f"_INBOX_{token(user)}", ca, silence_s_max)
+        super().__init__(urls, user, password, _inbox_of_hub(user), ca, silence_s_max, hostname)
         self._tenant = tenant
         self._stream_bytes_max = stream_bytes_max
         self._probe_s = probe_s
@@ -531,8 +581,9 @@ class HubEnd(_End):
                 raise
             except (errors.Error, TimeoutError) as error:
                 failures += 1
-                self._problem = f"the broker's streams do not work ({error or 'no answer'}); look at its disk"
-                log.warning("%s", self._problem)
+                former, self._problem = self._problem, self._wrong_with_streams(error)
+                if self._problem != former:
+                    log.warning("%s", self._problem)
                 if failures > 1 and self._repair and loop.time() - self._repaired_s > REPAIR_S_MIN:
                     self._repaired_s = loop.time()
                     await self._repair()
@@ -548,6 +599,8 @@ class HubEnd(_End):
             except NotFoundError:
                 await self._make(streams, lane)
                 continue
+            if info.config.max_bytes != self._stream_bytes_max:
+                await streams.update_stream(info.config.evolve(max_bytes=self._stream_bytes_max))
             for one in info.state.subjects or ():
                 await self._attach(streams, one.split(".")[3], lane)
             for word in met:
@@ -557,6 +610,21 @@ class HubEnd(_End):
             if pull.asked_s < late_s:
                 pull.left = 0
                 self._ask(pull)
+
+    def _wrong_with_streams(self, error: Exception) -> str:
+        code = error.err_code if isinstance(error, APIError) else 0
+        if code in _NO_JETSTREAM:
+            return (
+                f"JetStream is not on at the NATS server for {self._user}; whoever runs it writes jetstream {{}} in its "
+                "configuration and jetstream: enabled in the account"
+            )
+        if code in _FULL:
+            room = 2 * self._stream_bytes_max // (1024 * 1024)
+            return (
+                f"the NATS server has too little room for our streams: {room:,} MiB are wanted; raise max_file there, "
+                "in the server and the account, or lower limits.stream_mib_max here"
+            )
+        return f"the broker's streams do not work ({error or 'no answer'}); look at its disk"
 
     async def _make(self, streams: JetStreamContext, lane: Lane) -> None:
         config = StreamConfig(
@@ -623,7 +691,7 @@ class HubEnd(_End):
             return
         if status is None:
             pull.left -= 1
-            if not self._came(name_of(word), lane, said.subject, said.data, said.reply):
+            if not self._came(name_of(word), lane, said.subject, said.data, said.reply) and said.reply:
                 self._push(Lane.CONTROL, said.reply, b"+TERM")
             self._ask(pull)
             return
@@ -688,7 +756,10 @@ def _trouble(answer: bytes) -> str:
 def _trust(url: str, ca: Path | None) -> ssl.SSLContext | None:
     if not url.startswith(("tls:", "wss:")):
         return None
-    return ssl.create_default_context(cafile=ca)
+    context = ssl.create_default_context(cafile=ca)
+    if ca is not None:  # the hub's own authority: a site whose clock is ten years ahead must reach it too
+        context.verify_flags |= _NO_CHECK_TIME
+    return context
 
 
 def _look(sock: socket.socket) -> _Carried:
@@ -717,12 +788,14 @@ def _socket(client: Client) -> socket.socket:
 
 async def _end(client: Client) -> None:
     """In order if the other side takes what is left, else at once."""
-    session = getattr(
-        getattr(client, "_transport", None), "_client", None
-    )  # of a WebSocket; a failed start leaves it open
+    transport = getattr(client, "_transport", None)
+    session = getattr(transport, "_client", None)  # of a WebSocket; a failed start leaves it open
+    web = getattr(transport, "_ws", None)
     try:
         await _end_line(client)
     finally:
+        if web is not None:
+            web._response.close()  # it would wait for the other side's farewell, which may never come
         if session is not None and not session.closed:
             await session.close()
 

@@ -121,6 +121,10 @@ class MemoryEnd:
             return "the link was closed" if self._closed else "the link was not opened yet"
         return "the line is cut" if self._exchange.is_cut(self._writer) else ""
 
+    @property
+    def url(self) -> str:
+        return ""
+
     def tally(self, peer: str = "") -> Tally:
         rows = [self._tallies.get(peer, Tally())] if peer else self._tallies.values()
         return Tally(*map(sum, zip(Tally(), *rows, strict=True)))

@@ -28,7 +28,7 @@ GROUP_BYTES_MAX = limits.block_bytes_max + 4 * 1024 * 1024
 _LEVEL = 9
 _WINDOW_LOG = 19  # 512 KiB, held for each session at the receiving end
 _LENGTH = struct.Struct(">I")
-LEVEL_HUB = 3  # a hub holds a compressor for each site: 0.8 MB in place of 10
+LEVEL_HUB = 1  # a hub holds a compressor for each site: 0.1 MB in place of 10
 _READ: dict[int, int] = {zstd.DecompressionParameter.window_log_max: _WINDOW_LOG}
 _PIECE_BYTES = 1024 * 1024
 

@@ -20,6 +20,7 @@ from store.control import NotRunning, Refusal, call
 from tests.cast import FRONT
 
 WAIT_S = 40.0
+Clocks = dict[str, dict[str, str]]  # by the name of a box, what sets its clock
 
 
 class Box:
@@ -33,6 +34,7 @@ class Box:
         self._command = [sys.executable, str(FRONT), what, "run", "--data", str(data), "--name", name, *flags]
         self._environment = {**os.environ, **(environment or {})}
         self.process: subprocess.Popen[bytes] | None = None
+        self.udp = 0
 
     def start(self, *, wait: bool = True) -> float:
         """Seconds until it answered."""
@@ -48,6 +50,16 @@ class Box:
                 assert time.monotonic() - began < WAIT_S, self.said()[-3000:]
                 time.sleep(0.02)
         return time.monotonic() - began
+
+    def serves(self) -> bool:
+        """AssertionError when it ended by itself."""
+        assert self.process is not None
+        assert self.process.poll() is None, self.said()[-3000:]
+        try:
+            self.call("GET", "/readyz")
+        except (NotRunning, Refusal):
+            return False
+        return True
 
     def call(self, method: str, path: str, body: Any = None) -> Any:
         return call(self.data / "control.sock", method, path, body)
@@ -99,27 +111,30 @@ class Box:
         return next((one for one in sites if one["name"] == name), {})
 
 
-def join(hub: Box, site: Box, url: str = "") -> None:
-    site.call("POST", "/console/join", hub.call("POST", "/console/invite", {"name": site.name, "url": url}))
+def join(hub: Box, site: Box, *urls: str) -> None:
+    site.call("POST", "/console/join", hub.call("POST", "/console/invite", {"name": site.name, "urls": urls}))
+
+
+def _site(root: Path, name: str, environment: dict[str, str]) -> Box:
+    http, udp, tcp = (free_port() for _ in range(3))
+    ports = [f"--{what}=127.0.0.1:{port}" for what, port in (("http", http), ("syslog-udp", udp), ("syslog-tcp", tcp))]
+    box = Box(root / name, "appliance", name, *ports, environment=environment)
+    box.udp = udp
+    return box
 
 
 @contextlib.contextmanager
-def mainland(root: Path, *sites: str) -> Iterator[tuple[Box, ...]]:
+def mainland(root: Path, *sites: str, clocks: Clocks | None = None) -> Iterator[tuple[Box, ...]]:
     """A hub and sites, started and joined; all gone afterwards."""
+    clocks = clocks or {}
     hub = Box(
-        root / "harbor", "hub", "harbor", "--http", f"127.0.0.1:{free_port()}", "--link", f"127.0.0.1:{free_port()}"
+        root / "harbor",
+        "hub",
+        "harbor",
+        *("--http", f"127.0.0.1:{free_port()}", "--link", f"127.0.0.1:{free_port()}"),
+        environment=clocks.get("harbor"),
     )
-    boxes = [
-        Box(
-            root / name,
-            "appliance",
-            name,
-            *("--http", f"127.0.0.1:{free_port()}", "--syslog-udp", f"127.0.0.1:{free_port()}"),
-            *("--syslog-tcp", f"127.0.0.1:{free_port()}"),
-            environment={"SKERRY_PING_ENABLED": "false"},
-        )
-        for name in sites
-    ]
+    boxes = [_site(root, name, {"SKERRY_PING_ENABLED": "false", **clocks.get(name, {})}) for name in sites]
     try:
         hub.start()
         for box in boxes:

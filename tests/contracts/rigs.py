@@ -77,17 +77,18 @@ class Memory:
 class JetStream:
     """A real nats-server; each site reaches it through a proxy of its own."""
 
-    def __init__(self, stream_bytes_max: int = 64 * 1024 * 1024) -> None:
-        self.stream_bytes_max = stream_bytes_max
+    def __init__(self, stream_bytes_max: int = 64 * 1024 * 1024, scheme: str = "nats") -> None:
+        self.stream_bytes_max, self.scheme = stream_bytes_max, scheme
         self.ends: dict[str, HubEnd | SiteEnd] = {}
         self.proxies: dict[str, Proxy] = {}
         self.passwords: dict[str, str] = {}
 
     async def start(self, folder: Path) -> None:
         self.folder = folder / "broker"
-        self.broker = Broker(self.folder)
+        self.broker = Broker(self.folder, websocket_port=0)
         await self.broker.start()
-        self.address = ("127.0.0.1", urlparse(self.broker.url).port or 0)
+        url = next(url for url in self.broker.urls() if url.startswith(f"{self.scheme}:"))
+        self.address = ("127.0.0.1", urlparse(url).port or 0)
 
     async def stop(self) -> None:
         with contextlib.suppress(ProcessLookupError):
@@ -134,7 +135,7 @@ class JetStream:
             await self.broker.admit(Admission(TENANT, writer, self.passwords[writer]))
             self.proxies[writer] = Proxy(self.address)
             self.proxies[writer].__enter__()
-        url = f"nats://127.0.0.1:{self.proxies[writer].port}"
+        url = f"{self.scheme}://127.0.0.1:{self.proxies[writer].port}"
         return SiteEnd([url], TENANT, writer, password or self.passwords[writer], silence_s_max=SILENCE_S_MAX)
 
     async def cut(self, writer: str) -> None:
@@ -152,7 +153,11 @@ class JetStream:
         shutil.rmtree(self.folder / "jetstream")
 
 
-RIGS: dict[str, Callable[[], Rig]] = {"memory": Memory, "jetstream": JetStream}
+RIGS: dict[str, Callable[[], Rig]] = {
+    "memory": Memory,
+    "jetstream": JetStream,
+    "websocket": lambda: JetStream(scheme="ws"),
+}
 
 
 @contextlib.asynccontextmanager

@@ -20,6 +20,7 @@ from tests.contracts.rig_bundle import Sticks
 from tests.contracts.rigs import ALDER, BIRCH, RIGS, TENANT, JetStream, Rig, running, until
 
 LINKS = {**RIGS, "stick": Sticks}
+pytestmark = pytest.mark.filterwarnings("ignore:parameter 'timeout' of type 'float':DeprecationWarning")  # nats-py
 
 
 @pytest.fixture(params=LINKS)
@@ -28,9 +29,9 @@ async def rig(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[R
         yield made
 
 
-@pytest.fixture
-async def wire(tmp_path: Path) -> AsyncIterator[JetStream]:
-    async with running(made := JetStream(), tmp_path):
+@pytest.fixture(params=("nats", "ws"))
+async def wire(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[JetStream]:
+    async with running(made := JetStream(scheme=request.param), tmp_path):
         yield made
 
 
@@ -224,9 +225,9 @@ async def mallory_at_alder(wire: JetStream, said: list[str]) -> Client:
     async def refused(error: Exception) -> None:
         said.append(str(error))
 
-    client, (host, port) = Client(), wire.address
+    client = Client()
     await client.connect(
-        f"nats://{host}:{port}",
+        wire.broker.url,
         user=user_of(TENANT, ALDER),
         password=wire.passwords[ALDER],
         inbox_prefix=inbox_of(TENANT, ALDER),
@@ -275,6 +276,8 @@ async def test_the_brokers_own_answers_never_count_as_somebodys_parcel(wire: Jet
         subject(TENANT, "down", BIRCH, Lane.CONTROL),
         "$JS.API.STREAM.PURGE.SEG_fleet",
         "$JS.API.STREAM.DELETE.SEG_fleet",
+        f"_INBOX_hub.p.{BIRCH}.log",
+        "_INBOX_hub.a.1",
     ):
         await mallory.publish(mine, b"\x01", reply=to)
     await mallory.flush()

@@ -124,6 +124,16 @@ async def test_killed_it_is_there_again_at_the_same_address(broker: Broker) -> N
         assert broker.pid != pid
 
 
+async def test_one_that_is_killed_before_it_was_ever_there_is_started_again(tmp_path: Path) -> None:
+    broker = Broker(tmp_path / "broker")
+    start = asyncio.create_task(broker.start())
+    await until(lambda: broker.pid > 0)
+    os.kill(broker.pid, signal.SIGKILL)
+    await start
+    assert broker.alive
+    await broker.stop()
+
+
 async def test_a_restart_ends_even_a_server_that_stands_still(broker: Broker, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("hub.broker.STOP_S_MAX", 0.3)
     pid = broker.pid

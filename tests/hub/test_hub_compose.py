@@ -130,6 +130,18 @@ def test_a_flag_goes_over_the_environment_and_that_over_the_file(tmp_path: Path)
         ('[link]\nlisten = "4222"', "link.listen is '4222'; write HOST:PORT"),
         ('[link]\nwebsocket_listen = "x:y"', "link.websocket_listen is 'x:y'; write HOST:PORT"),
         ('[link]\ncertificate = "a.pem"', "link.certificate and link.key belong together"),
+        (
+            '[link]\nurl = "nats.example"\nuser = "a"\npassword = "b"',
+            "link.url: 'nats.example' is no address of a line",
+        ),
+        ('[link]\nurl = "tls://a:b@nats.example:1"', "an address of a line holds no name or password"),
+        ('[link]\nurl = "tls://nats.example:4222"\nuser = "a"', "say link.user and link.password"),
+        ('[link]\nuser = "a"', "are for a NATS server that you name in link.url"),
+        ('[link]\nca = "ca.pem"', "link.ca is who signed link.certificate, or that of the server at link.url"),
+        (
+            '[link]\nurl = "tls://n:1"\nuser = "a"\npassword = "b"\nwebsocket_listen = "0.0.0.0:443"',
+            "link.websocket_listen is for a NATS server of the hub's own; with link.url leave it out",
+        ),
         ("[limits]\nsites_max = 0", "limits.sites_max is 0; it must be between 1 and 5000"),
         ('[hub]\nname = ""', "hub.name must have 1 to 64 characters"),
         ("[hub", "it is not TOML"),

@@ -1,7 +1,7 @@
 """Hub and sites in virtual time: one seed in full, several in short, or ascending seeds for a given time and one summary.
 
-    python -m tests.simulation --seed N [--sites 50]
-    python -m tests.simulation --minutes 60 [--seed N]
+python -m tests.simulation --seed N [--sites 50]
+python -m tests.simulation --minutes 60 [--seed N]
 """
 
 from __future__ import annotations

@@ -28,6 +28,7 @@ from hub.segments import Segments
 from hub.shelf import HubShelf, load
 from hub.state import FleetHere
 from store import document, journal, peers
+from store.clock import BUILT_NS
 from store.database import connect
 from store.folder import Folder, bring_up
 from store.journal import Identity, Journal
@@ -72,7 +73,7 @@ class SimClock:
         return self._world_ns() + self.skew_ns
 
     def confidence(self) -> Clock:
-        return Clock.FREE_RUNNING
+        return Clock.NOT_TRUSTED if self.now_ns() < BUILT_NS else Clock.FREE_RUNNING
 
 
 @cache

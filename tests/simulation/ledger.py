@@ -113,7 +113,9 @@ class Ledger:
         for copy in world.running:
             for (sha256,) in copy.box.db.execute("SELECT sha256 FROM custody"):
                 if states.get((copy.writer, sha256)) != peers.HERE and not _excused(world, copy.writer):
-                    problems.append(f"segment: {copy.writer} may prune {sha256.hex()[:8]}, and the hub does not have it")
+                    problems.append(
+                        f"segment: {copy.writer} may prune {sha256.hex()[:8]}, and the hub does not have it"
+                    )
         return problems
 
 

@@ -37,7 +37,7 @@ from tests.simulation.ledger import Ledger
 START_NS = 1_800_000_000 * SECOND
 HUB = "01HARBOR000000000000000000"
 YEAR_NS = 365 * 86_400 * SECOND
-BURST_EVENTS = 6_000  # beyond 5,000 a site replays again
+BURST_EVENTS = 5_100  # with more than 5,000 to send a site replays again
 BURST_NS = 25 * SECOND
 
 

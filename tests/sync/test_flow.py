@@ -69,6 +69,13 @@ def test_bulk_never_queues_more_than_half_a_second_on_a_slow_satellite_line() ->
     assert took_ns < 1.4 * len(data) / line.bytes_per_s * SECOND  # and the line is kept busy
 
 
+def test_however_long_a_replay_lasts_it_never_takes_its_own_queue_for_the_line() -> None:
+    line, data = Line(21_000, 300 * MS), random.Random(1).randbytes(6_000_000)
+    _, took_ns = send(line, data)
+    assert line.queue_ns_max <= QUEUE_NS
+    assert took_ns < 1.1 * len(data) / line.bytes_per_s * SECOND
+
+
 def test_the_window_grows_until_a_fat_line_is_full() -> None:
     line, data = Line(2_000_000, 300 * MS), random.Random(1).randbytes(20_000_000)
     got, took_ns = send(line, data)
@@ -80,7 +87,7 @@ def test_the_window_shrinks_when_delay_shows() -> None:
     out = Outflow()
     out.begin(1, 1 << 30)
     now_ns = SECOND
-    for rtt_ns in (50 * MS,) * 12 + (3 * SECOND,) * 12:
+    for rtt_ns in (50 * MS,) * 12 + (3 * SECOND,) * 4:
         out.add(bytes(out.window))
         while out.due(now_ns) is not None:
             pass

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import random
 import shutil
+import sqlite3
 from collections.abc import Iterator
 
 import pytest
@@ -128,3 +129,21 @@ def test_a_site_in_quarantine_is_told_again_and_its_data_still_comes(world: Worl
     assert world.run_for(10 * SECOND, lambda: not world.ledger.missing(world))
     world.release(site.writer)
     assert world.run_for(10 * SECOND, world.all_live)
+
+
+def test_many_parts_in_one_transaction_are_answered_once(world: World) -> None:
+    site = world.copies[0]
+    shelf, session = world.hub.shelf, world.hub.harbor.sessions[site.writer]
+    out, fence = site.box.uplink.site.out, site.box.uplink.site.fence
+    parts = [messages.Stream(fence, out.stream, out.offset, b"") for _ in range(5)]
+
+    def hear(db: sqlite3.Connection, *said: messages.Stream) -> list[bool]:
+        shelf.begin(db)
+        for one in said:
+            session.heard(one, world.now_ns, bytes(16), bytes(32), shelf)
+        return [one.resend for one in session.pump(world.now_ns, shelf) if isinstance(one, messages.Ack)]
+
+    behind = messages.Stream(fence, out.stream, out.offset + 9, b"behind a hole")
+    assert world.hub.run(lambda db: hear(db, *parts)) == [False]
+    assert world.hub.run(lambda db: hear(db, *parts, behind)) == [True]
+    assert world.hub.run(lambda db: hear(db, behind, *parts)) == [True, False]

@@ -5,6 +5,8 @@
  * A record is {op u32, fd i32, offset u64, length u32}, little endian, and `length` bytes. One lock around each call and
  * its record makes the order of records the order of the calls. What is written to descriptor 1 is recorded as well:
  * an acknowledgement has its place among the writes. Writes through mmap are not seen (SQLite does so only to -shm).
+ * A process that PROGRAM starts and waits for is recorded too, its descriptors counted from DESCRIPTORS on; what it says
+ * goes to PROGRAM and is no acknowledgement.
  */
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -27,7 +29,7 @@ enum { DESCRIPTORS = 4096, PATH_BYTES = 4096 };
 struct __attribute__((packed)) head { uint32_t op; int32_t fd; uint64_t offset; uint32_t length; };
 
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
-static int trace = -1;
+static int trace = -1, child;
 static const char *root;
 static char watched[DESCRIPTORS];
 
@@ -39,12 +41,13 @@ __attribute__((constructor)) static void begin(void)
 	const char *file = getenv("TRACE_FILE");
 	root = getenv("TRACE_ROOT");
 	if (file && root)
-		trace = (int)syscall(SYS_openat, AT_FDCWD, file, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
+		trace = (int)syscall(SYS_openat, AT_FDCWD, file, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0600);
+	child = trace >= 0 && lseek(trace, 0, SEEK_END) > 0;
 }
 
 static void put(uint32_t op, int fd, uint64_t offset, const void *bytes, size_t length)
 {
-	struct head head = { op, fd, offset, (uint32_t)length };
+	struct head head = { op, fd + child * DESCRIPTORS, offset, (uint32_t)length };
 	struct iovec parts[2] = { { &head, sizeof head }, { (void *)bytes, length } };
 
 	if (syscall(SYS_writev, trace, parts, 2) != (long)(sizeof head + length)) {
@@ -136,7 +139,7 @@ ssize_t write(int fd, const void *bytes, size_t length)
 		done = REAL(write)(fd, bytes, length);
 		if (done > 0 && seen(fd))
 			put(WRITE, fd, (uint64_t)(lseek(fd, 0, SEEK_CUR) - done), bytes, (size_t)done);
-		else if (done > 0 && fd == 1 && trace >= 0)
+		else if (done > 0 && fd == 1 && trace >= 0 && !child)
 			put(SAID, fd, 0, bytes, (size_t)done);
 	}
 	return done;

@@ -1,7 +1,7 @@
 """T19: the real core of a hub and its sites under everything that goes wrong, in virtual time. A run is its seed.
 
-The change tier is `SEEDS`, of 2 to 50 sites. At rest A to G hold; every fault and every turn of the table was seen a
-hundred times. A seed that ever failed stands in `FOUND` for good.
+The change tier is `SEEDS`, of 2 to 50 sites. At rest A to G hold; every fault and every row of the table of states was
+seen a hundred times. A seed that ever failed stands in `FOUND` for good, as the run it was then.
 """
 
 from __future__ import annotations
@@ -10,13 +10,11 @@ from collections import Counter
 
 import pytest
 
-from sync.protocol import TABLE, Cause
-from tests.simulation.schedule import run
+from sync.protocol import TABLE, Cause, State
+from tests.simulation.schedule import run, sites_of
 
-SIZES = (2, 2, 3, 2, 3, 2, 2, 4, 2, 3)  # of ten seeds in a row; now and then a large fleet
-LARGE = {40: 50, 90: 20, 140: 30, 190: 12}
-SEEDS = 320
-TIMES_MIN = 50
+SEEDS = 256
+TIMES_MIN = 100
 FOUND = (
     (1, 3, "a present's times were off by less than a millisecond"),
     (4, 3, "Released was said with each receipt and undid the level: receipts without end"),
@@ -48,6 +46,8 @@ FAULTS = (
     "the hub was restored from an old copy",
     "a person released a site",
     "a segment was dropped before it was sent",
+    "a site was held",
+    "a burst while the log stands still",
 )
 
 pytestmark = pytest.mark.trial
@@ -59,22 +59,20 @@ def test_the_same_seed_is_the_same_run_to_the_last_byte() -> None:
 
 @pytest.mark.parametrize(("seed", "sites", "found"), FOUND)
 def test_a_seed_that_once_failed_holds(seed: int, sites: int, found: str) -> None:
-    assert run(seed, sites).problems == (), found
+    assert run(seed, sites, rare=False).problems == (), found
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(900)
 def test_whatever_goes_wrong_nothing_is_lost_and_all_come_to_rest() -> None:
     counts: Counter[str] = Counter()
-    turns: Counter[tuple[str, str]] = Counter()
+    turns: Counter[tuple[State, Cause]] = Counter()
     failed: list[str] = []
     for seed in range(SEEDS):
-        made = run(seed, LARGE.get(seed, SIZES[seed % len(SIZES)]))
+        made = run(seed, sites_of(seed))
         counts.update(made.counts)
         turns.update(made.turns)
         failed += [f"{made.again}: {problem}" for problem in made.problems]
     print(f"\n{SEEDS} seeds: {dict(sorted(counts.items()))}\n{dict(sorted(turns.items()))}")
     assert failed == []
     assert {what: counts[what] for what in FAULTS if counts[what] < TIMES_MIN} == {}
-    # A site that falls 5,000 events behind while it is live is another trial's question: it would take most of the time.
-    steps = {(str(before), str(after)) for (before, cause), after in TABLE.items() if cause is not Cause.BEHIND}
-    assert {step: turns[step] for step in steps if turns[step] < TIMES_MIN} == {}
+    assert {step: turns[step] for step in TABLE if turns[step] < TIMES_MIN} == {}
