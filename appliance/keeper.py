@@ -304,7 +304,8 @@ class Keeper:
 
     def _plan(self, usage: Usage, now_ns: int, *, series_left: bool) -> list[Shed]:
         with closing(connect_reader(self._folder.site_db)) as db:
-            segments, has_hub = telemetry.live(db), peers.any_here(db)
+            has_hub, taken = peers.any_here(db), peers.held_by_hub(db)
+            segments = [one._replace(in_custody=one.sha256 in taken) for one in telemetry.live(db)]
         return budget.plan(
             usage,
             self.bounds,

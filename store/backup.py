@@ -1,7 +1,8 @@
 """How is a box copied while it runs, and how does the copy become a box again?
 
-A backup is a folder: site.db, series.db, the open partitions of telemetry, the sealed segments, the writer's key, and
-`manifest.json` with the SHA-256 of each, signed by that key (`manifest.sig`). docs/formats.md has the layout.
+A backup is a folder: site.db, series.db, the open partitions of telemetry, the sealed segments (at a hub those that it
+took over from its sites), the writer's key, at a hub the authority that its sites pinned, and `manifest.json` with the
+SHA-256 of each, signed by that key (`manifest.sig`). docs/formats.md has the layout.
 
 Rules of the file
   1  All databases are read in one instant: a read transaction is opened on each before the first page is copied, and
@@ -37,7 +38,7 @@ import msgspec
 
 from fleet import envelope, events
 from fleet.envelope import Head, Log, PrivateKey
-from store import keys, telemetry
+from store import keys, peers, telemetry
 from store.clock import WallClock
 from store.database import connect, connect_reader
 from store.faults import Fault, StoreFault, fault_of
@@ -53,9 +54,10 @@ Progress = Callable[[int, int], None]  # bytes done, bytes in all
 
 _DOMAIN = b"skerry backup manifest\x00"
 _SITE, _SERIES, _KEY = "site.db", "series.db", "keys/writer.pem"
-_MORE_KEYS = ("keys/sealing.pem", "keys/hub.link", "keys/hub-ca.pem")  # where there is a hub
+_MORE_KEYS = ("keys/sealing.pem", "keys/hub.link", "keys/hub-ca.pem", "tls/ca.pem", "tls/ca.key")  # with a link
+_FOLDERS = ("keys", "telemetry", "segments", "tls")
 _PATH = re.compile(
-    r"site\.db|series\.db|keys/(writer\.pem|sealing\.pem|hub\.link|hub-ca\.pem)|telemetry/\d{1,19}\.db"
+    r"site\.db|series\.db|keys/(writer\.pem|sealing\.pem|hub\.link|hub-ca\.pem)|tls/ca\.(pem|key)|telemetry/\d{1,19}\.db"
     r"|segments/[0-9a-f]{64}\.jsonl\.zst"
 )
 _MANIFEST_BYTES_MAX = 64 * 1024 * 1024
@@ -139,7 +141,7 @@ def _instant(folder: Folder, held: ExitStack) -> _Instant:
         try:
             instant = _open(folder, attempt)
             with closing(connect_reader(folder.site_db)) as db:
-                moved = telemetry.live(db) != instant.segments
+                moved = telemetry.live(db) != telemetry.live(instant.site)
         except FileNotFoundError:
             moved = True
         except BaseException:
@@ -167,7 +169,19 @@ def _open(folder: Folder, held: ExitStack) -> _Instant:
             if fault.fault not in _LOCAL:
                 raise
             unreadable.append(Missing(name, f"cannot be read: {fault.detail}"))
-    return _Instant(site, others, unreadable, telemetry.live(site))
+    return _Instant(site, others, unreadable, _segments(site))
+
+
+def _segments(db: sqlite3.Connection) -> list[Segment]:
+    """The box's own, and at a hub those of its sites."""
+    if not _has_links(db):
+        return telemetry.live(db)
+    taken = db.execute(
+        "SELECT first_id, last_id, sha256, records, from_ns, to_ns, bytes_stored FROM custody WHERE state=?"
+        " AND sha256 NOT IN (SELECT sha256 FROM segment) ORDER BY site, first_id",
+        (peers.HERE,),
+    )
+    return telemetry.live(db) + [Segment(*row) for row in taken]
 
 
 def _snapshot(path: Path, held: ExitStack) -> sqlite3.Connection:
@@ -178,6 +192,11 @@ def _snapshot(path: Path, held: ExitStack) -> sqlite3.Connection:
     except sqlite3.DatabaseError as error:
         raise StoreFault(fault_of(error) or Fault.IO, path.name, str(error)) from error
     return db
+
+
+def _has_links(db: sqlite3.Connection) -> bool:
+    """False for a folder that an older version left and none has opened since."""
+    return db.execute("SELECT 1 FROM sqlite_master WHERE name='custody'").fetchone() is not None
 
 
 class _Copying:
@@ -193,7 +212,7 @@ class _Copying:
         databases = {_SITE: instant.site, **instant.others}
         self._missing = list(instant.unreadable)
         self._total = sum(map(_size, databases.values())) + sum(one.bytes_stored for one in instant.segments)
-        for name in ("keys", "telemetry", "segments"):
+        for name in _FOLDERS:
             (self._to / name).mkdir(mode=0o700)
         identity, head, revision = _who(instant.site)
         for path, db in databases.items():
@@ -204,7 +223,7 @@ class _Copying:
                 self._plain(folder.root / name, name)
         for one in instant.segments:
             self._segment(folder, one)
-        for name in ("keys", "telemetry", "segments"):
+        for name in _FOLDERS:
             keys.sync_folder(self._to / name)
         self._progress(self._total, self._total)
         public_key = keys.public_bytes(_key_of(folder.writer_key)).hex()
@@ -310,10 +329,11 @@ def restore(source: Path, root: Path, progress: Progress = lambda done, total: N
         folder = Folder(fresh)
         folder.prepare()
         for file in manifest.files:
+            (fresh / file.path).parent.mkdir(mode=0o700, exist_ok=True)
             if _copy(source / file.path, fresh / file.path, file.path, tell) != file:
                 raise BackupProblem(f"{source}: {file.path} changed while it was read; the medium may be failing")
         log = _start_epoch(folder, manifest)
-        for name in (folder.telemetry, folder.segments, folder.writer_key.parent):
+        for name in filter(Path.is_dir, map(fresh.joinpath, _FOLDERS)):
             keys.sync_folder(name)
     progress(total, total)
     lost = f"; {len(manifest.missing)} files were missing from the backup" if manifest.missing else ""
@@ -376,6 +396,7 @@ def _start_epoch(folder: Folder, manifest: Manifest) -> Log:
             db.execute("DELETE FROM session")
             journal.opened(db)
             journal.stage(log.writer, events.LogStarted("restored", public_key, former.writer, former.epoch, *head))
+            _ask_again(db, manifest)
             for body in _let_go(db, manifest, clock.now_ns()):
                 journal.stage(log.writer, body)
             journal.seal(db)
@@ -386,8 +407,20 @@ def _start_epoch(folder: Folder, manifest: Manifest) -> Log:
     return log
 
 
+def _ask_again(db: sqlite3.Connection, manifest: Manifest) -> None:
+    """What a site once handed over and is not in the backup is asked for again; the site may have it still."""
+    hashes = [(peers.WANTED, bytes.fromhex(name)) for name in _lost(manifest) if _has_links(db)]
+    db.executemany("UPDATE custody SET state=?, reason='' WHERE sha256=?", hashes)
+
+
+def _lost(manifest: Manifest) -> dict[str, str]:
+    """Segments that are not in the backup, by the hash in their name, and why."""
+    missing = [one for one in manifest.missing if one.path.startswith("segments/")]
+    return {Path(one.path).name.partition(".")[0]: one.reason for one in missing}
+
+
 def _let_go(db: sqlite3.Connection, manifest: Manifest, now_ns: int) -> Iterator[events.TelemetryDropped]:
-    reasons = {Path(missing.path).name.partition(".")[0]: missing.reason for missing in manifest.missing}
+    reasons = _lost(manifest)
     for one in telemetry.live(db):
         reason = reasons.get(one.sha256.hex())
         if reason is not None and telemetry.drop(db, one.first_id, now_ns):

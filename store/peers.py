@@ -221,6 +221,11 @@ def cover(db: sqlite3.Connection, site: str, number: int, hashes: Iterable[bytes
     )
 
 
+def held_by_hub(db: sqlite3.Connection) -> frozenset[bytes]:
+    """At the site: the SHA-256 of every segment that receipts list."""
+    return frozenset(sha256 for (sha256,) in db.execute("SELECT sha256 FROM custody"))
+
+
 def covered(db: sqlite3.Connection, site: str, number: int, hashes: Iterable[bytes], at_ns: int) -> None:
     """At the site: that receipt lists these. What this site never sealed is passed over."""
     db.executemany(

@@ -13,6 +13,7 @@ Rules of the file
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import signal
@@ -83,7 +84,8 @@ def _main(arguments: Sequence[str]) -> None:
     if os.getppid() != int(parent):  # it was gone before
         return
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which ends in order
-    os.nice(_NICE)
+    with contextlib.suppress(OSError):  # a confined service may not; then it is only less polite
+        os.nice(_NICE)
     partition = Closed(Path(path), int(first_id), int(last_id))
     sys.stdout.buffer.write(msgspec.msgpack.encode(_answer(partition, Path(segments), int(after))))
     sys.stdout.buffer.flush()

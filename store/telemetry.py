@@ -578,7 +578,7 @@ def announced(db: sqlite3.Connection, partition: Closed) -> Announced:
 
 def live(db: sqlite3.Connection) -> list[Segment]:
     """The segments that are here, oldest first."""
-    columns = "first_id, last_id, sha256, records, from_ns, to_ns, bytes_stored, sha256 IN (SELECT sha256 FROM custody)"
+    columns = "first_id, last_id, sha256, records, from_ns, to_ns, bytes_stored"
     rows = db.execute(f"SELECT {columns} FROM segment WHERE dropped_ns IS NULL ORDER BY first_id")
     return [Segment(*row) for row in rows]
 

@@ -14,9 +14,11 @@ import pytest
 
 from appliance.config import load
 from bench.island import ROOT
+from hub import config as of_a_hub
 
 IMAGES = ROOT / "images"
 UNIT = IMAGES / "skerry-appliance.service"
+UNITS = (UNIT, IMAGES / "skerry-hub.service")
 
 
 def analyze(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -26,11 +28,11 @@ def analyze(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([program, *arguments], capture_output=True, text=True, timeout=60, check=False)
 
 
-@pytest.fixture
-def unit(tmp_path: Path) -> Path:
-    """The unit, with a program that exists on this machine."""
-    made = tmp_path / UNIT.name
-    made.write_text(UNIT.read_text().replace("/opt/skerry/bin/skerry", sys.executable))
+@pytest.fixture(params=UNITS, ids=lambda path: path.stem)
+def unit(tmp_path: Path, request: pytest.FixtureRequest) -> Path:
+    """A unit, with a program that exists on this machine."""
+    made: Path = tmp_path / request.param.name
+    made.write_text(request.param.read_text().replace("/opt/skerry/bin/skerry", sys.executable))
     return made
 
 
@@ -52,27 +54,36 @@ def test_systemd_calls_the_service_well_confined(unit: Path) -> None:
     assert overall.returncode == 0, overall.stdout[-200:]
 
 
-def test_the_unit_can_still_ask_whether_the_clock_is_disciplined() -> None:
+def test_the_unit_can_still_ask_whether_the_clock_is_disciplined(unit: Path) -> None:
     """ProtectClock would forbid adjtimex(2), and every event would say that its time is nobody's."""
-    text = UNIT.read_text()
+    text = unit.read_text()
     assert "SystemCallFilter=adjtimex" in text
     assert "ProtectClock" not in re.sub(r"#.*", "", text)
 
 
-def test_the_unit_starts_what_the_command_line_offers() -> None:
+@pytest.mark.parametrize(("path", "state", "toml"), [(UNITS[0], "skerry", "skerry"), (UNITS[1], "skerry-hub", "hub")])
+def test_the_unit_starts_what_the_command_line_offers(path: Path, state: str, toml: str) -> None:
     from skerry import parser
 
-    command = re.search(r"^ExecStart=\S+ (.*)$", UNIT.read_text(), re.MULTILINE)
+    text = path.read_text()
+    command = re.search(r"^ExecStart=\S+ (.*)$", text, re.MULTILINE)
     assert command
     args = parser().parse_args(command[1].split())
-    assert args.data == Path("/var/lib/skerry")
-    assert args.config == Path("/etc/skerry/skerry.toml")
+    assert args.data == Path("/var/lib") / state
+    assert args.config == Path(f"/etc/skerry/{toml}.toml")
+    assert f"StateDirectory={state}\n" in text
+    assert (IMAGES / args.config.name).exists()
 
 
 def test_the_example_is_a_configuration() -> None:
     config = load(IMAGES / "skerry.toml", {}, {})
     assert config.site.name == "alder"
     assert config.syslog.udp == "0.0.0.0:514"
+
+
+def test_the_example_of_a_hub_is_a_configuration() -> None:
+    config = of_a_hub.load(IMAGES / "hub.toml", {}, {})
+    assert (config.hub.name, config.link.websocket_listen) == ("harbor", "0.0.0.0:443")
 
 
 def test_the_image_copies_what_is_there_and_all_that_is_needed() -> None:
