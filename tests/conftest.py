@@ -7,11 +7,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from hypothesis import settings
 
 from appliance.config import Budget, Config, Evaluator, Http, Ping, Site, Syslog
 
 if TYPE_CHECKING:
     from appliance.compose import Appliance
+
+settings.register_profile("skerry", deadline=None)  # no timing is ever asserted
+settings.load_profile("skerry")
 
 ALDER = Config(
     site=Site(name="alder"),

@@ -58,7 +58,8 @@ def test_after_a_return_the_present_is_shown_first_and_both_ends_settle_and_sign
         eventually(lambda: node(hub, node_id)["notes"], lambda notes: notes == "as new")
 
         order(alder, "cut")
-        eventually(lambda: hub.site("alder")["mode"], lambda mode: mode == "DISCONNECTED")
+        # A goodbye that is lost costs the minute until the silence is noticed.
+        eventually(lambda: hub.site("alder")["mode"], lambda mode: mode == "DISCONNECTED", seconds=90)
         write(alder, node_id, "notes", "its left arm is bent")
         write(alder, node_id, "name", "kestrel-2")
         write(hub, node_id, "notes", "Bob comes on Monday")

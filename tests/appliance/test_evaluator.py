@@ -258,7 +258,7 @@ _MOVES = {(former, mode) for (former, _), mode in TABLE.items()}
 
 
 @given(STEPS, st.booleans())
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_modes_move_along_the_table_only(steps: list[Step], in_order: bool) -> None:
     standing = Standing()
     mode: Mode | None = None
@@ -274,7 +274,7 @@ def test_modes_move_along_the_table_only(steps: list[Step], in_order: bool) -> N
 
 
 @given(STEPS)
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_replaying_what_was_judged_gives_nothing(steps: list[Step]) -> None:
     standing = Standing()
     for step in steps:
@@ -285,7 +285,7 @@ def test_replaying_what_was_judged_gives_nothing(steps: list[Step]) -> None:
 
 
 @given(STEPS)
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_no_turn_repeats_the_one_before_it(steps: list[Step]) -> None:
     """Health, version and heartbeat turn to something else, never to what they are; durations are never negative."""
     standing = Standing()

@@ -68,7 +68,7 @@ def batches(facts: list[Recorded], dice: random.Random) -> list[list[Recorded]]:
 
 
 @every_projection
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=150, suppress_health_check=[HealthCheck.too_slow])
 @given(logs(), st.randoms(use_true_random=False))
 def test_order_batches_and_repeats_do_not_matter(
     projection: ModuleType, facts: list[Recorded], dice: random.Random
@@ -86,7 +86,7 @@ def test_order_batches_and_repeats_do_not_matter(
 
 
 @every_projection
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(logs(), st.randoms(use_true_random=False))
 def test_writers_logs_may_interleave_in_any_way(
     projection: ModuleType, facts: list[Recorded], dice: random.Random
@@ -100,7 +100,7 @@ def test_writers_logs_may_interleave_in_any_way(
 
 
 @every_projection
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(logs(), st.integers(0, 36))
 def test_a_state_survives_its_checkpoint(projection: ModuleType, facts: list[Recorded], upto: int) -> None:
     state = projection.advance(projection.EMPTY, facts[:upto])

@@ -163,7 +163,7 @@ def test_a_log_cut_at_its_end_is_whole_as_far_as_it_goes() -> None:
     assert first_bad(chain()[:3]) is None
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.binary(max_size=300))
 def test_bytes_that_are_no_block_are_refused_in_one_way(raw: bytes) -> None:
     try:

@@ -99,7 +99,7 @@ def test_bytes_beyond_the_limit_are_not_even_parsed() -> None:
         read(bytes(limits.event_bytes_max + 1))
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.binary(max_size=200))
 def test_what_is_no_event_is_a_value_error(raw: bytes) -> None:
     with contextlib.suppress(ValueError):

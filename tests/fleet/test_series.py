@@ -6,7 +6,7 @@ import math
 import random
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from fleet import series
@@ -41,7 +41,6 @@ def test_the_order_of_samples_does_not_matter(added: list[tuple[int, str, float]
         assert all(close(one, other) for one, other in pairs)
 
 
-@settings(deadline=None)
 @given(samples)
 def test_a_window_survives_its_bytes(added: list[tuple[int, str, float]]) -> None:
     made = window(added)

@@ -228,7 +228,7 @@ steps = st.lists(
 )
 
 
-@settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=120, suppress_health_check=[HealthCheck.too_slow])
 @given(steps, st.randoms(use_true_random=False))
 def test_all_ends_converge_in_every_order_and_however_often_they_hear(
     history: list[tuple[int, str, str | None, int]], dice: random.Random

@@ -133,7 +133,7 @@ STEPS = st.one_of(
 )
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.too_slow])
 @given(st.lists(STEPS, min_size=1, max_size=16), st.integers(1, 40), st.sets(st.sampled_from(SOURCES), min_size=1))
 def test_what_is_here_is_read_once_and_in_order(steps: list[tuple[str, int]], limit: int, some: set[str]) -> None:
     shared = "/dev/shm" if os.path.isdir("/dev/shm") else None
