@@ -420,7 +420,7 @@ class Interpreter:
             for node_id, state in self.world.nodes.items()
             for window in (*state.closed, *([state.window] if state.window else ()))
         ]
-        self._store.save(windows, self.world.cursor)
+        self._store.save(self._pages.first(windows), self.world.cursor)
         for state in self.world.nodes.values():
             state.closed.clear()
 

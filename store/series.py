@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import sqlite3
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import NamedTuple
@@ -52,7 +52,7 @@ class SeriesStore:
         self.writer = Writer(path, participants, on_turn=on_turn)
         self._reader = Reader(path, 1)
 
-    def save(self, windows: Sequence[tuple[str, series.Window]], record: int) -> None:
+    def save(self, windows: Iterable[tuple[str, series.Window]], record: int) -> None:
         """Make `windows` durable as of `record`; blocks. StoreFault when the disk refuses."""
         rows = [(node_id, window.start_s, _packed(node_id, window)) for node_id, window in windows]
 

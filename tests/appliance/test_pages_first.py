@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 
 from starlette.types import Message, Receive, Scope, Send
 
@@ -48,3 +49,19 @@ async def test_what_devices_send_does_not_hold_the_reading() -> None:
     pages, seen = Pages(), list[bool]()
     await _call(pages, "/v1/ingest", [(b"content-length", b"5")], seen)
     assert seen == [True, True, True]
+
+
+def test_what_is_read_while_a_page_is_made_comes_right_after_it() -> None:
+    pages, read = Pages(), list[int]()
+    pages.none.clear()
+    reading = threading.Thread(target=lambda: read.extend(pages.first(range(3))))
+    reading.start()
+    pages.none.set()
+    reading.join()
+    assert read == [0, 1, 2]
+
+
+def test_a_page_that_never_ends_does_not_end_the_reading() -> None:
+    pages = Pages()
+    pages.none.clear()
+    assert list(pages.first(range(300))) == list(range(300))

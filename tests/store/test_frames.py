@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 
@@ -99,3 +100,12 @@ def test_the_records_of_one_source_are_found_among_others_that_quote_it() -> Non
     both = frozenset({"syslog/10.0.0.7/alder", "syslog/10.0.0.8/birch"})
     assert frames.decode(data, both) == [one for one in frames.decode(data) if one.source in both]
     assert frames.decode(data, frozenset()) == []
+
+
+def test_one_source_is_found_in_lines_of_any_length_wherever_the_pieces_end() -> None:
+    sizes = [1, 100_000, 300_000, 5, 262_144, 700_000, 3, 262_000, 40]
+    offers = [Offer(NOW, f"syslog/10.0.0.{n % 2}/alder", os.urandom(size)) for n, size in enumerate(sizes)]
+    data = frames.encode(frames.records_of(1, offers)).data
+    for source in {offer.source for offer in offers}:
+        wanted = [one for one in frames.decode(data) if one.source == source]
+        assert frames.decode(data, frozenset({source})) == wanted
