@@ -159,37 +159,46 @@ def _hub_set_back(world: World, rng: random.Random) -> None:
 def _rare(world: World, rng: random.Random, twins: list[set[str]]) -> None:
     """What chance alone brings about too seldom is made to happen: faults that wait for a site to be in a state. A site
     with a copy is mostly held, and would wait in vain."""
-    alone = [copy for copy in world.copies if not any(copy.writer in twin for twin in twins)]
+    alone = [copy for copy in world.copies if not any(copy.writer in twin for twin in twins)] or world.copies
     for _ in range(_AMBUSHES):
         state, do = rng.choice(_TRAPS)
         copy = rng.choice(alone)
         at = rng.randrange(10 * SECOND, ACTIVE_NS - MINUTE)
-        world.after(at, partial(world.ambush, copy, state, partial(do, world, copy)))
-        if state is State.QUARANTINED:
-            world.after(at, partial(world.hold, copy))
-        elif state is not State.LIVE:
-            world.after(at, partial(world.partition, copy, SECOND))
+        world.after(at, partial(_lie_in_wait, world, copy, state, partial(do, world, copy)))
     if rng.random() < 0.7:
         copy = rng.choice(alone)
         at = rng.choice((rng.randrange(10 * SECOND, ACTIVE_NS // 2), ACTIVE_NS + MINUTE))
-        world.after(at, partial(world.ambush, copy, State.LIVE, partial(world.burst, copy)))
+        world.after(at, partial(_lie_in_wait, world, copy, State.LIVE, partial(world.burst, copy)))
+
+
+def _lie_in_wait(world: World, copy: Copy, state: State, do: Callable[[], None]) -> None:
+    """And see to it that the site comes to that state."""
+    world.ambush(copy, state, do)
+    if state is State.QUARANTINED:
+        world.hold(copy)
+        return
+    if copy.writer in world.held():
+        world.count("a person released a site")
+        world.release(copy.writer)
+    if state is not State.LIVE:
+        world.partition(copy, SECOND)
 
 
 def _dark(world: World, copy: Copy) -> None:
-    world.half_open(copy, "down", 70 * SECOND)
+    world.half_open(copy, "down", 90 * SECOND)
 
 
 def _cut(world: World, copy: Copy) -> None:
     world.partition(copy, 3 * SECOND)
 
 
-_AMBUSHES = 4
+_AMBUSHES = 6
 _TRAPS: tuple[tuple[State, Callable[[World, Copy], None]], ...] = (
     (State.RETURNING, _cut),
-    *[(State.REPLAYING, _dark)] * 5,
-    *[(State.REPLAYING, _cut)] * 2,
-    *[(State.LIVE, _dark)] * 2,
-    *[(State.QUARANTINED, _dark)] * 2,
+    (State.REPLAYING, _cut),
+    *[(State.REPLAYING, _dark)] * 6,
+    *[(State.LIVE, _dark)] * 3,
+    *[(State.QUARANTINED, _dark)] * 4,
 )
 
 Fault = Callable[[World, random.Random, Copy], None]
