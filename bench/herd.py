@@ -3,7 +3,8 @@ them look old at the hub while all are drained?
 
 Each site has its own folder and log, and speaks over its own connection; they live in a few processes beside the hub, without
 intake and pages. A node of each says something new every second, each at its own time: `ours` is how old that is at the
-hub (p95 of all looks, of all sites, from a site's first present on). There is no peer; `peer` is the bound.
+hub (p95 of all looks, of all sites, from a site's first present on), so up to a second of it passes before the node
+speaks again; `lane` in the detail is from what the node said to the hub's commit. There is no peer; `peer` is the bound.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import multiprocessing
 import os
 import secrets
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from multiprocessing.synchronize import Event
 from pathlib import Path
 
@@ -115,6 +116,8 @@ def _watch(hub: Harbor, sites: int) -> dict[str, float]:
     return {
         "age_p95_s": round(_p95([age for one in ages.values() for age in one]), 2),
         "worst_site_p95_s": round(max(map(_p95, ages.values())), 2),
+        "lane_p95_s": round(_p95([waited + carried for waited, carried in said.values()]), 2),
+        "lane_worst_site_p95_s": round(max(_p95(every) for every in _by_site(said).values()), 2),
         "said_p95_s": round(_p95([one for one, _ in said.values()]), 2),
         "carried_p95_s": round(_p95([one for _, one in said.values()]), 2),
         "presents_per_site_and_s": round(len(said) / sites / drained_s, 2),
@@ -124,6 +127,13 @@ def _watch(hub: Harbor, sites: int) -> dict[str, float]:
         "events_per_s": round(sites * _EVENTS / drained_s),
         "hub_mb_peak": round(peak, 1),
     }
+
+
+def _by_site(said: Mapping[tuple[str, int], tuple[float, float]]) -> dict[str, list[float]]:
+    found: dict[str, list[float]] = {}
+    for (site, _), (waited, carried) in said.items():
+        found.setdefault(site, []).append(waited + carried)
+    return found
 
 
 def _p95(ages: Sequence[float]) -> float:
