@@ -49,7 +49,7 @@ def run() -> dict[str, object]:
         figures = _measure(data, sender(root))
     finally:
         shutil.rmtree(root, ignore_errors=True)
-    worst = max(figure["p95_ms"] for figure in figures.values())
+    worst = max(figure["p95_ms"] for path, figure in figures.items() if _is_page(path))
     return {
         "bench": "pages",
         "ours": worst,
@@ -57,6 +57,9 @@ def run() -> dict[str, object]:
         "ratio": round(worst / _BOUND_MS, 3),
         "unit": "ms at p95, the slowest page (peer: the bound)",
         "detail": {
+            "slowest_read_of_machines_p95_ms": max(
+                one["p95_ms"] for path, one in figures.items() if not _is_page(path)
+            ),
             "pages": figures,
             "nodes": _NODES,
             "records": _RECORDS,
@@ -64,6 +67,11 @@ def run() -> dict[str, object]:
             "requests": _REQUESTS,
         },
     }
+
+
+def _is_page(path: str) -> bool:
+    """What people look at; reads of machines are measured beside them."""
+    return not path.startswith(("/api/", "/metrics"))
 
 
 async def _people(data: Path) -> None:
