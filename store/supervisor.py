@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable
 
 log = logging.getLogger(__name__)
 
+_CANCEL_S = 2.0
 _BACKOFF_S_MAX = 30.0
 
 
@@ -26,9 +27,11 @@ class Supervisor:
         self._tasks.append(asyncio.create_task(self._watch(name, loop), name=name))
 
     async def stop(self) -> None:
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        going = set(self._tasks)
+        while going:  # more than once: a library may swallow a cancellation while it writes
+            for task in going:
+                task.cancel()
+            _, going = await asyncio.wait(going, timeout=_CANCEL_S)
 
     async def _watch(self, name: str, loop: Callable[[], Awaitable[None]]) -> None:
         backoff_s = 0.5
