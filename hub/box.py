@@ -63,6 +63,9 @@ class Lines(Protocol):
 
     link: Link | None
 
+    @property
+    def refused(self) -> Mapping[str, int]: ...
+
     async def release(self, actor: str, writer: str, reason: str) -> None: ...
 
     async def edit(self, actor: str, node_id: str, values: Mapping[str, Value]) -> None: ...
@@ -470,6 +473,12 @@ class HubBox:
         for site in sites:
             modes[site.mode] += 1
         found = [_gauge("nodes", "Nodes by reach.", count, reach=reach.value) for reach, count in tally.items()]
+        refused = parts.lines.refused if parts.lines is not None else {}
+        words = "Parcels from links that were not taken, by reason."
+        found += [
+            ports.Gauge("skerry_link_refused_total", words, "counter", count, (("reason", reason),))
+            for reason, count in tuple(refused.items())
+        ]
         found += [_gauge("sites", "Sites by mode.", count, mode=mode.value) for mode, count in modes.items()]
         found += [
             _gauge("sites_quarantined", "Sites held in quarantine.", sum(bool(site.quarantine) for site in sites)),

@@ -99,7 +99,6 @@ class Wharf:
         self.berths = Berths()
         self.harbor = harbor
         self.link: Link | None = None
-        self.strangers = 0  # parcels of links that may not speak for whom they named
         self._tenant, self._journal, self._site, self._shared = tenant, journal, site, shared
         self._fleet, self._now_ns, self._stale = fleet, now_ns, stale
         self._carrier: Carrier | None = None
@@ -122,7 +121,8 @@ class Wharf:
 
     async def _turn(self, parcels: Sequence[Parcel]) -> Sequence[Parcel]:
         named = [one for one in map(self.berths.named, parcels) if one is not None]
-        self.strangers += len(parcels) - len(named)
+        if len(named) < len(parcels):
+            self.harbor.refused["a link that may not speak for that site"] += len(parcels) - len(named)
         now_ns = self._now_ns()
         try:
             said = await self._site.write(lambda db: self.harbor.work(db, named, now_ns))
@@ -157,6 +157,11 @@ class Wharf:
             session = self.harbor.sessions.get(writer)
             if session is not None and session.in_session:
                 site.via = "wire"
+
+    @property
+    def refused(self) -> Mapping[str, int]:
+        """What came over links and was not taken, by reason, since the start."""
+        return self.harbor.refused
 
     # -- what people do ---------------------------------------------------------------------------------------
 

@@ -56,7 +56,6 @@ class Loop:
     def __init__(self, name: str, turn: Callable[[], bool]) -> None:
         self.name = name
         self.falls = 0
-        self.last_fall = ""
         self._turn = turn
         self._ending = False
         self._pause = threading.Event()
@@ -87,9 +86,8 @@ class Loop:
                 if not self._turn():
                     return
                 backoff_s = 0.05
-            except Exception as error:
+            except Exception:
                 self.falls += 1
-                self.last_fall = str(error)
                 log.exception("%s fell (%d)", self.name, self.falls)
                 if self._ending:
                     return

@@ -38,6 +38,7 @@ class Outbox:
     link = None
 
     def __init__(self) -> None:
+        self.refused = {"not a message": 3}
         self.said: list[tuple[object, ...]] = []
 
     async def release(self, actor: str, writer: str, reason: str) -> None:
@@ -267,6 +268,7 @@ async def test_the_numbers_for_machines_count_sites_and_what_is_missing(harbor: 
     assert found["skerry_nodes", (("reach", "unknown"),)] == 12
     assert found["skerry_missing_events", ()] == 280_800
     assert found["skerry_sites_quarantined", ()] == 1
+    assert found["skerry_link_refused_total", (("reason", "not a message"),)] == 3
     assert (await harbor.box.health()).ready
 
 
