@@ -733,14 +733,19 @@ _TOO_HEAVY = "applying the change took too much memory or time, or ended the pro
 _TOO_MANY = "too many changes of the document wait for others already; send those first"
 
 
-def receive(db: sqlite3.Connection, incoming: Iterable[Incoming], check: Check, now_ns: int) -> list[Outcome]:
+Owners = Callable[[], Collection[Author]]
+
+
+def receive(
+    db: sqlite3.Connection, incoming: Iterable[Incoming], check: Check, now_ns: int, owners: Owners | None = None
+) -> list[Outcome]:
     """Judge and merge what others wrote, and try again what waits. Each change has an outcome, and each that waited
-    and no longer does. Afterwards call `carry` for each document with an outcome of APPLIED and a generation above 0,
-    or below its current one."""
+    and no longer does. With `owners`, nobody else begins a generation. Afterwards call `carry` for each document with
+    an outcome of APPLIED and a generation above 0, or below its current one."""
     outcomes: list[Outcome] = []
     passed: list[tuple[Id, int, Change]] = []
     for one in incoming:
-        change = _passed(one)
+        change = _passed(one, owners)
         if isinstance(change, str):
             outcomes.append(Outcome(one.document, one.generation, one.raw, Fate.REFUSED, change))
         else:
@@ -791,7 +796,7 @@ def _apart(row: Row, changes: Mapping[bytes, Change], check: Check) -> Merged:
 _PLACE = "tenant=? AND kind=? AND id=? AND generation=?"
 
 
-def _passed(one: Incoming) -> Change | str:
+def _passed(one: Incoming, owners: Owners | None) -> Change | str:
     if reason := _wrong_id(one.document):
         return reason
     if not 0 <= one.generation <= generations_max:
@@ -800,7 +805,16 @@ def _passed(one: Incoming) -> Change | str:
         change = decode(one.raw)
     except Unreadable as error:
         return str(error)
+    owned = owners is None or not _begins(change) or change.actor in {actor_id(one.document, by) for by in owners()}
+    if not owned:
+        return "a new generation of the document was begun by one who does not own it; only its hub may"
     return wrong(one.document, one.generation, change, one.author) or change
+
+
+def _begins(change: Change) -> bool:
+    """Whether it says up to where an older generation was carried over: what hides that generation from people."""
+    found = (_OWN.fullmatch(key) for key, text in change.ops if text is not None)
+    return any(match is not None and _CLAIM.fullmatch(match[3]) for match in found)
 
 
 def _wrong_id(document: Id) -> str | None:

@@ -98,7 +98,8 @@ class Shared:
             return Folded((), ())
         changed: dict[Id, None] = {}
         refused: list[tuple[bytes, str]] = []
-        for outcome in document.receive(db, incoming, self._check, now_ns):
+        owners = (lambda: self._mine(db, tenant)) if self._owner else None
+        for outcome in document.receive(db, incoming, self._check, now_ns, owners):
             if outcome.fate is Fate.APPLIED:
                 changed[outcome.document] = None
             elif outcome.fate is Fate.REFUSED:
@@ -107,6 +108,15 @@ class Shared:
             if document.current(db, one).generation > 0:
                 self._say(document.carry(db, one, self._author(log), owner=self._owner), log)
         return Folded(tuple(changed), tuple(refused))
+
+    def _mine(self, db: sqlite3.Connection, tenant: str) -> list[Author]:
+        """All logs that this box ever wrote, towards whomever."""
+        rows = db.execute(
+            "SELECT writer, epoch FROM log WHERE tenant=? AND public_key=(SELECT public_key FROM log WHERE writer=?"
+            " AND epoch=?)",
+            (tenant, self._journal.log.writer, self._journal.log.epoch),
+        )
+        return [Author(*row) for row in rows]
 
     # -- comparison of heads ------------------------------------------------------------------------------------
 

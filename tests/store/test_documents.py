@@ -677,6 +677,23 @@ def test_half_a_next_generation_is_not_shown(alder: Box, birch: Box, monkeypatch
     assert (birch.view, document.current(birch.db, DRONE).generation) == (before, 1)
 
 
+def test_only_the_owner_begins_a_new_generation(alder: Box, birch: Box) -> None:
+    alder.edit({"name": "north", "notes": "Alice's word"}, hlc=1)
+    synced(alder, birch)
+    birch.edit({"notes": None}, hlc=2)
+    stolen = sent(document.rotate(birch.db, DRONE, BIRCH))
+    before = alder.view
+    for author in (BIRCH, None):  # in a log of its own, and by way of a comparison of heads
+        incoming = [one._replace(author=author) for one in stolen]
+        outcomes = document.receive(alder.db, incoming, alder.check, 0, owners=lambda: [ALDER])
+        assert [one.fate for one in outcomes] == [Fate.REFUSED]
+        assert "only its hub may" in outcomes[0].reason
+    assert alder.view == before
+    own = [one._replace(author=None) for one in sent(document.rotate(alder.db, DRONE, ALDER))]
+    (known,) = document.receive(alder.db, own, alder.check, 0, owners=lambda: [ALDER])
+    assert known.fate is Fate.KNOWN
+
+
 def test_there_is_no_next_generation_of_nothing(alder: Box) -> None:
     assert isinstance(document.rotate(alder.db, DRONE, ALDER), Refused)
     assert document.carry(alder.db, DRONE, ALDER, owner=True) is None

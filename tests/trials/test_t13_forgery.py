@@ -14,10 +14,11 @@ import msgspec
 import pytest
 
 from fleet import envelope, events
+from fleet.document import Id
 from fleet.envelope import Log
 from fleet.limits import MS
 from fleet.present import Present as NodePresent
-from store import journal, peers
+from store import document, journal, peers, shared
 from sync import messages, present, receipt, stream
 from sync.hub import Phase
 from sync.link import Parcel
@@ -308,6 +309,24 @@ def test_a_returning_site_believes_nobody_but_its_hub(what: str, stage: Stage) -
     assert not stage.alder.uplink.site.in_session
     assert journal.read_identity(stage.alder.db) == before
     stage.now += 15_000 * MS
+    _still_works(stage)
+
+
+def test_a_site_cannot_begin_a_new_generation_of_a_document_and_so_hide_what_others_said(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Alder is who it says it is, and lies: it plays the owner, and leaves out what the hub wrote."""
+    stage.hub.edit(ALDER, "alder-1", {"notes": "do not fly"}, "Alice")
+    stage.talk(10)
+    assert shared.look(stage.alder.db, TENANT, "node", "alder-1").values["notes"].value == "do not fly"
+    monkeypatch.setattr(document, "changes_max", 1)
+    stage.alder.edit("alder-1", {"name": "fly"}, "Mallory")
+    stage.alder.shared._owner = True
+    stage.alder.edit("alder-1", {"notes": None, "name": "free"}, "Mallory")
+    stage.talk(10)
+    assert document.current(stage.hub.db, Id(TENANT, "node", "alder-1")).generation == 0
+    assert shared.look(stage.hub.db, TENANT, "node", "alder-1").values["notes"].value == "do not fly"
+    assert any("only its hub may" in reason for _, _, reason in stage.hub.aside)
     _still_works(stage)
 
 
