@@ -29,6 +29,7 @@ from fleet.node import Actual, Connectivity, Endpoint, Firmware, Kind, Lifecycle
 from fleet.people import Identity, Refused, Unavailable
 from fleet.present import Present, Told
 from fleet.projections import lifecycle as lifecycle_view
+from hub import gauges
 from hub.records import Records
 from hub.state import Certificate, FleetHere, NodeHere, SiteHere
 from store import journal, node_words, peers, proof
@@ -468,30 +469,17 @@ class HubBox:
         return self._parts.stale.watch()
 
     async def gauges(self) -> Sequence[ports.Gauge]:
-        parts, sites = self._parts, self._sites()
-        tally, modes = rows.tally(self._all_rows()), dict.fromkeys(Mode, 0)
-        for site in sites:
-            modes[site.mode] += 1
-        found = [_gauge("nodes", "Nodes by reach.", count, reach=reach.value) for reach, count in tally.items()]
+        parts = self._parts
         refused = parts.lines.refused if parts.lines is not None else {}
-        words = "Parcels from links that were not taken, by reason."
-        found += [
-            ports.Gauge("skerry_link_refused_total", words, "counter", count, (("reason", reason),))
-            for reason, count in tuple(refused.items())
+        return [
+            *gauges.fleet(rows.tally(self._all_rows()), self._sites(), refused),
+            gauges.gauge("journal_head_seq", "Sequence number of the log's last event.", parts.journal.head.seq),
+            gauges.gauge("journal_position", "Events of all logs in the journal.", parts.journal.position),
+            gauges.gauge("quarantine_items", "Items in quarantine that nobody settled.", await parts.quarantine.count()),
+            gauges.gauge("storage_fault", "1 while the disk refuses writes.", float(parts.fault() is not None)),
+            gauges.gauge("clock_confidence", "0 not trusted, 1 free running, 2 synchronised.", parts.clock.confidence()),
+            gauges.gauge("uptime_seconds", "Since the start.", (parts.steady_ns() - parts.started_ns) / SECOND),
         ]
-        found += [_gauge("sites", "Sites by mode.", count, mode=mode.value) for mode, count in modes.items()]
-        found += [
-            _gauge("sites_quarantined", "Sites held in quarantine.", sum(bool(site.quarantine) for site in sites)),
-            _gauge("missing_events", "Events that sites have and the hub lacks.", sum(site.backlog for site in sites)),
-            _gauge("missing_segments", "Segments not here yet.", sum(site.segments_missing for site in sites)),
-            _gauge("journal_head_seq", "Sequence number of the log's last event.", parts.journal.head.seq),
-            _gauge("journal_position", "Events of all logs in the journal.", parts.journal.position),
-            _gauge("quarantine_items", "Items in quarantine that nobody settled.", await parts.quarantine.count()),
-            _gauge("storage_fault", "1 while the disk refuses writes.", float(parts.fault() is not None)),
-            _gauge("clock_confidence", "0 not trusted, 1 free running, 2 synchronised.", parts.clock.confidence()),
-            _gauge("uptime_seconds", "Since the start.", (parts.steady_ns() - parts.started_ns) / SECOND),
-        ]
-        return found
 
     async def health(self) -> ports.Fitness:
         loops, fault = dict(self._parts.supervisor.condition), self._parts.fault()
@@ -508,10 +496,6 @@ async def _in_thread(work: Callable[[], T]) -> T:
         return await asyncio.to_thread(work)
     except StoreFault as fault:
         raise Unavailable(str(fault)) from fault
-
-
-def _gauge(name: str, words: str, value: float, **labels: str) -> ports.Gauge:
-    return ports.Gauge(name=f"skerry_{name}", help=words, kind="gauge", value=value, labels=tuple(labels.items()))
 
 
 def _value(metric: str, told: Told) -> ports.Value:

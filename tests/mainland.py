@@ -51,6 +51,11 @@ class Box:
                 time.sleep(0.02)
         return time.monotonic() - began
 
+    @property
+    def http(self) -> str:
+        """host:port of its pages."""
+        return next(flag for flag in self._command if flag.startswith("--http=")).removeprefix("--http=")
+
     def serves(self) -> bool:
         """AssertionError when it ended by itself."""
         assert self.process is not None
@@ -131,7 +136,7 @@ def mainland(root: Path, *sites: str, clocks: Clocks | None = None) -> Iterator[
         root / "harbor",
         "hub",
         "harbor",
-        *("--http", f"127.0.0.1:{free_port()}", "--link", f"127.0.0.1:{free_port()}"),
+        *(f"--http=127.0.0.1:{free_port()}", "--link", f"127.0.0.1:{free_port()}"),
         environment=clocks.get("harbor"),
     )
     boxes = [_site(root, name, {"SKERRY_PING_ENABLED": "false", **clocks.get(name, {})}) for name in sites]

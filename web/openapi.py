@@ -65,6 +65,11 @@ SPOKEN: dict[tuple[str, str], Spoken] = {
         ),
     ),
     ("GET", "/api/v1/events"): Spoken(shapes.EventList, (_AFTER, _PULL)),
+    ("GET", "/api/v1/events/feed"): Spoken(
+        None,
+        (Query("after", _whole(2**62), "Position of the last event you have; Last-Event-ID does the same."),),
+        kind="text/event-stream",
+    ),
     ("GET", "/api/v1/telemetry"): Spoken(
         shapes.RecordList,
         (_AFTER, Query("node", {"type": "string", "maxLength": 26}, "Only the records of this node."), _PULL),

@@ -6,7 +6,7 @@ end; the tests walk every row as every identity.
 
 from __future__ import annotations
 
-from web import api, assets, live, metrics, openapi
+from web import api, assets, feed, live, metrics, openapi
 from web.pages import account, intake, journal, links, node, quarantine, site
 from web.policy import Entry, Policy
 
@@ -56,6 +56,7 @@ TABLE: tuple[Entry, ...] = (
     Entry("POST", "/api/v1/nodes/{id}/move", api.move, OPERATOR),
     Entry("GET", "/api/v1/nodes/{id}/series", api.series, VIEWER),
     Entry("GET", "/api/v1/events", api.events, VIEWER),
+    Entry("GET", "/api/v1/events/feed", feed.feed, VIEWER),
     Entry("GET", "/api/v1/telemetry", api.telemetry, VIEWER),
     Entry("GET", "/api/v1/sources", api.sources, VIEWER),
     Entry("POST", "/api/v1/adopt", api.adopt, OPERATOR),

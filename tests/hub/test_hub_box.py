@@ -268,6 +268,11 @@ async def test_the_numbers_for_machines_count_sites_and_what_is_missing(harbor: 
     assert found["skerry_nodes", (("reach", "unknown"),)] == 12
     assert found["skerry_missing_events", ()] == 280_800
     assert found["skerry_sites_quarantined", ()] == 1
+    assert found["skerry_site_quarantined", (("site", "elm"),)] == 1
+    assert found["skerry_site_quarantined", (("site", "cedar"),)] == 0
+    assert found["skerry_site_mode", (("site", "cedar"), ("mode", "DISCONNECTED"))] == 1
+    assert sum(value for (name, _), value in found.items() if name == "skerry_site_missing_events") == 280_800
+    assert found["skerry_site_heard_timestamp_seconds", (("site", "cedar"),)] < time.time()
     assert found["skerry_link_refused_total", (("reason", "not a message"),)] == 3
     assert (await harbor.box.health()).ready
 
