@@ -153,6 +153,54 @@ def hub_nats(args: argparse.Namespace) -> int:
     return 0
 
 
+def hub_rebuild(args: argparse.Namespace) -> int:
+    from hub.rebuild import rebuild
+    from store.faults import StoreFault
+    from store.folder import FolderProblem
+
+    try:
+        found = rebuild(args.data, _steps())
+    except (FolderProblem, StoreFault) as problem:
+        fail(str(problem))
+    if args.json:
+        listed = [
+            {"name": one.name, "running": one.running, "rebuilt": one.rebuilt, "equal": one.equal}
+            for one in found.projections
+        ]
+        said = {"events": found.events, "seconds": round(found.seconds, 3), "equal": found.good, "projections": listed}
+        print(json.dumps(said))
+        return 0 if found.good else 1
+    print(f"{found.events:,} events into {len(found.projections)} projections in {found.seconds:.1f} s")
+    for one in found.projections:
+        print(f"{one.name:<13} rebuilt {one.rebuilt}")
+        print(f"{'':<13} running {one.running or 'none was kept'}" + ("" if one.equal else "  DIFFERS"))
+    if not found.good:
+        fail("what was in use differed from the log; the rebuilt has taken its place")
+    return 0
+
+
+def _steps() -> Callable[[int, int], None]:
+    """Percent, events a second and the time left, on standard error: a line that moves on a terminal, and a line every
+    five seconds elsewhere."""
+    import time
+
+    began = last = time.monotonic()
+    moving = sys.stderr.isatty()
+
+    def step(done: int, total: int) -> None:
+        nonlocal last
+        now = time.monotonic()
+        if done < total and now - last < (0.2 if moving else 5.0):
+            return
+        last, rate = now, done / max(now - began, 1e-9)
+        left = f"{(total - done) / rate:,.0f} s left" if rate else "just begun"
+        words = f"{100 * done / max(total, 1):3.0f} %  {done:,} of {total:,} events  {rate:,.0f}/s  {left}"
+        end = "\r" if moving and done < total else "\n"
+        print(f"{words:<78}", end=end, file=sys.stderr, flush=True)
+
+    return step
+
+
 def link_join(args: argparse.Namespace) -> int:
     try:
         raw = args.file.read_bytes()
@@ -160,6 +208,10 @@ def link_join(args: argparse.Namespace) -> int:
         fail(f"{args.file} cannot be read: {error.strerror}")
     answer = _running(args.data, "POST", "/console/join", json.loads(raw) if raw[:1] == b"{" else {"kind": "?"})
     print(f"this site is {answer['site']} to the hub {answer['hub']} at {' or '.join(answer['urls'])}")
+    if sys.stdout.isatty():  # a secret is for the person who looks on, never for a file
+        sealed = _running(args.data, "POST", "/console/break-glass", {"again": False})
+        if sealed["secret"]:
+            _tell_envelope(sealed)
     return 0
 
 
@@ -353,6 +405,12 @@ def journal_verify(args: argparse.Namespace) -> int:
     return _told(check_file(args.source, progress=_progress("verifying", "bytes")))
 
 
+def audit_verify(args: argparse.Namespace) -> int:
+    from sync.audit_file import verify
+
+    return _told(verify(args.file, args.data))
+
+
 def journal_export(args: argparse.Namespace) -> int:
     from appliance.archive import export
 
@@ -413,6 +471,23 @@ def token_create(args: argparse.Namespace) -> int:
 def account_link(args: argparse.Namespace) -> int:
     answer = _control(args.data, "POST", "/console/entries", {"name": args.name})
     print(f"/enter/{answer['secret']}")
+    return 0
+
+
+def account_break_glass(args: argparse.Namespace) -> int:
+    _tell_envelope(_control(args.data, "POST", "/console/break-glass", {"again": True}))
+    return 0
+
+
+def _tell_envelope(sealed: Mapping[str, str]) -> None:
+    print(f"the sealed account of this site: name {sealed['name']}, password")
+    print(f"  {sealed['secret']}")
+    print("Write it down now, put it in an envelope, seal it. It opens once, and everybody sees it.", file=sys.stderr)
+
+
+def account_role(args: argparse.Namespace) -> int:
+    answer = _control(args.data, "POST", "/console/role", {"name": args.name, "role": args.role})
+    print(f"{answer['name']} is {answer['role']} from now on")
     return 0
 
 
@@ -483,6 +558,11 @@ def restore(args: argparse.Namespace) -> int:
 
 
 def demo(args: argparse.Namespace) -> int:
+    if args.fleet is not None:
+        from appliance import fleet_demo
+
+        order = fleet_demo.Order(args.fleet, args.history, args.seed)
+        return fleet_demo.run(args.data, order, as_json=args.json, port=args.port)
     from appliance.demo import run
 
     return run(args.data, devices=args.devices, seed=args.seed, speed=args.speed, as_json=args.json, port=args.port)
@@ -551,6 +631,8 @@ def parser() -> argparse.ArgumentParser:
         help="of the page; another one when it is taken; 0: any, for syslog too",
     )
     made.add_argument("--json", action="store_true", help="print one JSON line once everything serves")
+    made.add_argument("--fleet", type=int, metavar="N", help="instead: a hub under a synthetic fleet of N sites")
+    made.add_argument("--history", type=int, default=21, metavar="DAYS", help="of each site of the fleet")
 
     box = group("appliance", "the appliance of a site", "skerry appliance run --data /var/lib/skerry")
     made = add(
@@ -593,6 +675,16 @@ def parser() -> argparse.ArgumentParser:
         metavar="URL",
         help="the hub's address as the site reaches it; several are tried in this order",
     )
+
+    made = add(
+        box,
+        "rebuild",
+        hub_rebuild,
+        "make all projections again from the log, and say whether they were right",
+        "skerry hub rebuild --data DIR --json",
+    )
+    with_data(made)
+    made.add_argument("--json", action="store_true", help="print one JSON line")
 
     made = add(
         box,
@@ -698,6 +790,17 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--kind", metavar="KIND")
     made.add_argument("--subject", metavar="ID")
 
+    box = group("audit", "who did what", "skerry audit verify alder-audit.jsonl")
+    made = add(
+        box,
+        "verify",
+        audit_verify,
+        "check a file that the page Audit wrote: every hash, every signature, and that nothing was taken out",
+        "skerry audit verify alder-audit.jsonl --data DIR",
+    )
+    made.add_argument("file", type=Path, metavar="FILE")
+    made.add_argument("--data", type=Path, metavar="DIR", help="a data folder to compare it with")
+
     box = group("token", "bearer tokens for machines", "skerry token create --data DIR --name collector")
     made = add(
         box,
@@ -708,7 +811,7 @@ def parser() -> argparse.ArgumentParser:
     )
     with_data(made)
     made.add_argument("--name", required=True)
-    made.add_argument("--role", choices=("viewer", "operator", "admin"), default="viewer")
+    made.add_argument("--role", choices=("viewer", "operator", "admin", "operator-admin"), default="viewer")
     made = add(box, "list", token_list, "list the tokens", "skerry token list --data DIR")
     with_data(made)
     made = add(box, "revoke", token_revoke, "end a token at once", "skerry token revoke --data DIR --name collector")
@@ -725,6 +828,25 @@ def parser() -> argparse.ArgumentParser:
     )
     with_data(made)
     made.add_argument("--name", required=True)
+
+    made = add(
+        box,
+        "role",
+        account_role,
+        "give somebody another role",
+        "skerry account role --data DIR --name alice --role operator-admin",
+    )
+    with_data(made)
+    made.add_argument("--name", required=True)
+    made.add_argument("--role", choices=("viewer", "operator", "admin", "operator-admin"), required=True)
+    made = add(
+        box,
+        "break-glass",
+        account_break_glass,
+        "seal an account in an envelope, for who is alone at a site and has lost every password",
+        "skerry account break-glass --data DIR",
+    )
+    with_data(made)
 
     made = add(
         commands, "backup", backup, "copy an appliance while it runs", "skerry backup --data DIR /mnt/stick/alder-1"

@@ -14,27 +14,32 @@ import msgspec
 
 from appliance.gauges import gauges
 from appliance.parts import Line, Parts
+from appliance.presents import Here, Presents, Seen
 from appliance.world import NodeState, SourceState, source_key
 from fleet import lifecycle, series
+from fleet.audit import Page, Query
+from fleet.authority import Chain, Judged, handed_back
 from fleet.connectivity import REACH, Mode, Reach
+from fleet.document import Id
 from fleet.document import Kind as DocumentKind
-from fleet.document import View
 from fleet.events import Recorded
 from fleet.limits import MS, SECOND
 from fleet.metrics import BY_NAME
-from fleet.node import Actual, Connectivity, Endpoint, Firmware, Kind, Lifecycle, LinkQuality, Node, SupplyChain, drift
+from fleet.node import Actual, Connectivity, Endpoint, Firmware, Kind, Lifecycle, LinkQuality, Node, SupplyChain
 from fleet.people import Identity, Refused, Unavailable
-from store import journal, keys, proof
+from store import audit, journal, keys, node_words, proof
 from store.database import connect_reader
+from store.drifting import Drifting
 from store.faults import StoreFault
 from store.frames import Record
 from store.link_file import LinkFile
-from store.shared import look, told
-from sync import export, receipt, receipt_file
+from store.shared import told
+from sync import audit_file, export, receipt, receipt_file
 from sync.messages import Lane
 from sync.protocol import State
-from web import ports
+from web import deciding, policies, ports
 from web import rows as lists
+from web.past import Then
 
 T = TypeVar("T")
 
@@ -67,12 +72,26 @@ class _Listed(NamedTuple):
 
 class ApplianceBox:
     hub = False
+    plans: ports.Plans  # given by whoever wires it
 
     def __init__(self, parts: Parts) -> None:
         self.name = parts.identity.site
         self.version = parts.version
         self._parts = parts
         self._list: _Listed | None = None
+        self._presents = Presents(parts.world, lambda: parts.connectivity.state)
+        seen = Seen(Presents(parts.world, lambda: parts.connectivity.state))
+        self.drifting = Drifting(parts.folder.site_db, parts.identity.log.tenant, seen, policies.overview)
+        self.drifting.look = parts.shared.look
+        self.policies = policies.Policies(
+            self.drifting,
+            parts.policies,
+            node_words.common_values,
+            parts.clock.now_ns,
+            lambda site: self.name,
+            self._where,
+        )
+        self.past = Then(parts.turns, self, lambda: self._listed().rows, tuple)
         self._moving = asyncio.Lock()
 
     # -- site -------------------------------------------------------------------------------------------------
@@ -93,6 +112,7 @@ class ApplianceBox:
             messages_per_s=sum(_rate(line.rates) for line in parts.lines.values()),
             unclaimed=sum(source.node_id is None for source in tuple(parts.world.sources.values())),
             uptime_s=(parts.steady_ns() - parts.started_ns) / SECOND,
+            drift=await self.drifting.latest(),
         )
 
     def _listed(self) -> _Listed:
@@ -147,6 +167,10 @@ class ApplianceBox:
             for intake in parts.lines.values()
             if intake.problem
         ]
+        glass = parts.glass()
+        if glass.used_ns is not None and glass.sealed_ns is None:
+            words = "the break-glass account was used; ask who it was, and seal another one"
+            lines.append(lists.notice(ports.Severity.ACT, words, glass.used_ns, "people", "/account"))
         fault = parts.gate.fault
         if fault is not None:
             lines.append(lists.notice(ports.Severity.ACT, str(fault), now_ns, "storage", "/intake"))
@@ -167,14 +191,24 @@ class ApplianceBox:
         values += [value for value in (row.rtt, row.loss) if value is not None]
         order = {metric: place for place, metric in enumerate(BY_NAME)}
         node = self._canonical(state, row)
-        view = await _in_thread(lambda: self._document(node_id))
+        judged, chain = await _in_thread(lambda: self._judgement(node_id))
+        node, view = deciding.stated(node, chain), judged.view
         notes = view.values.get("notes")
+        present = self._presents.of(state)
+        verdict, (domains, bundles) = (
+            await self.policies.verdict(node_id, Here(present)),
+            await self.policies.names(),
+        )
         return ports.NodeView(
             now_ns=self._parts.clock.now_ns(),
             row=row,
             node=node,
             values=tuple(sorted(values, key=lambda value: (order.get(value.metric, len(order)), value.metric))),
-            drift=drift(node.desired, node.actual),
+            drift=verdict.lines,
+            score=verdict.score,
+            requires_online=lists.online(view),
+            domains=domains,
+            policies=bundles,
             sources=tuple(_source_view(source) for source in self._parts.world.sources_of(node_id)),
             moves=tuple(str(place) for place in lifecycle.targets(state.place)),
             text=snapshot.text,
@@ -182,15 +216,58 @@ class ApplianceBox:
             metrics=tuple(sorted({*snapshot.values, *(("rtt_ms", "loss_pct") if row.address else ())})),
             notes=str(notes.value or "") if notes else "",
             conflicts=lists.conflicts(view, self._where),
+            authority=self._authority_line(chain),
+            parked=deciding.parked(judged.parked, self._where),
         )
 
-    def _document(self, node_id: str) -> View:
+    def _judgement(self, node_id: str) -> tuple[Judged, Chain]:
+        """A node's document with the words that take effect, and the authority that says which."""
+        place = Id(self._parts.identity.log.tenant, DocumentKind.NODE, node_id)
         with closing(connect_reader(self._parts.folder.site_db)) as db:
-            return look(db, self._parts.identity.log.tenant, DocumentKind.NODE, node_id)
+            return self._parts.shared.judgement(db, place)
+
+    # -- authority --------------------------------------------------------------------------------------------
+
+    def _authority_line(self, chain: Chain) -> ports.AuthorityLine:
+        autonomy, place = self._parts.autonomy, self._parts.identity.log.writer
+        heard_ns = self._parts.clock.now_ns() - autonomy.lease.silent_ns if self._parts.link.file else None
+        return deciding.line(chain._replace(place=place), place, autonomy.rights.names(place), heard_ns)
+
+    async def authority(self, who: Identity, subject: str) -> ports.AuthorityView:
+        place, state = self._parts.identity.log.writer, self._parts.world.nodes.get(subject)
+        chain = self._parts.autonomy.rights.chain(subject, place)
+        domains, _ = await self.policies.names()
+        return ports.AuthorityView(
+            now_ns=self._parts.clock.now_ns(),
+            subject=subject,
+            name=state.node.name if state is not None else dict(domains).get(subject, subject),
+            lines=(self._authority_line(chain),) if chain.claims or chain.grant else (),
+            actions=("return",) if handed_back(chain) is not None else (),
+        )
+
+    async def grant(self, who: Identity, subject: str, terms: ports.AuthorityTerms, why: str) -> None:
+        raise Refused("the hub grants; this site takes up what it grants, and takes over when its lease runs out")
+
+    async def hand_back(self, who: Identity, subject: str, why: str) -> None:
+        await self._parts.autonomy.hand_back(who.name, subject, why)
+
+    async def settle_parked(
+        self, who: Identity, node_id: str, field: str, choice: int, decision: str, why: str
+    ) -> None:
+        if node_id not in self._parts.world.nodes:
+            raise Refused("there is no such node", 404)
+        self._followed(node_id, await self._parts.commands.settle(who.name, node_id, field, choice, decision, why))
 
     def _where(self, writer: str) -> str:
+        """Only this site and its hub write here by themselves; what else is here came from another site, by the hub."""
         file = self._parts.link.file
-        return self.name if writer == self._parts.identity.log.writer else file.hub if file else "the hub"
+        if writer == self._parts.identity.log.writer:
+            return self.name
+        with closing(connect_reader(self._parts.folder.site_db)) as db:
+            of_hub = db.execute("SELECT 1 FROM log WHERE writer=?", (writer,)).fetchone()
+        if of_hub or (file is not None and writer == file.hub_writer):
+            return file.hub if file else "the hub"
+        return "another site"
 
     async def nodes(self, who: Identity, after: str, limit: int) -> Sequence[Node]:
         chosen = sorted(node_id for node_id in tuple(self._parts.world.nodes) if node_id > after)[:limit]
@@ -252,9 +329,15 @@ class ApplianceBox:
         return journal.rows_to_events(await self._parts.reader.fetch(journal.AFTER, (after, limit)))
 
     async def timeline(
-        self, who: Identity, before: int, limit: int, subject: str | None = None, kind: str | None = None
+        self,
+        who: Identity,
+        before: int,
+        limit: int,
+        subject: str | None = None,
+        kind: str | None = None,
+        until_ns: int | None = None,
     ) -> Sequence[Recorded]:
-        sql, parameters = journal.newest(before or 1 << 62, limit, subject, kind)
+        sql, parameters = journal.newest(before or 1 << 62, limit, subject, kind, until_ns)
         return told(journal.rows_to_events(await self._parts.reader.fetch(sql, parameters)))
 
     async def records_after(self, who: Identity, after: int, limit: int, node_id: str | None) -> ports.RecordPage:
@@ -300,6 +383,14 @@ class ApplianceBox:
     def _record_view(self, record: Record) -> ports.RecordView:
         source = self._parts.world.sources.get(record.source)
         return lists.record(*record.parts, source.node_id if source else None)
+
+    async def audit(self, who: Identity, query: Query) -> Page:
+        return await _in_thread(lambda: audit.page(self._parts.folder.site_db, query))
+
+    def audit_export(self, who: Identity, query: Query) -> AsyncIterator[bytes]:
+        parts = self._parts
+        now_ns = parts.clock.now_ns()
+        return audit_file.chunks(parts.folder.site_db, parts.identity, parts.journal.vouch, query, now_ns)
 
     async def verify(self, who: Identity) -> AsyncIterator[ports.VerifyStep]:
         async for step in proof.steps(self._parts.folder.site_db, self._parts.journal.position):
@@ -597,6 +688,7 @@ class ApplianceBox:
             ("keeper", parts.keeper.alive),
         ):
             loops[name] = "running" if alive else "stopped"
+        loops["history"] = parts.turns.condition
         if parts.keeper.alive and parts.keeper.last_error:
             loops["keeper"] = f"running; last pass: {parts.keeper.last_error}"
         problems = [str(parts.gate.fault)] if parts.gate.fault else []

@@ -18,6 +18,7 @@ import msgspec
 
 from appliance import config as configuration
 from appliance import link_console
+from appliance.authority import Autonomy, Lease
 from appliance.box import ApplianceBox
 from appliance.bundles import Bundles
 from appliance.evaluator import Bounds, Standing
@@ -29,13 +30,16 @@ from appliance.interpreter import Interpreter
 from appliance.keeper import Keeper
 from appliance.pages import Pages
 from appliance.parts import Line, Parts
+from appliance.plan import Plans
 from appliance.presents import Presents
 from appliance.recorder import Recorder
 from appliance.shelf import SiteShelf
 from appliance.world import NodeState, Parse, Saved, SourceState, World, source_key
 from fleet import events, lifecycle
+from fleet.authority import Names
 from fleet.limits import SECOND
 from fleet.node import Node
+from fleet.projections import authority as authority_view
 from fleet.projections import connectivity as connectivity_view
 from fleet.projections import lifecycle as lifecycle_view
 from fleet.snapshot import Snapshot
@@ -46,8 +50,11 @@ from store.database import connect_reader
 from store.faults import Fault, StoreFault
 from store.folder import Folder
 from store.ground import SET_META, Ground, readable
+from store.history import HistoryIndex
 from store.link_file import LinkFile
+from store.policies import Policies
 from store.quarantine import Quarantine
+from store.rights import Rights
 from store.series import SeriesStore
 from store.shared import Shared
 from store.supervisor import Supervisor
@@ -75,6 +82,7 @@ CONNECTIVITY = Projection(
     connectivity_view.NAME, connectivity_view.VERSION, connectivity_view.EMPTY, connectivity_view.advance
 )
 LIFECYCLE = Projection(lifecycle_view.NAME, lifecycle_view.VERSION, lifecycle_view.EMPTY, lifecycle_view.advance)
+AUTHORITY = Projection(authority_view.NAME, authority_view.VERSION, authority_view.EMPTY, authority_view.advance)
 
 
 class Appliance:
@@ -125,15 +133,19 @@ class Appliance:
         self.series, lost_series = self._open_series()
         self.connectivity: View[connectivity_view.State] = View(CONNECTIVITY, connectivity_view.State)
         self.lifecycle: View[lifecycle_view.State] = View(LIFECYCLE, lifecycle_view.State)
+        self.authority: View[authority_view.State] = View(AUTHORITY, authority_view.State)
         ground.begin(VERSION, *((lost_series,) if lost_series is not None else ()))
         self.world = World()
         with contextlib.closing(connect_reader(folder.site_db)) as db:
             self.connectivity.load(db)
             self.lifecycle.load(db)
+            self.authority.load(db)
             row = db.execute("SELECT value FROM meta WHERE key='cursor'").fetchone()
             self._load_world(db, int(row[0]) if row else 0)
             (segment_id,) = db.execute("SELECT coalesce(max(last_id), 0) FROM segment").fetchone()
         self.journal.listen(self._fold)
+        self.turns = HistoryIndex(folder.history_db, folder.site_db, lambda: self.journal.position)
+        self.journal.listen(self.turns.noticed)
         self.telemetry = Telemetry(folder)
         self.telemetry.open(segment_id, self.world.cursor)
 
@@ -248,11 +260,15 @@ class Appliance:
                 journal=self.journal,
                 reader=self.reader,
                 commands=Commands(self.journal, self.site, tenant, self.shared),
+                shared=self.shared,
+                autonomy=self.autonomy,
+                policies=Policies(self.site, self.shared, self.clock, tenant),
                 link=self.link,
                 bundles=self.bundles,
                 quarantine=self.quarantine,
                 history=self.history,
                 series=self.series,
+                turns=self.turns,
                 world=self.world,
                 gate=self.gate,
                 recorder=self.recorder,
@@ -267,12 +283,34 @@ class Appliance:
                 steady_ns=self.steady_ns,
                 version=VERSION,
                 started_ns=self.started_ns,
+                glass=lambda: self.accounts.glass,
             )
         )
+
+        self.box.plans = Plans(
+            folder.site_db,
+            tenant,
+            self.identity.site,
+            self.journal,
+            self.site,
+            self.shared,
+            lambda writer: self.identity.site if writer == self.identity.log.writer else self._names("").hub,
+            self.clock.now_ns,
+            self.stale.mark,
+            self._nodes_changed,
+        )
+        self.journal.listen(self.box.drifting.heard)
+        with contextlib.closing(connect_reader(folder.site_db)) as db:
+            self.box.drifting.load(db)
 
     def _wire_link(self) -> None:
         """The way to the hub; without a link file it waits for one."""
         self.shared = Shared(self.journal, self.clock, owner=False)
+        here = self.identity.log.writer
+        self.shared.rights = rights = Rights(
+            lambda: self.authority.state, here, lambda node_id: here, self._names, lambda writer: writer != here
+        )
+        lease = Lease(self.clock, time.monotonic_ns)
         key, sealing_key = self.key, sealing.public_bytes(sealing.load_or_create(self.folder.sealing_key))
         shelf = self._shelf()
         shelf.sealing_key = sealing_key
@@ -283,7 +321,13 @@ class Appliance:
         )
         with contextlib.closing(connect_reader(self.folder.site_db)) as db:
             self.link.load(db)
+            lease.load(db)
+        self.autonomy = Autonomy(self.journal, self.site, rights, lease, lambda: self.link.uplink.site, self.stale.mark)
         self.bundles = Bundles(self.folder, self.site, self.link, self._shelf, key, self.clock, self.stale.mark)
+
+    def _names(self, place: str) -> Names:
+        file = self.link.file
+        return Names(file.hub if file is not None else "the hub", self.identity.site)
 
     def _shelf(self) -> SiteShelf:
         """The site's data for the protocol; each user has one of its own."""
@@ -300,6 +344,7 @@ class Appliance:
             self._nodes_changed,
             self.quarantine.put,
         )
+        shelf.people = self._people_changed
         if hasattr(self, "bundles"):
             shelf.sealing_key = self.bundles.public_key
         if hasattr(self, "link") and self.link.file is not None:
@@ -314,6 +359,11 @@ class Appliance:
         if ca is not None:
             ca.write_text(file.ca)
         return SiteEnd(file.urls, file.tenant, file.link, file.password, ca=ca)
+
+    def _people_changed(self, names: frozenset[str]) -> None:
+        """Accounts of the hub came, or went: with them their sessions."""
+        self.accounts.forget(names)
+        self.stale.mark("people")
 
     def _nodes_changed(self, nodes: Sequence[Node]) -> None:
         """Documents that others changed were merged: the world follows."""
@@ -347,6 +397,7 @@ class Appliance:
         self.keeper.start()  # first: what an unclean stop left unreadable is put right before anybody reads on
         self.recorder.start()
         self.interpreter.start()
+        self.turns.start()
         if config.syslog.udp:
             host, port = configuration.address(config.syslog.udp, "syslog.udp")
             self.udp = syslog_listeners.UdpListener(self.gate, host, port, now_ns=self.clock.now_ns)
@@ -360,11 +411,13 @@ class Appliance:
         if config.ping.enabled:
             self.supervisor.run("ping", self._ping_loop)
         self.supervisor.run("link", self.link.run)
+        self.supervisor.run("authority", self.autonomy.run)
         self.supervisor.run("rates", self._rates_loop)
         self.supervisor.run("quarantine", self._quarantine_loop)
         self.supervisor.run("clock", self.ground.watch_clock)
         self.supervisor.run("threads", self._threads_loop)
         self.supervisor.run("views", self._views_loop)
+        self.supervisor.run("drift", lambda: self.box.drifting.run(self.stale.mark))
         if await self.accounts.needs_setup():
             self.setup_path = f"/setup/{await self.accounts.setup_secret()}"
         await self._serve()
@@ -428,7 +481,7 @@ class Appliance:
         """A start after a crash folds what came since the last checkpoint, so there is one now and then."""
         while True:
             await asyncio.sleep(CHECKPOINT_S)
-            for view in (self.connectivity, self.lifecycle):
+            for view in (self.connectivity, self.lifecycle, self.authority):
                 if view.is_far():
                     with contextlib.suppress(StoreFault):
                         await self.site.write(view.checkpoint)
@@ -444,6 +497,7 @@ class Appliance:
     def _fold(self, batch: Any) -> None:
         self.connectivity.fold(batch)
         self.lifecycle.fold(batch)
+        self.authority.fold(batch)
         self.stale.mark("journal")
 
     def _fault_turned(self, store: str, fault: StoreFault | None) -> None:
@@ -475,8 +529,11 @@ class Appliance:
             await asyncio.to_thread(self.keeper.stop)
             with contextlib.suppress(StoreFault):
                 await self.quarantine.flush()
-                checkpoints = (self.connectivity.checkpoint, self.lifecycle.checkpoint)
+                views = (self.connectivity, self.lifecycle, self.authority)
+                checkpoints = [view.checkpoint for view in views]
                 await asyncio.to_thread(self.ground.end, "asked to", *checkpoints)
+        if hasattr(self, "turns"):
+            await asyncio.to_thread(self.turns.stop)
         if hasattr(self, "series"):
             await self.series.close()
         if hasattr(self, "shared"):

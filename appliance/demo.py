@@ -13,15 +13,15 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import quote
 
 from store.control import NotRunning, Refusal, call
 
-_START_S = 20.0
-_HUB = "harbor"
+_START_S = 60.0
+HUB = "harbor"
 _CREW = "crew"
 
 
@@ -33,6 +33,7 @@ class Plan(NamedTuple):
     seed: int
     base: str
     home: tuple[str, str]
+    domain: str
 
 
 class Running(NamedTuple):
@@ -50,8 +51,8 @@ def plans(devices: int, seed: int) -> tuple[Plan, ...]:
     """alder with the devices that were asked for, birch with half as many, 40 km away."""
     home = ("58.15", "11.55")
     return (
-        Plan("alder", devices, seed, "127.42.0.0", ("58.05", "11.20")),
-        Plan("birch", max(devices // 2, 1), seed + 1, "127.46.0.0", home),
+        Plan("alder", devices, seed, "127.42.0.0", ("58.05", "11.20"), "Outer skerries"),
+        Plan("birch", max(devices // 2, 1), seed + 1, "127.46.0.0", home, "Fjord"),
     )
 
 
@@ -63,13 +64,14 @@ def run(data: Path, *, devices: int, seed: int, speed: float, as_json: bool, por
     children: list[subprocess.Popen[bytes]] = []
     try:
         sites = plans(devices, seed)
-        for name in (_HUB, *(plan.name for plan in sites)):
-            _check_free(data / name / "control.sock")
+        for name in (HUB, *(plan.name for plan in sites)):
+            check_free(data / name / "control.sock")
         with (data / "demo.log").open("ab") as log:
             hub, boxes = _boxes(data, sites, port, log, children)
+            wanted = _policies(hub.data / "control.sock")
             for plan, box in zip(sites, boxes, strict=True):
                 simulator = _simulator(plan, box, speed)
-                _adopt(box.data / "control.sock", simulator)
+                _adopt(box.data / "control.sock", simulator, wanted[plan.domain], wanted)
                 children.append(subprocess.Popen(simulator, stdout=log, stderr=log))
         _tell(as_json, hub, boxes, sites)
         return _until_one_ends(children)
@@ -93,28 +95,28 @@ def _boxes(
     data: Path, sites: Sequence[Plan], port: int, log: Any, children: list[subprocess.Popen[bytes]]
 ) -> tuple[Running, list[Running]]:
     """Start hub and sites side by side; join each site to the hub once both answer."""
-    ports = [_free_port(port + index if port else 0) for index in range(len(sites) + 1)]
-    hub_http, line = f"127.0.0.1:{ports[0]}", f"127.0.0.1:{_free_port(4222 if port else 0)}"
-    started = [(_HUB, _start("hub", data / _HUB, _HUB, log, "--http", hub_http, "--link", line))]
+    ports = [free_port(port + index if port else 0) for index in range(len(sites) + 1)]
+    hub_http, line = f"127.0.0.1:{ports[0]}", f"127.0.0.1:{free_port(4222 if port else 0)}"
+    started = [(HUB, start("hub", data / HUB, HUB, log, "--http", hub_http, "--link", line))]
     at: list[tuple[str, str]] = []
     for index, plan in enumerate(sites):
         http = f"127.0.0.1:{ports[index + 1]}"
-        syslog = f"127.0.0.1:{_free_port(5514 + index if port else 0)}"
+        syslog = f"127.0.0.1:{free_port(5514 + index if port else 0)}"
         at.append((http, syslog))
         flags = ("--http", http, "--syslog-udp", syslog, "--syslog-tcp", syslog)
-        started.append((plan.name, _start("appliance", data / plan.name, plan.name, log, *flags)))
+        started.append((plan.name, start("appliance", data / plan.name, plan.name, log, *flags)))
     children += [child for _, child in started]
     for name, child in started:
-        _wait_until_ready(data / name / "control.sock", child, data / "demo.log", name)
-    hub = Running(_HUB, data / _HUB, hub_http, "", *_people(data / _HUB / "control.sock"))
+        wait_until_ready(data / name / "control.sock", child, data / "demo.log", name)
+    hub = Running(HUB, data / HUB, hub_http, "", *people(data / HUB / "control.sock"))
     boxes: list[Running] = []
     for plan, (http, syslog) in zip(sites, at, strict=True):
         _join(data, plan.name)
-        boxes.append(Running(plan.name, data / plan.name, http, syslog, *_people(data / plan.name / "control.sock")))
+        boxes.append(Running(plan.name, data / plan.name, http, syslog, *people(data / plan.name / "control.sock")))
     return hub, boxes
 
 
-def _start(what: str, data: Path, name: str, log: Any, *flags: str) -> subprocess.Popen[bytes]:
+def start(what: str, data: Path, name: str, log: Any, *flags: str) -> subprocess.Popen[bytes]:
     front = Path(__file__).parent.parent / "skerry.py"
     command = [sys.executable, str(front), what, "run", "--data", str(data), "--name", name, *flags]
     return subprocess.Popen(command, stdout=log, stderr=log)
@@ -124,11 +126,11 @@ def _join(data: Path, site: str) -> None:
     """As an operator does with two commands and a file; a site that has joined stays as it is."""
     control = data / site / "control.sock"
     if call(control, "GET", "/console/link")["hub"] is None:
-        made = call(data / _HUB / "control.sock", "POST", "/console/invite", {"name": site})
+        made = call(data / HUB / "control.sock", "POST", "/console/invite", {"name": site})
         call(control, "POST", "/console/join", made)
 
 
-def _check_free(control: Path) -> None:
+def check_free(control: Path) -> None:
     """Another box on this folder would answer in place of ours."""
     try:
         call(control, "GET", "/healthz")
@@ -137,7 +139,7 @@ def _check_free(control: Path) -> None:
     raise NotRunning(f"an appliance already runs on {control.parent}; stop it first, or give the demo another --data")
 
 
-def _wait_until_ready(control: Path, box: subprocess.Popen[bytes], log_path: Path, name: str) -> None:
+def wait_until_ready(control: Path, box: subprocess.Popen[bytes], log_path: Path, name: str) -> None:
     deadline = time.monotonic() + _START_S
     while True:
         try:
@@ -153,7 +155,7 @@ def _wait_until_ready(control: Path, box: subprocess.Popen[bytes], log_path: Pat
             time.sleep(0.05)
 
 
-def _people(control: Path) -> tuple[str, str]:
+def people(control: Path) -> tuple[str, str]:
     """A sign-in link for the crew's account and a viewer's token for scripts."""
     accounts = call(control, "GET", "/console/accounts")["accounts"]
     if not any(account["name"] == _CREW for account in accounts):
@@ -173,7 +175,29 @@ def _simulator(plan: Plan, box: Running, speed: float) -> list[str]:
     return [*command, "--syslog-udp", box.syslog, "--syslog-tcp", box.syslog, "--http", f"http://{box.http}"]
 
 
-def _adopt(control: Path, simulator: list[str]) -> None:
+_DRONES, _STATIONS = "Drones", "Ground stations"
+_BUNDLES = {
+    _DRONES: {"target_version": "2.4.1", "min_battery_pct": "20"},
+    _STATIONS: {"requires_online": "yes", "constraints/temp_c": "..75"},
+}
+
+
+def _policies(control: Path) -> dict[str, str]:
+    """The domains and policy bundles of the demo, made at the hub as a person would: id by name. Not all devices run what
+    is wanted, so some drift is there to see."""
+    found: dict[str, str] = {}
+    for kind, names in (("policies", (*_BUNDLES,)), ("domains", tuple(plan.domain for plan in plans(1, 0)))):
+        held = {one["name"]: one["id"] for one in call(control, "GET", f"/api/v1/{kind}")["groups"]}
+        for name in names:
+            if name not in held:
+                held[name] = call(control, "POST", f"/api/v1/{kind}", {"name": name})["id"]
+                if name in _BUNDLES:
+                    call(control, "PATCH", f"/api/v1/{kind}/{held[name]}", {"fields": _BUNDLES[name]})
+            found[name] = held[name]
+    return found
+
+
+def _adopt(control: Path, simulator: list[str], domain: str, wanted: Mapping[str, str]) -> None:
     """Adopt every device before its first word, so that it is known when it comes."""
     listing = subprocess.run([*simulator, "--list"], capture_output=True, check=True)
     devices = [json.loads(line) for line in listing.stdout.splitlines()]
@@ -185,12 +209,9 @@ def _adopt(control: Path, simulator: list[str]) -> None:
         source = f"{device['intake']}/{device['address']}/{device['name']}"
         body = {"source": source, "name": device["name"], "kind": device["kind"], "tags": [device["role"]]}
         node_id = call(control, "POST", "/api/v1/adopt", body)["id"]
-        call(
-            control,
-            "PATCH",
-            f"/api/v1/nodes/{quote(node_id)}",
-            {"field": "target_version", "value": device["firmware"]},
-        )
+        bundle = wanted[_DRONES if device["role"] == "drone" else _STATIONS]
+        for field, value in (("domain_id", domain), ("policy_bundle_id", bundle)):
+            call(control, "PATCH", f"/api/v1/nodes/{quote(node_id)}", {"field": field, "value": value})
 
 
 def _nodes(control: Path) -> list[Any]:
@@ -239,7 +260,7 @@ def _until_one_ends(children: list[subprocess.Popen[bytes]]) -> int:
     return max(child.returncode or 0 for child in children if child.poll() is not None)
 
 
-def _free_port(wanted: int) -> int:
+def free_port(wanted: int) -> int:
     """`wanted` if it is free for TCP and UDP, or else one that is."""
     for port in (wanted, 0):
         with (

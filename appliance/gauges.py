@@ -40,6 +40,7 @@ def gauges(parts: Parts, rows: Sequence[NodeRow], quarantined: int) -> list[Gaug
     commits = tuple(parts.recorder.commit_seconds)
     gauge("commit_seconds", "Duration of the last telemetry commit.", commits[-1] if commits else 0.0)
     counter("journal_events_total", "Events appended since the start.", parts.journal.committed_events)
+    gauge("history_behind_events", "Events that a page as of a moment does not know yet.", parts.turns.behind)
     gauge("journal_head_seq", "Sequence number of the log's last event.", parts.journal.head.seq)
     gauge("quarantine_items", "Items in quarantine that nobody settled.", quarantined)
     counter("quarantine_put_total", "Items put into quarantine.", parts.quarantine.put_count)

@@ -2,7 +2,7 @@
 
 Rules of the file
   1  Every step can be cut off anywhere and done again: what is to go goes after the commit of the event that says so,
-     what is to stay is on the disk before it.
+     what is to stay is on the disk before it. Charts that are sealed for a hub are a copy, and may be sealed again.
   2  A step that the disk refuses is said in `last_error` and tried again at the next pass; the others go on.
   3  What was lost, and when a store could not be written, is remembered here until the log can take it.
   4  While the reserve is not on the disk, raw records wait: what is free then belongs to the log.
@@ -21,9 +21,9 @@ from typing import NamedTuple
 
 from appliance.intake.gate import Gate
 from appliance.recorder import Recorder
-from fleet import events
-from fleet.limits import MINUTE, SECOND
-from store import budget, peers, sealer, telemetry
+from fleet import events, series
+from fleet.limits import HOUR, MINUTE, SECOND
+from store import budget, peers, sealer, series_file, telemetry
 from store.budget import Bounds, DataClass, Shed, Usage
 from store.database import Writer, connect_reader
 from store.faults import Fault, StoreFault
@@ -38,6 +38,9 @@ log = logging.getLogger(__name__)
 PERIOD_S = 5.0
 _ANSWER_S = 60.0  # no transaction takes that long; a disk that hangs must not hang this loop for good
 _LOSS_EVERY_NS = 10 * SECOND
+_CHARTS_EVERY_NS = HOUR + series.WINDOW_S * SECOND  # of a site that took in no record meanwhile
+_CHARTS_MAX = 36  # starts of windows in one file: six hours
+_CHARTS_ROOM_BYTES = 64 * 1024 * 1024
 _SHEDS_MAX = 64  # segments in one transaction; the rest goes at the next pass
 _SCRUB_BYTES_PER_S = 4 * 1024 * 1024
 _SAMPLE_NS = 20 * SECOND
@@ -104,6 +107,7 @@ class Keeper:
         self._told_ns: dict[tuple[str, str], int] = {}
         self._refused: dict[tuple[str, str], int] = {}
         self._counted_ns = now_ns()
+        self._charts_due = False  # records were sealed since charts were
         self._scrubbed = -1
         self._scrub_due_ns = 0
         self._history: deque[tuple[int, int]] = deque(maxlen=_SAMPLES_MAX)
@@ -168,6 +172,7 @@ class Keeper:
             self._mind_reserve,
             self._shed,
             self._seal,
+            self._seal_charts,
             self._scrub,
             self._look,
         )
@@ -218,6 +223,9 @@ class Keeper:
                 self._sweep(db, path, now_ns)
 
     def _sweep(self, db: sqlite3.Connection, path: Path, now_ns: int) -> None:
+        if series_file.is_one(path):
+            path.unlink()  # its windows are still marked, and are sealed again
+            return
         try:
             found = telemetry.inspect(path)
         except StoreFault as fault:
@@ -279,6 +287,32 @@ class Keeper:
                 self._stage(events.TelemetryDamaged(file, reason, first_id, last_id, f"damaged/{file}"))
 
         self._commit(job)
+        self._charts_due = True
+
+    def _seal_charts(self, now_ns: int) -> None:
+        """For a hub: the charts of the time whose records were sealed, and what changed in older ones since."""
+        due, self._charts_due = self._charts_due, False
+        changed = self._series.unsealed(_CHARTS_MAX)
+        with closing(connect_reader(self._folder.site_db)) as db:
+            has_hub = peers.any_here(db)
+        if not has_hub or not changed or not (due or changed[0].start_s * SECOND < now_ns - _CHARTS_EVERY_NS):
+            return
+        self._charts_due = True  # until it is done
+        if budget.disk_free(self._folder) < _CHARTS_ROOM_BYTES:
+            raise StoreFault(Fault.FULL, "segments", "no room to seal charts")
+        starts = [one.start_s for one in changed]
+        sealed = sealer.seal_series(self._series.path, starts, self._folder.segments, cut_off=self._stopping.is_set)
+        if sealed is None:
+            return
+        if sealed.windows:
+            self._commit(lambda db: self._announce_charts(db, sealed, now_ns))
+        self._series.sealed(changed)
+        self._charts_due = len(changed) == _CHARTS_MAX
+
+    def _announce_charts(self, db: sqlite3.Connection, sealed: series_file.Sealed, now_ns: int) -> None:
+        if telemetry.enter_series(db, sealed, now_ns):
+            times = sealed.from_ns, sealed.to_ns
+            self._stage(events.SegmentSealed(sealed.sha256, 0, 0, 0, *times, sealed.bytes_stored, "series"))
 
     def _clear_away(self, partition: Closed, upto: int, lost: bool) -> None:
         if lost:
@@ -329,9 +363,7 @@ class Keeper:
             for shed in sheds:
                 one = shed.segment
                 if one is not None and telemetry.drop(db, one.first_id, now_ns):
-                    size, times = one.bytes_stored, (one.from_ns, one.to_ns)
-                    ids = one.first_id, one.last_id, one.records
-                    self._stage(events.TelemetryDropped("raw", shed.reason, *ids, size, *times, one.sha256))
+                    self._stage(one.dropped(shed.reason))
 
         self._commit(job)
         self._unlink([shed.segment for shed in sheds if shed.segment is not None])
@@ -451,8 +483,7 @@ class Keeper:
 
         def job(db: sqlite3.Connection) -> None:
             if telemetry.drop(db, segment.first_id, now_ns, damaged=True):
-                ids = segment.first_id, segment.last_id
-                self._stage(events.TelemetryDamaged(path.name, reason, *ids, kept_as))
+                self._stage(events.TelemetryDamaged(path.name, reason, *segment.ids, kept_as))
 
         self._commit(job)
         log.error("keeper: segment %s: %s", path.name, reason)
@@ -467,8 +498,9 @@ class Keeper:
         self._view = self._viewed(usage, self._oldest_ns(segments), gone.records)
 
     def _oldest_ns(self, segments: Sequence[Segment]) -> int | None:
-        if segments:
-            return segments[0].from_ns
+        oldest = next((one for one in segments if not one.is_series), None)
+        if oldest is not None:
+            return oldest.from_ns
         for partition in self._telemetry.partitions()[:1]:
             with closing(telemetry.partition_frames(partition.path)) as found:
                 return next((frame.from_ns for frame in found), None)

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 
 import msgspec
 
+from appliance.authority import Autonomy
 from appliance.bundles import Bundles
 from appliance.hub_link import HubLink
 from appliance.intake.gate import Gate
@@ -14,6 +15,7 @@ from appliance.interpreter import Interpreter
 from appliance.keeper import Keeper
 from appliance.recorder import Recorder
 from appliance.world import Parse, World
+from fleet.people import Glass
 from fleet.projections import connectivity as connectivity_view
 from fleet.projections import lifecycle as lifecycle_view
 from store import journal
@@ -21,8 +23,11 @@ from store.clock import WallClock
 from store.commands import Commands
 from store.database import Reader
 from store.folder import Folder
+from store.history import HistoryIndex
+from store.policies import Policies
 from store.quarantine import Quarantine
 from store.series import SeriesStore
+from store.shared import Shared
 from store.supervisor import Supervisor
 from store.telemetry import History
 from store.views import View
@@ -46,11 +51,15 @@ class Parts(msgspec.Struct, frozen=True):
     journal: journal.Journal
     reader: Reader
     commands: Commands
+    shared: Shared
+    autonomy: Autonomy
+    policies: Policies
     link: HubLink
     bundles: Bundles
     quarantine: Quarantine
     history: History
     series: SeriesStore
+    turns: HistoryIndex
     world: World
     gate: Gate
     recorder: Recorder
@@ -65,3 +74,4 @@ class Parts(msgspec.Struct, frozen=True):
     steady_ns: Callable[[], int]
     version: str
     started_ns: int
+    glass: Callable[[], Glass]  # the sealed account

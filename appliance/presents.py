@@ -6,7 +6,7 @@ It reads the world from another thread, as pages do: values are replaced there, 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from appliance.world import NodeState, World
 from fleet.present import Present, Told
@@ -33,6 +33,34 @@ class Presents:
         for node_id in self._held.keys() - found.keys():
             del self._held[node_id]
         return found
+
+    def of(self, state: NodeState) -> Present:
+        """One node's, as it is now."""
+        turns, name = self._turns(), state.node.id
+        return _present(state, turns.standing.get(name), turns.heartbeat.get(name))
+
+
+class Here(NamedTuple):
+    """A node of this site, which always hears itself."""
+
+    present: Present
+    site: str = ""
+
+
+class Seen:
+    """The nodes as drift looks at them: the same object until the node's present is another."""
+
+    def __init__(self, presents: Presents) -> None:
+        self._presents = presents
+        self._held: dict[str, Here] = {}
+
+    def __call__(self) -> tuple[Mapping[str, Here], frozenset[str]]:
+        held, found = self._held, self._presents()
+        self._held = {
+            node_id: held[node_id] if node_id in held and held[node_id].present is present else Here(present)
+            for node_id, present in found.items()
+        }
+        return self._held, frozenset({""})
 
 
 def _present(state: NodeState, turn: connectivity.Standing | None, beat: connectivity.Heartbeat | None) -> Present:

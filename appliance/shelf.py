@@ -13,16 +13,17 @@ from pathlib import Path
 from fleet import envelope, events
 from fleet.document import Kind as DocumentKind
 from fleet.envelope import Block, Log, PrivateKey
+from fleet.limits import MINUTE
 from fleet.node import Node
 from fleet.present import Present
-from store import journal, peers
+from store import journal, peers, roster
 from store.clock import WallClock
 from store.commands import follow
 from store.journal import Identity, Journal
 from store.peers import Peer, Segment
 from store.shared import Shared, runs
 from store.telemetry import segment_path
-from sync import receipt, receive, stream
+from sync import messages, receipt, receive, stream
 from sync.messages import Heads, LogHead
 from sync.protocol import Cause, State
 from sync.site import Answer, Memory
@@ -52,6 +53,8 @@ class SiteShelf:
         self._identity, self._journal, self._key, self._public_key = identity, journal_, key, public_key
         self._shared, self._folder, self._clock = shared, segments, clock
         self._presents, self._changed, self._aside = presents, changed, aside
+        self.people: Callable[[frozenset[str]], None] = lambda names: None  # whose accounts came or changed
+        self._refused_ns: int | None = None  # when the log was last told of a roster that was refused
         self._tenant, self._writer = identity.log.tenant, identity.log.writer
 
     def begin(self, db: sqlite3.Connection) -> None:
@@ -110,6 +113,7 @@ class SiteShelf:
         self._state = state
         if hub is not None and state is State.AUTONOMOUS and former is not State.RETURNING:
             peers.save(self.db, hub._replace(since_ns=now_ns))
+            roster.heard(self.db, hub.seen_ns, now_ns)
         # A hello that nobody answers is no turn of state: a site that is cut off for weeks would write nothing else.
         if State.RETURNING not in (state, former) or state in (State.REPLAYING, State.QUARANTINED):
             said = events.LinkTurned(hub.name if hub else "", former, state, cause, reason[:500])
@@ -146,7 +150,8 @@ class SiteShelf:
         folded = self._shared.fold(self.db, self._tenant, facts, now_ns, None)
         for raw, reason in folded.refused:
             self._aside("document", log.writer, reason, raw)
-        nodes = follow(self.db, self._tenant, [one.id for one in folded.changed if one.kind == DocumentKind.NODE])
+        named = [one.id for one in folded.changed if one.kind == DocumentKind.NODE]
+        nodes = follow(self.db, self._tenant, named, self._shared)
         if folded.changed:
             self.done.append(lambda: self._changed(nodes))
         head = journal.head_of(self.db, log)
@@ -218,6 +223,24 @@ class SiteShelf:
         if hub is not None and not hub.name:
             peers.save(self.db, hub._replace(name=made.hub_name))
         return Answer(signature)
+
+    # -- people -----------------------------------------------------------------------------------------------
+
+    def roster(self, content: bytes, signature: bytes, hub: str, hub_key: bytes, now_ns: int) -> tuple[int, str]:
+        signed = bool(hub_key) and envelope.vouches(
+            envelope.public_key(hub_key), signature, messages.roster_content(content)
+        )
+        taken = roster.take(self.db, self._journal, content, hub, now_ns) if signed else None
+        problem = taken.problem if taken else "people came in the name of the hub, and are not signed by it"
+        if problem and (self._refused_ns is None or not 0 <= now_ns - self._refused_ns < MINUTE):
+            self._refused_ns = now_ns
+            held = roster.here(self.db)
+            self._journal.stage(self._writer, events.RosterRefused(held.version if held else 0, problem))
+        if taken is None:
+            raise ValueError(problem)
+        if taken.names:
+            self.done.append(lambda: self.people(taken.names))
+        return taken.version, problem
 
     # -- documents --------------------------------------------------------------------------------------------
 

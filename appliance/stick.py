@@ -33,6 +33,7 @@ from sync.messages import (
     Present,
     ReceiptAccepted,
     ReceiptOffered,
+    RosterOffered,
     Stream,
 )
 from sync.site import Me
@@ -185,19 +186,29 @@ class Bringing:
             try:
                 said = messages.decode(parcel.data)
             except ValueError as error:
-                shelf.apart("hub", str(error), parcel.data[:4096])
+                shelf.apart("hub", str(error), messages.withheld(parcel.data)[:4096])
                 continue
             match said:
                 case ReceiptOffered(content=content, signature=signature):
                     answer = shelf.certify(content, signature, shelf.memory().hub_key, now_ns)
                     self.receipts += bool(answer.signature)
                     self.problem = self.problem or answer.reason
+                case RosterOffered(content=content, signature=signature):
+                    self._people(content, signature, now_ns)
                 case Heads():
                     self._last.append(said)
                 case Stream():
                     self._stream(said, now_ns)
                 case _:
                     pass
+
+    def _people(self, content: bytes, signature: bytes, now_ns: int) -> None:
+        """An older file may hold an older roster: that it is not taken is no fault of the file."""
+        memory = self._shelf.memory()
+        try:
+            self._shelf.roster(content, signature, memory.hub, memory.hub_key, now_ns)
+        except ValueError as error:
+            self.problem = self.problem or str(error)
 
     def _stream(self, said: Stream, now_ns: int) -> None:
         if said.offset != self._at:

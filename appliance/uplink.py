@@ -39,7 +39,7 @@ class Uplink:
                 message = messages.decode(parcel.data)
             except ValueError as error:
                 self.refused["not a message"] += 1
-                shelf.apart("hub", str(error), parcel.data[:4096])
+                shelf.apart("hub", str(error), messages.withheld(parcel.data)[:4096])
                 continue
             site.heard(message, now_ns, shelf)
         site.tick(now_ns, shelf)

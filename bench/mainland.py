@@ -33,8 +33,8 @@ _ULID = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
 
 
 class Harbor:
-    def __init__(self, data: Path, line: int, process: subprocess.Popen[bytes]) -> None:
-        self.data, self.line, self.process = data, line, process
+    def __init__(self, data: Path, line: int, process: subprocess.Popen[bytes], http: int = 0) -> None:
+        self.data, self.line, self.process, self.http = data, line, process, http
 
     def call(self, method: str, path: str, body: Any = None) -> Any:
         return call(self.data / "control.sock", method, path, body)
@@ -76,17 +76,17 @@ def place() -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def harbor(root: Path, *, tls: bool = True) -> Iterator[Harbor]:
+def harbor(root: Path, *, tls: bool = True, ready_s: float = 20.0) -> Iterator[Harbor]:
     """A running hub with its broker."""
-    data, line = root / "harbor", free_port()
+    data, line, http = root / "harbor", free_port(), free_port()
     command = [sys.executable, str(ROOT / "skerry.py"), "hub", "run", "--data", str(data)]
-    command += ["--http", f"127.0.0.1:{free_port()}", "--link", f"127.0.0.1:{line}"]
+    command += ["--http", f"127.0.0.1:{http}", "--link", f"127.0.0.1:{line}"]
     environment = {**os.environ, "SKERRY_LINK_TLS": "true" if tls else "false"}
     with (root / "harbor.log").open("wb") as log:
         process = subprocess.Popen(command, stdout=log, stderr=log, env=environment)
-    made = Harbor(data, line, process)
+    made = Harbor(data, line, process, http)
     try:
-        wait_ready(made)  # type: ignore[arg-type]
+        wait_ready(made, ready_s)  # type: ignore[arg-type]
         yield made
     finally:
         process.send_signal(signal.SIGTERM)

@@ -16,5 +16,8 @@ block       the events of one commit, with one hash and one signature
 log         all blocks of one (writer, epoch); the journal holds logs
 projection  a fold over events that answers one question
 claim       a node's hold on a source
+policy      bundle: what many nodes should look like, said once
+domain      nodes that are decided on together
+drift       what is found otherwise than it is wanted; worked out at each look, never stored
 quarantine  where bad input waits for a person, with its reason
 """

@@ -13,6 +13,7 @@ Rules of the file
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from enum import StrEnum
 from typing import NamedTuple
@@ -23,6 +24,7 @@ from fleet.events import Clock
 
 pointer_chars_max = 160
 who_chars_max = 128
+under_chars_max = 64
 unknown_bytes_max = 16_384  # the text of a field that only a newer version knows
 _NUMBER_MAX = (1 << 63) - 1  # what a database holds
 
@@ -67,7 +69,21 @@ class Mark(NamedTuple):
     """There, or not there: true or None. Two people who add two marks at once both get theirs."""
 
 
-Field = Text | Number | Flag | Mark
+class Span(NamedTuple):
+    """A range as text, "low..high": see `span`."""
+
+
+class Range(NamedTuple):
+    """From `low` to `high`, both ends included; None is no bound."""
+
+    low: float | None
+    high: float | None
+
+    def holds(self, value: float) -> bool:
+        return (self.low is None or self.low <= value) and (self.high is None or value <= self.high)
+
+
+Field = Text | Number | Flag | Mark | Span
 
 # A name that ends in "/" is a map: any pointer that begins so is one of its entries.
 SCHEMA: Mapping[str, Mapping[str, Field]] = {
@@ -82,12 +98,15 @@ SCHEMA: Mapping[str, Mapping[str, Field]] = {
         "maintenance_window": Text(256),
         "min_battery_pct": Number(0, 100),
         "requires_online": Flag(),
+        "constraints/": Span(),
         "acknowledged/": Text(1_024),
     },
     Kind.BUNDLE: {
         "name": Text(512),
         "target_version": Text(128),
-        "constraints/": Text(256),
+        "min_battery_pct": Number(0, 100),
+        "requires_online": Flag(),
+        "constraints/": Span(),
         "notes": Text(16_384),
     },
     Kind.DOMAIN: {
@@ -99,7 +118,8 @@ SCHEMA: Mapping[str, Mapping[str, Field]] = {
 
 
 class Stamped(msgspec.Struct, frozen=True, array_like=True):
-    """A value and where it comes from. `wall_ns` is the writer's wall clock, believed as far as `clock` says."""
+    """A value and where it comes from. `wall_ns` is the writer's wall clock, believed as far as `clock` says. `authority`
+    is the epoch of authority over the subject `under` in which it was written; 0 where there was none."""
 
     value: Value
     who: str
@@ -108,6 +128,8 @@ class Stamped(msgspec.Struct, frozen=True, array_like=True):
     hlc: int
     wall_ns: int
     clock: Clock
+    authority: int = 0
+    under: str = ""
 
     @property
     def author(self) -> Author:
@@ -155,14 +177,20 @@ def view(kind: str, values: Mapping[str, Iterable[Stamped]]) -> View:
     for pointer in sorted(values):
         if field(kind, pointer) is None:
             continue
-        words: list[Stamped] = []
-        for one in sorted(standing(values[pointer]), key=_rank, reverse=True):
-            if not any(_same(one, other) for other in words):
-                words.append(one)
-        shown[pointer], *others = words
+        shown[pointer], *others = apart(values[pointer])
         if others:
             conflicts.append(Conflict(pointer, shown[pointer], tuple(others)))
     return View(shown, tuple(conflicts))
+
+
+def apart(values: Iterable[Stamped]) -> list[Stamped]:
+    """What stands against each other in one field: the word that holds, then the others. Two who wrote the same are of
+    one mind, and count once."""
+    words: list[Stamped] = []
+    for one in sorted(standing(values), key=_rank, reverse=True):
+        if not any(_same(one, other) for other in words):
+            words.append(one)
+    return words
 
 
 def _same(one: Stamped, other: Stamped) -> bool:
@@ -203,16 +231,38 @@ def wrong(kind: str, pointer: str, value: Value) -> str | None:
         case Mark():
             if value is not True:
                 return f"{pointer} is there or not: true or nothing"
+        case Span():
+            within = span(value) if isinstance(value, str) else "it is text, such as 10..80"
+            if isinstance(within, str):
+                return f"{pointer}: {within}"
         case None:
             if isinstance(value, str) and not _fits(value, unknown_bytes_max):
                 return f"{pointer} is over {unknown_bytes_max:,} bytes"
     return None
 
 
+_RANGE = re.compile(r"\s*(-?\d{1,12}(?:\.\d{1,12})?)?\s*\.\.\s*(-?\d{1,12}(?:\.\d{1,12})?)?\s*", re.ASCII)
+_span_chars_max = 64
+
+
+def span(text: str) -> Range | str:
+    """What "low..high" means, either end may be empty; else why it means nothing, as a sentence."""
+    match = _RANGE.fullmatch(text) if len(text) <= _span_chars_max else None
+    low, high = match.groups() if match else (None, None)
+    if low is None and high is None:
+        return f"{text[:40]!r} is no range; write 10..80, or ..80 for no lower end, or 10.. for no upper end"
+    found = Range(float(low) if low else None, float(high) if high else None)
+    if found.low is not None and found.high is not None and found.low > found.high:
+        return f"{text[:40]!r} has its ends the wrong way round"
+    return found
+
+
 def wrong_stamp(stamp: Stamped) -> str | None:
     """Why nobody can have written so; None when somebody can."""
     if not 0 < len(stamp.who) <= who_chars_max or not stamp.who.isprintable():
         return f"who wrote it is a name of at most {who_chars_max} printable characters"
+    if len(stamp.under) > under_chars_max or not 0 <= stamp.authority <= _NUMBER_MAX:
+        return "the authority under which it was written is out of bounds"
     if not (0 <= stamp.epoch <= _NUMBER_MAX and 0 <= stamp.hlc <= _NUMBER_MAX and abs(stamp.wall_ns) <= _NUMBER_MAX):
         return "a number of the stamp is out of bounds"
     return None

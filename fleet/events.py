@@ -231,7 +231,8 @@ class VersionChanged(Body, frozen=True):
 
 @_fact("segment.sealed")
 class SegmentSealed(Body, frozen=True):
-    """Records `first_id`..`last_id` now stand in one immutable file, named by the SHA-256 of its bytes."""
+    """Records `first_id`..`last_id` now stand in one immutable file, named by the SHA-256 of its bytes. `content` is raw,
+    or series: the charts of that time, in a file that holds no records (its ids and `records` are 0)."""
 
     sha256: bytes
     first_id: int
@@ -240,6 +241,7 @@ class SegmentSealed(Body, frozen=True):
     from_ns: int
     to_ns: int
     bytes_stored: int
+    content: str = "raw"
 
 
 @_fact("telemetry.dropped")
@@ -288,12 +290,14 @@ class AccountCreated(Body, frozen=True):
     name: str
     role: str
     actor: str
+    sites: tuple[str, ...] = ()  # at a hub: those that it is for; "*": every one
+    tenant: str = ""
 
 
 @_fact("account.changed")
 class AccountChanged(Body, frozen=True):
     name: str
-    field: str  # role, password or disabled
+    field: str  # role, password, sites or disabled
     value: str  # never a secret: empty for a password
     actor: str
 
@@ -330,6 +334,52 @@ class TokenCreated(Body, frozen=True):
 class TokenRevoked(Body, frozen=True):
     name: str
     actor: str
+
+
+@_fact("roster.taken")
+class RosterTaken(Body, frozen=True):
+    """The hub's accounts came to this site, whole. `said` is what became of whom, and by whom at the hub: never a
+    secret."""
+
+    hub: str
+    version: int
+    said: tuple[tuple[str, str, str], ...]
+    clashes: tuple[str, ...] = ()  # names that an account of this site keeps
+
+
+@_fact("roster.refused")
+class RosterRefused(Body, frozen=True):
+    """What the hub, or somebody in its name, said of its accounts was not taken. One event a minute tells of it."""
+
+    version: int  # the one that stays here
+    reason: str
+
+
+@_fact("glass.sealed")
+class GlassSealed(Body, frozen=True):
+    """A sealed account lies at this site, for whoever breaks the glass. One before it is worth nothing."""
+
+    actor: str
+
+
+@_fact("glass.broken")
+class GlassBroken(Body, frozen=True):
+    """The sealed account was used: once, and with a session until `until_ns`."""
+
+    address: str
+    until_ns: int
+
+
+@_fact("access.seen")
+class AccessSeen(Body, frozen=True):
+    """Somebody who may look across tenants looked. One event for each person, route and minute."""
+
+    name: str
+    role: str
+    via: str
+    route: str
+    address: str
+    agent: str
 
 
 @_fact("quarantine.settled")
@@ -429,6 +479,97 @@ class DocumentChanged(Body, frozen=True):
     generation: int
     change: bytes
     repeated: bool = False
+
+
+@_fact("authority.granted")
+class AuthorityGranted(Body, frozen=True):
+    """The hub's word, to one site, on who decides what is wanted of a domain or a node (`fleet.authority`). It holds when
+    the site accepts it: as `epoch`, or a later one."""
+
+    site: str
+    epoch: int
+    master: str
+    controllers: tuple[str, ...]
+    lease_ns: int
+    on_expiry: str
+    on_return: str
+    actor: str
+    why: str
+
+
+@_fact("authority.began")
+class AuthorityBegan(Body, frozen=True):
+    """A site began an epoch: it accepted a grant, took over when its lease ran out after `silent_ns`, or handed back.
+    `seen` is how far it knew each log: writer, epoch, last stamp. `grant` is the stamp of the grant it rests on."""
+
+    epoch: int
+    cause: str
+    master: str
+    controllers: tuple[str, ...]
+    lease_ns: int
+    on_expiry: str
+    on_return: str
+    seen: tuple[tuple[str, int, int], ...]
+    grant: int
+    silent_ns: int = 0
+    actor: str = ""
+    why: str = ""
+
+
+@_fact("authority.settled")
+class AuthoritySettled(Body, frozen=True):
+    """A person's word on a value that was parked: taken, or let go."""
+
+    field: str
+    value: str
+    who: str  # wrote it
+    decision: str
+    actor: str
+    why: str
+
+
+@_fact("conflict.decided")
+class ConflictDecided(Body, frozen=True):
+    """Of words written at once into a field, one was taken by a plan. `former` held before; `left` are the words that
+    were not taken, each with who wrote it, shortened. `rule` is what the plan said of it."""
+
+    document_kind: str
+    document: str
+    pointer: str
+    taken: str | int | float | bool | None
+    former: str | int | float | bool | None
+    left: tuple[tuple[str, str], ...]
+    rule: str
+    plan: str
+    actor: str
+    why: str
+
+
+@_fact("plan.applied")
+class PlanApplied(Body, frozen=True):
+    """A plan, or part of it, was carried out, as a whole. The states are over the fields that were decided."""
+
+    site: str  # its name; empty for a plan over all
+    plan: str
+    state_before: str
+    state_after: str
+    decisions: int
+    documents: tuple[tuple[str, str], ...]
+    actor: str
+    why: str
+
+
+@_fact("plan.undone")
+class PlanUndone(Body, frozen=True):
+    """What held before a plan was applied holds again."""
+
+    site: str
+    plan: str
+    state_before: str
+    state_after: str
+    decisions: int
+    actor: str
+    why: str
 
 
 class DocumentTold(Body, frozen=True):

@@ -86,14 +86,6 @@ class Actual(_Object, frozen=True):
     inventory: Inventory = Inventory()
 
 
-class Difference(_Object, frozen=True):
-    """One thing out of line: where (a JSON pointer), what is wanted, what was found."""
-
-    pointer: str
-    wanted: str | None
-    found: str | None
-
-
 class Hardware(_Object, frozen=True):
     serial: str | None = None
     manufacturer: str | None = None
@@ -230,12 +222,3 @@ class Timeline(_Object, frozen=True):
     subject: str
     moments: tuple[Moment, ...] = ()
     before: int | None = None
-
-
-def drift(desired: Desired, actual: Actual) -> tuple[Difference, ...]:
-    """Desired against actual. Computed at each look, never stored."""
-    if desired.target_version is None or desired.target_version == actual.reported_version:
-        return ()
-    return (
-        Difference(pointer="/actual/reported_version", wanted=desired.target_version, found=actual.reported_version),
-    )

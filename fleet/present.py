@@ -6,6 +6,7 @@ to look at. What is provable stands in the log.
 
 from __future__ import annotations
 
+from sys import intern
 from typing import NamedTuple
 
 import msgspec
@@ -47,3 +48,15 @@ class Present(msgspec.Struct, frozen=True, array_like=True):
     text_ns: int | None = None
     uptime_s: float | None = None
     values: dict[str, Told] = {}
+
+
+def lean(present: Present) -> Present:
+    """The same, with the words that nodes share held once: a hub keeps a hundred thousand of these in memory."""
+    return msgspec.structs.replace(
+        present,
+        tags=tuple(map(intern, present.tags)),
+        seen_via=intern(present.seen_via),
+        phase=intern(present.phase),
+        version=intern(present.version) if present.version is not None else None,
+        values={intern(name): Told(told.value, told.at_ns, intern(told.via)) for name, told in present.values.items()},
+    )

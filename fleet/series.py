@@ -54,6 +54,18 @@ class Window:
                 elif value > held[3]:
                     held[3] = value
 
+    def join(self, other: Window) -> None:
+        """What two sides know of the same ten minutes: of each step the one with more numbers in it, so that a step that
+        was told early, in part, twice or out of turn ends as its fullest telling."""
+        for metric, column in other.steps.items():
+            held = self.steps.get(metric)
+            if held is None:
+                if len(self.steps) >= METRICS_MAX:
+                    continue
+                held = self.steps[metric] = {}
+            for step, told in column.items():
+                held[step] = max(held.get(step, told), told)
+
     def points(self, metric: str) -> list[Point]:
         return [
             Point(self.start_s + step * STEP_S, int(count), low, total / count, high)
@@ -62,6 +74,17 @@ class Window:
 
     def encode(self) -> bytes:
         return _encode({metric: _pack(column) for metric, column in self.steps.items()})
+
+
+def coarser(window: Window, step_s: int) -> Window:
+    """The same numbers in steps of `step_s`, a multiple of ten that divides a window."""
+    made, wide = Window(window.start_s), step_s // STEP_S
+    for metric, column in window.steps.items():
+        joined = made.steps[metric] = {}
+        for step, (count, low, total, high) in column.items():
+            held = joined.setdefault(step // wide * wide, [0, low, 0.0, high])
+            held[:] = held[0] + count, min(held[1], low), held[2] + total, max(held[3], high)
+    return made
 
 
 def start_of(at_s: float) -> int:
@@ -99,9 +122,11 @@ def decode(start_s: int, raw: bytes) -> Window:
     return window
 
 
-def thin(points: Iterable[Point], from_s: int, to_s: int, points_max: int) -> tuple[int, list[Point]]:
-    """At most `points_max` points between two instants, joined on a coarser step. Returns that step in seconds too."""
-    step_s = STEP_S
+def thin(
+    points: Iterable[Point], from_s: int, to_s: int, points_max: int, step_s: int = STEP_S
+) -> tuple[int, list[Point]]:
+    """At most `points_max` points between two instants, joined on a coarser step (`step_s` at least). Returns that step in
+    seconds too."""
     while (to_s - from_s) / step_s > points_max:
         step_s *= 2
     joined: dict[int, Point] = {}

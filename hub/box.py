@@ -10,51 +10,60 @@ Rules of the file
 from __future__ import annotations
 
 import asyncio
-import time
-from collections import Counter
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import closing
 from typing import Any, Protocol, TypeVar
 
 import msgspec
 
-from fleet import lifecycle
+from fleet import lifecycle, series
+from fleet.audit import Page, Query
+from fleet.authority import NOBODY, Chain, Judged
 from fleet.connectivity import REACH, Mode, Reach
+from fleet.document import Id, Value, View
 from fleet.document import Kind as DocumentKind
-from fleet.document import Value, View
 from fleet.events import Recorded, SourceClaimed, SourceReleased, Stamp
 from fleet.limits import SECOND
 from fleet.metrics import BY_NAME
-from fleet.node import Actual, Connectivity, Endpoint, Firmware, Kind, Lifecycle, LinkQuality, Node, SupplyChain, drift
+from fleet.node import Actual, Connectivity, Endpoint, Firmware, Kind, Lifecycle, LinkQuality, Node, SupplyChain
 from fleet.people import Identity, Refused, Unavailable
 from fleet.present import Present, Told
 from fleet.projections import lifecycle as lifecycle_view
 from hub import gauges
+from hub.authority import Granting
+from hub.charts import STEP_S, Charts
 from hub.records import Records
+from hub.roll import Roll
 from hub.state import Certificate, FleetHere, NodeHere, SiteHere
-from store import journal, node_words, peers, proof
+from store import audit, journal, node_words, peers, proof
 from store.clock import WallClock
 from store.database import Reader, connect_reader
+from store.drifting import Drifting
 from store.faults import StoreFault
 from store.folder import Folder
+from store.history import HistoryIndex
+from store.policies import Policies
 from store.quarantine import Quarantine
-from store.shared import look, told
+from store.shared import Shared, look, told
 from store.supervisor import Supervisor
 from store.views import View as Folded
-from sync import export, receipt_file
+from sync import audit_file, export, receipt_file
 from sync.link import Link
-from web import ports, rows
+from web import deciding, policies, ports, rows
+from web.past import SiteTold, Then
 from web.stale import Stale
-from web.words import when
+from web.words import age, counted, when
 
 T = TypeVar("T")
 
-_ROWS_FRESH_S = 0.5
 _HEARD = frozenset({Mode.LIVE, Mode.REPLAYING, Mode.DELAYED, Mode.EDGE_CACHED})
 _NO_LINE = "this hub has no line for sites open, so nothing can be said to them"
 _NAME_A_NODE = "records belong to a node; name one"
 _NO_RECORDS = "None is here yet: {site} seals its records once an hour, and sends them when nothing more urgent waits."
 _SOURCES_MAX = 1_000
+_LINES_MAX = 200
+_CHART_POINTS_MAX = 400
+_BEHIND = "Events of the journal that a page as of a moment does not know yet."
 _NO_STICK = "files for sticks cannot be written or read here yet"
 EDITABLE = tuple(field for field in ports.EDITABLE if field != "address")
 
@@ -72,6 +81,8 @@ class Lines(Protocol):
     async def edit(self, actor: str, node_id: str, values: Mapping[str, Value]) -> None: ...
 
     async def take(self, actor: str, node_id: str, pointer: str, choice: int) -> None: ...
+
+    async def settle(self, actor: str, node_id: str, pointer: str, choice: int, decision: str, why: str) -> None: ...
 
 
 class Sticks(Protocol):
@@ -99,81 +110,107 @@ class Parts(msgspec.Struct, kw_only=True):
     steady_ns: Callable[[], int]
     version: str
     started_ns: int
+    charts: Charts | None = None
     lines: Lines | None = None
     sticks: Sticks | None = None
+    granting: Granting | None = None
+    shared: Shared | None = None
+    policies: Policies | None = None
+    turns: HistoryIndex | None = None
 
 
 class HubBox:
     hub = True
+    plans: ports.Plans  # given by whoever wires it
 
     def __init__(self, parts: Parts) -> None:
         self.name = parts.identity.site
         self.version = parts.version
         self._parts = parts
         self._records = Records(parts.folder)
-        self._rows: tuple[float, list[ports.NodeRow]] = (0.0, [])
-        self._held: dict[str, tuple[NodeHere, int | None, str, ports.NodeRow]] = {}
+        self._roll = Roll(parts.fleet, _row, _lost_ns, lambda site: site.mode in _HEARD)
+        self._roll.refresh()
+        self.drifting = Drifting(parts.folder.site_db, parts.identity.log.tenant, self._seen, policies.overview)
+        if parts.shared is not None:
+            self.drifting.look = parts.shared.look
+        self.policies = policies.Policies(
+            self.drifting,
+            parts.policies,
+            node_words.common_values,
+            parts.clock.now_ns,
+            lambda writer: parts.fleet.sites[writer].name if writer in parts.fleet.sites else "",
+            self._where,
+        )
+        self.past = Then(parts.turns, self, self._all_rows, self._told) if parts.turns is not None else None
 
     # -- the fleet ----------------------------------------------------------------------------------------------
 
     async def site(self, who: Identity, query: ports.NodeQuery) -> ports.SiteView:
         parts, now_ns = self._parts, self._parts.clock.now_ns()
-        every, sites = self._all_rows(), self._sites()
-        matching = rows.chosen(every, query)
-        nodes = Counter(row.site for row in every)
-        lines = [_line(site, nodes[site.name], now_ns) for site in _in_order(sites)]
+        roll, sites, nodes_of = self._rolled(), self._sites(), parts.fleet.nodes_of
+        found = roll.find(query)
+        lines = [_line(site, len(nodes_of.get(site.writer, ())), now_ns) for site in _in_order(sites)]
         return ports.SiteView(
             site=self.name,
             now_ns=now_ns,
-            reach=rows.tally(every),
-            attention=tuple(await self._attention(every, sites, now_ns)),
-            rows=rows.page(matching, query),
-            matching=len(matching),
-            places=rows.places(matching),
-            tags=rows.tags(every),
+            reach=roll.reach(),
+            attention=tuple(await self._attention(sites, now_ns)),
+            rows=await self._with_sparks(found.page),
+            matching=found.matching,
+            places=found.places,
+            tags=roll.tags(),
             messages_per_s=sum(site.events_per_s for site in sites),
             unclaimed=0,
             uptime_s=(parts.steady_ns() - parts.started_ns) / SECOND,
             sites=tuple(lines),
+            drift=await self.drifting.latest(),
         )
+
+    async def _with_sparks(self, page: tuple[ports.NodeRow, ...]) -> tuple[ports.NodeRow, ...]:
+        """As sites have them: the battery over the last hour. A list is shown without them too."""
+        if self._parts.charts is None:
+            return page
+        try:
+            sparks = await self._parts.charts.sparks([row.id for row in page], "battery_pct")
+        except StoreFault:
+            return page
+        return tuple(msgspec.structs.replace(row, spark=sparks[row.id]) for row in page)
+
+    def _seen(self) -> tuple[Mapping[str, NodeHere], frozenset[str]]:
+        return dict(self._parts.fleet.nodes), frozenset(site.writer for site in self._sites() if site.mode in _HEARD)
 
     def _sites(self) -> list[SiteHere]:
         return list(dict(self._parts.fleet.sites).values())
 
+    def _rolled(self) -> Roll:
+        self._roll.refresh()
+        return self._roll
+
     def _all_rows(self) -> list[ports.NodeRow]:
-        made, found = self._rows
-        now = time.monotonic()
-        if now - made > _ROWS_FRESH_S:
-            found = [self._row(here) for here in dict(self._parts.fleet.nodes).values()]
-            if len(self._held) > len(found):
-                gone = self._held.keys() - {row.id for row in found}
-                for node_id in gone:
-                    del self._held[node_id]
-            self._rows = (now, found)
-        return found
+        return self._rolled().every()
 
     def _row(self, here: NodeHere) -> ports.NodeRow:
-        """Made anew only when the node or the standing of its site has changed."""
         site = self._parts.fleet.sites.get(here.site)
-        lost_ns, name = _lost_ns(site, here), site.name if site else ""
-        held = self._held.get(here.present.node_id)
-        if held is not None and held[0] is here and held[1:3] == (lost_ns, name):
-            return held[3]
-        row = _row(here, name, lost_ns)
-        self._held[row.id] = (here, lost_ns, name, row)
-        return row
+        return _row(here, site.name if site else "", _lost_ns(site, here))
 
-    async def _attention(
-        self, every: Sequence[ports.NodeRow], sites: Sequence[SiteHere], now_ns: int
-    ) -> list[ports.Attention]:
-        lines = [line for row in every for line in rows.needs(row, now_ns)]
+    async def _attention(self, sites: Sequence[SiteHere], now_ns: int) -> list[ports.Attention]:
+        lines = self._roll.needs(now_ns)
         for site in sites:
             if site.quarantine:
                 words = f"is held in quarantine: {'; '.join(site.quarantine)}"
                 lines.append(rows.notice(ports.Severity.ACT, words, site.since_ns, site.name, f"/links/{site.writer}"))
+            if site.glass_ns:
+                where = f" from {site.glass_address}" if site.glass_address else ""
+                words = f"its break-glass account was used{where}; ask who it was, and have another one sealed there"
+                lines.append(rows.notice(ports.Severity.ACT, words, site.glass_ns, site.name, f"/links/{site.writer}"))
         fault = self._parts.fault()
         if fault is not None:
             lines.append(rows.notice(ports.Severity.ACT, str(fault), now_ns, "storage", "/journal"))
+        for line in self._parts.granting.contested() if self._parts.granting is not None else ():
+            what = "nodes" if line.subject in self._parts.fleet.nodes else "domains"
+            words = f"two believe that they decide there. {line.contests[0]}"
+            link = f"/{what}/{line.subject}/authority"
+            lines.append(rows.notice(ports.Severity.ACT, words, line.since_ns or now_ns, line.site, link))
         lines += rows.waiting(await self._parts.quarantine.count(), now_ns)
         return sorted(lines, key=rows.by_urgency)
 
@@ -182,17 +219,24 @@ class HubBox:
         if here is None:
             return None
         present, row = here.present, self._row(here)
-        view = await _in_thread(lambda: self._document(node_id))
-        node = node_words.applied(self._canonical(here), view)
+        judged, chain = await _in_thread(lambda: self._judgement(node_id))
+        view = judged.view
+        node = deciding.stated(node_words.applied(self._canonical(here), view), chain)
         order = {metric: place for place, metric in enumerate(BY_NAME)}
         values = sorted(present.values, key=lambda metric: (order.get(metric, len(order)), metric))
         notes = view.values.get("notes")
+        verdict, (domains, bundles) = await self.policies.verdict(node_id, here), await self.policies.names()
         return ports.NodeView(
             now_ns=self._parts.clock.now_ns(),
             row=row,
             node=node,
             values=tuple(_value(metric, present.values[metric]) for metric in values),
-            drift=drift(node.desired, node.actual),
+            metrics=tuple(sorted(present.values)) if self._parts.charts is not None else (),
+            drift=verdict.lines,
+            score=verdict.score,
+            requires_online=rows.online(view),
+            domains=domains,
+            policies=bundles,
             sources=(),
             moves=(),
             text=present.text,
@@ -200,11 +244,48 @@ class HubBox:
             notes=str(notes.value or "") if notes else "",
             conflicts=rows.conflicts(view, self._where),
             editable=EDITABLE if self._parts.lines is not None else (),
+            authority=self._parts.granting.line(chain) if self._parts.granting else None,
+            parked=deciding.parked(judged.parked, self._where),
         )
 
     def _document(self, node_id: str) -> View:
+        return self._judgement(node_id)[0].view
+
+    def _judgement(self, node_id: str) -> tuple[Judged, Chain]:
+        """A node's document with the words that take effect, and the authority that says which."""
+        place = Id(self._parts.identity.log.tenant, DocumentKind.NODE, node_id)
         with closing(connect_reader(self._parts.folder.site_db)) as db:
-            return look(db, self._parts.identity.log.tenant, DocumentKind.NODE, node_id)
+            if self._parts.shared is None:
+                return Judged(look(db, *place)), NOBODY
+            return self._parts.shared.judgement(db, place)
+
+    # -- authority ------------------------------------------------------------------------------------------------
+
+    async def authority(self, who: Identity, subject: str) -> ports.AuthorityView:
+        granting, held = self._parts.granting, self._parts.fleet.nodes.get(subject)
+        lines = [granting.line(chain) for chain in granting.chains(subject)] if granting is not None else []
+        domains, _ = await self.policies.names()
+        return ports.AuthorityView(
+            now_ns=self._parts.clock.now_ns(),
+            subject=subject,
+            name=held.present.name if held is not None else dict(domains).get(subject, subject),
+            lines=tuple(lines[:_LINES_MAX]),
+            actions=("grant",) if granting is not None else (),
+        )
+
+    async def grant(self, who: Identity, subject: str, terms: ports.AuthorityTerms, why: str) -> None:
+        if self._parts.granting is None:
+            raise Refused(_NO_LINE)
+        await self._parts.granting.grant(who.name, subject, deciding.terms_of(terms), why)
+
+    async def hand_back(self, who: Identity, subject: str, why: str) -> None:
+        raise Refused("a site hands back what it took, on its own page; here you take it back by a grant")
+
+    async def settle_parked(
+        self, who: Identity, node_id: str, field: str, choice: int, decision: str, why: str
+    ) -> None:
+        self._site_of(node_id)
+        await self._lines().settle(who.name, node_id, field, choice, decision, why)
 
     def _where(self, writer: str) -> str:
         site = self._parts.fleet.sites.get(writer)
@@ -243,11 +324,36 @@ class HubBox:
         )
 
     async def series(self, who: Identity, node_id: str, metric: str, from_ns: int, to_ns: int) -> ports.Series:
-        self._site_of(node_id)
-        known = BY_NAME.get(metric)
+        site, charts = self._site_of(node_id), self._parts.charts
+        known, from_s, to_s = BY_NAME.get(metric), from_ns // SECOND, to_ns // SECOND
+        words, points = await self._charted(site, self._parts.fleet.nodes[node_id].site), list[series.Point]()
+        try:
+            points = await charts.points(node_id, metric, from_s, to_s) if charts is not None else points
+        except StoreFault as fault:
+            words = f"Charts cannot be read now: {fault}"
+        step_s, thinned = series.thin(points, from_s, to_s, _CHART_POINTS_MAX, STEP_S)
         return ports.Series(
-            metric=metric, unit=known.unit if known else "", step_s=60, at_s=(), low=(), mean=(), high=()
+            metric=metric,
+            unit=known.unit if known else "",
+            step_s=step_s,
+            at_s=tuple(float(point.at_s) for point in thinned),
+            low=tuple(point.low for point in thinned),
+            mean=tuple(point.mean for point in thinned),
+            high=tuple(point.high for point in thinned),
+            words=words,
         )
+
+    async def _charted(self, site: str, writer: str) -> str:
+        """Where a chart is from, and what of it is still to come."""
+        rows = await self._parts.reader.fetch(peers.SERIES_STANDING, (writer,))
+        standing = {state: (files, upto_ns) for state, files, upto_ns in rows}
+        words = f"As told to the hub, {age(STEP_S)} apart"
+        if peers.HERE in standing:
+            words += f"; up to {when(standing[peers.HERE][1])} as {site} sealed it"
+        if peers.WANTED in standing:
+            words += f"; {counted(standing[peers.WANTED][0], 'file')} of charts still to come from {site}"
+        problem = self._parts.charts.problem if self._parts.charts is not None else ""
+        return f"{words}. What came since cannot be kept: {problem}" if problem else f"{words}."
 
     def _site_of(self, node_id: str) -> str:
         """The name of a node's site. Refused (404) when nobody told of the node."""
@@ -263,9 +369,15 @@ class HubBox:
         return journal.rows_to_events(await self._parts.reader.fetch(journal.AFTER, (after, limit)))
 
     async def timeline(
-        self, who: Identity, before: int, limit: int, subject: str | None = None, kind: str | None = None
+        self,
+        who: Identity,
+        before: int,
+        limit: int,
+        subject: str | None = None,
+        kind: str | None = None,
+        until_ns: int | None = None,
     ) -> Sequence[Recorded]:
-        sql, parameters = journal.newest(before or 1 << 62, limit, subject, kind)
+        sql, parameters = journal.newest(before or 1 << 62, limit, subject, kind, until_ns)
         return told(journal.rows_to_events(await self._parts.reader.fetch(sql, parameters)))
 
     async def records_after(self, who: Identity, after: int, limit: int, node_id: str | None) -> ports.RecordPage:
@@ -315,12 +427,25 @@ class HubBox:
                     last[one.body.source] = max(last.get(one.body.source, said), said)
         return frozenset(source for source, (_, claimed) in last.items() if claimed)
 
+    async def audit(self, who: Identity, query: Query) -> Page:
+        return await _in_thread(lambda: audit.page(self._parts.folder.site_db, query))
+
+    def audit_export(self, who: Identity, query: Query) -> AsyncIterator[bytes]:
+        parts = self._parts
+        now_ns = parts.clock.now_ns()
+        return audit_file.chunks(parts.folder.site_db, parts.identity, parts.journal.vouch, query, now_ns)
+
     async def verify(self, who: Identity) -> AsyncIterator[ports.VerifyStep]:
         async for step in proof.steps(self._parts.folder.site_db, self._parts.journal.position):
             yield ports.VerifyStep(**step._asdict())
 
     def export(self, who: Identity) -> AsyncIterator[bytes]:
         return export.chunks(self._parts.folder.site_db)
+
+    def _told(self) -> list[SiteTold]:
+        """How far each site has told what happened there."""
+        turns = self._parts.turns
+        return [SiteTold(site.writer, site.name, _told_ns(site, turns)) for site in self._sites()] if turns else []
 
     # -- links ------------------------------------------------------------------------------------------------
 
@@ -472,17 +597,24 @@ class HubBox:
         parts = self._parts
         refused = parts.lines.refused if parts.lines is not None else {}
         return [
-            *gauges.fleet(rows.tally(self._all_rows()), self._sites(), refused),
+            *gauges.fleet(self._rolled().reach(), self._sites(), refused),
             gauges.gauge("journal_head_seq", "Sequence number of the log's last event.", parts.journal.head.seq),
             gauges.gauge("journal_position", "Events of all logs in the journal.", parts.journal.position),
-            gauges.gauge("quarantine_items", "Items in quarantine that nobody settled.", await parts.quarantine.count()),
+            gauges.gauge("history_behind_events", _BEHIND, parts.turns.behind if parts.turns is not None else 0),
+            gauges.gauge(
+                "quarantine_items", "Items in quarantine that nobody settled.", await parts.quarantine.count()
+            ),
             gauges.gauge("storage_fault", "1 while the disk refuses writes.", float(parts.fault() is not None)),
-            gauges.gauge("clock_confidence", "0 not trusted, 1 free running, 2 synchronised.", parts.clock.confidence()),
+            gauges.gauge(
+                "clock_confidence", "0 not trusted, 1 free running, 2 synchronised.", parts.clock.confidence()
+            ),
             gauges.gauge("uptime_seconds", "Since the start.", (parts.steady_ns() - parts.started_ns) / SECOND),
         ]
 
     async def health(self) -> ports.Fitness:
         loops, fault = dict(self._parts.supervisor.condition), self._parts.fault()
+        if self._parts.turns is not None:
+            loops["history"] = self._parts.turns.condition
         problems = [str(fault)] if fault else []
         problems += [f"{name}: {state}" for name, state in loops.items() if not state.startswith(("running", "ended"))]
         return ports.Fitness(ready=not problems, problems=tuple(problems), loops=loops)
@@ -500,6 +632,14 @@ async def _in_thread(work: Callable[[], T]) -> T:
 
 def _value(metric: str, told: Told) -> ports.Value:
     return ports.Value(metric=metric, value=told.value, at_ns=told.at_ns, source=told.via)
+
+
+def _told_ns(site: SiteHere, turns: HistoryIndex) -> int | None:
+    """Up to when the site has told everything that happened there; None: up to now."""
+    if site.mode in _HEARD and not site.backlog:
+        return None
+    heard_ns = site.heard_ns if site.via != "stick" and not site.backlog else None
+    return max(turns.told_ns(site.writer) or 0, heard_ns or 0) or site.since_ns
 
 
 def _lost_ns(site: SiteHere | None, here: NodeHere) -> int | None:

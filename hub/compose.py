@@ -8,12 +8,18 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from fleet.authority import HUB as HUB_DECIDES
+from fleet.authority import Names
 from fleet.events import Recorded
+from fleet.projections import authority as authority_view
 from fleet.projections import lifecycle as lifecycle_view
 from hub import shelf
+from hub.authority import Granting
 from hub.box import HubBox, Parts
+from hub.charts import Charts
 from hub.config import Config
 from hub.landing import Landing
+from hub.plan import Plans
 from hub.state import FleetHere
 from store import ports
 from store.accounts import Accounts
@@ -21,7 +27,9 @@ from store.database import connect_reader
 from store.faults import StoreFault
 from store.folder import Folder
 from store.ground import HUB, Ground, readable
+from store.history import HistoryIndex
 from store.quarantine import Quarantine
+from store.rights import Rights
 from store.settings import address
 from store.supervisor import Supervisor
 from store.views import CHECKPOINT_S, Projection, View
@@ -35,6 +43,7 @@ VERSION = "0.1.0"
 _QUARANTINE_S = 1.0
 
 LIFECYCLE = Projection(lifecycle_view.NAME, lifecycle_view.VERSION, lifecycle_view.EMPTY, lifecycle_view.advance)
+AUTHORITY = Projection(authority_view.NAME, authority_view.VERSION, authority_view.EMPTY, authority_view.advance)
 
 
 class Hub:
@@ -77,14 +86,19 @@ class Hub:
         self.stale = Stale()
         self.supervisor = Supervisor()
         self.lifecycle: View[lifecycle_view.State] = View(LIFECYCLE, lifecycle_view.State)
+        self.authority: View[authority_view.State] = View(AUTHORITY, authority_view.State)
         ground.begin(VERSION)
         tenant, now_ns = ground.identity.log.tenant, ground.clock.now_ns
         with readable(self.folder.site_db.name), contextlib.closing(connect_reader(self.folder.site_db)) as db:
             self.lifecycle.load(db)
+            self.authority.load(db)
             shelf.load(db, tenant, self.fleet)
+        self.charts = Charts(self.folder, self.fleet, now_ns)
         ground.journal.listen(self._fold)
+        self.turns = HistoryIndex(self.folder.history_db, self.folder.site_db, lambda: ground.journal.position)
+        ground.journal.listen(self.turns.noticed)
         self.quarantine = Quarantine(ground.journal, ground.writer, ground.reader, tenant=tenant, now_ns=now_ns)
-        self.accounts = Accounts(ground.journal, ground.writer, ground.reader, tenant=tenant, now_ns=now_ns)
+        self.accounts = Accounts(ground.journal, ground.writer, ground.reader, tenant=tenant, now_ns=now_ns, hub=True)
         self.parts = Parts(
             folder=self.folder,
             clock=ground.clock,
@@ -100,17 +114,42 @@ class Hub:
             steady_ns=self.steady_ns,
             version=VERSION,
             started_ns=self.steady_ns(),
+            turns=self.turns,
+            charts=self.charts,
         )
-        self.landing = Landing(ground, self.config, self.fleet, self.quarantine.put, self.stale.mark)
+        self.landing = Landing(ground, self.config, self.fleet, self.quarantine.put, self.stale.mark, self.charts)
         self.parts.lines, self.parts.sticks = self.landing.wharf, self.landing.bundles
+        rights = Rights(lambda: self.authority.state, HUB_DECIDES, self._place_of, self._names, self._is_hub)
+        self.landing.shared.rights = rights
+        self.granting = Granting(ground.journal, ground.writer, rights, self.fleet, self.stale.mark)
+        self.parts.granting, self.parts.shared = self.granting, self.landing.shared
+        self.parts.policies = self.landing.policies
         self.routes += self.landing.routes
         self.addresses |= zip(("link", "websocket"), self.landing.lines.broker.urls(), strict=False)
         self.box = HubBox(self.parts)
+        self.box.plans = Plans(
+            self.folder.site_db,
+            tenant,
+            hub.name,
+            ground.journal,
+            ground.writer,
+            self.landing.shared,
+            self.fleet,
+            now_ns,
+            self.stale.mark,
+        )
+        ground.journal.listen(self.box.drifting.heard)
+        with contextlib.closing(connect_reader(self.folder.site_db)) as db:
+            self.box.drifting.load(db)
 
     async def _listen(self) -> None:
+        self.turns.start()
+        self.charts.start()
         self.supervisor.run("links", self.landing.run)
         self.supervisor.run("quarantine", self._quarantine_loop)
         self.supervisor.run("views", self._views_loop)
+        self.supervisor.run("authority", self.granting.run)
+        self.supervisor.run("drift", lambda: self.box.drifting.run(self.stale.mark))
         self.supervisor.run("clock", self.ground.watch_clock)
         if await self.accounts.needs_setup():
             self.setup_path = f"/setup/{await self.accounts.setup_secret()}"
@@ -127,8 +166,22 @@ class Hub:
         self._serving = Serving(app, [listener, ports.control_listener(self.folder.control)])
         await self._serving.start()
 
+    def _place_of(self, node_id: str) -> str:
+        held = self.fleet.nodes.get(node_id)
+        return held.site if held is not None else ""
+
+    def _names(self, place: str) -> Names:
+        site = self.fleet.sites.get(place)
+        return Names(self.ground.identity.site, site.name if site is not None else "the site")
+
+    def _is_hub(self, writer: str) -> bool:
+        return writer not in self.fleet.sites
+
     def _fold(self, batch: Sequence[Recorded]) -> None:
         self.lifecycle.fold(batch)
+        self.authority.fold(batch)
+        for subject in {one.subject for one in batch if one.kind.startswith("authority.")}:
+            self.stale.mark(f"authority:{subject}")
         self.stale.mark("journal")
 
     def _fault_turned(self, fault: StoreFault | None) -> None:
@@ -140,9 +193,10 @@ class Hub:
         """A start after a crash folds what came since the last checkpoint, so there is one now and then."""
         while True:
             await asyncio.sleep(CHECKPOINT_S)
-            if self.lifecycle.is_far():
-                with contextlib.suppress(StoreFault):
-                    await self.ground.writer.write(self.lifecycle.checkpoint)
+            for view in (self.lifecycle, self.authority):
+                if view.is_far():
+                    with contextlib.suppress(StoreFault):
+                        await self.ground.writer.write(view.checkpoint)
 
     async def _quarantine_loop(self) -> None:
         while True:
@@ -164,11 +218,18 @@ class Hub:
             await self._serving.stopped()
         if hasattr(self, "landing"):
             await self.landing.stop()
+        if hasattr(self, "charts"):
+            await asyncio.to_thread(self.charts.stop)
+            await self.charts.close()
+        if hasattr(self, "turns"):
+            await asyncio.to_thread(self.turns.stop)
         if hasattr(self, "ground"):
             if hasattr(self, "quarantine"):
                 with contextlib.suppress(StoreFault):
                     await self.quarantine.flush()
-                    await asyncio.to_thread(self.ground.end, "asked to", self.lifecycle.checkpoint)
+                    await asyncio.to_thread(
+                        self.ground.end, "asked to", self.lifecycle.checkpoint, self.authority.checkpoint
+                    )
             await self.ground.close()
         if hasattr(self, "landing"):
             self.landing.close()

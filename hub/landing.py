@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 from hub import link_console
 from hub.bundles import Bundles
+from hub.charts import Charts
 from hub.config import Config
 from hub.harbor import Harbor
 from hub.lines import Lines
@@ -18,6 +19,7 @@ from hub.wharf import Wharf
 from store import peers
 from store.database import connect_reader
 from store.ground import Ground
+from store.policies import Policies
 from store.shared import Shared
 from sync.hub import Me
 from web.policy import Entry
@@ -26,12 +28,23 @@ Aside = Callable[[str, str, str, bytes], None]
 
 
 class Landing:
-    def __init__(self, ground: Ground, config: Config, fleet: FleetHere, aside: Aside, stale: Callable[[str], None]):
+    def __init__(
+        self,
+        ground: Ground,
+        config: Config,
+        fleet: FleetHere,
+        aside: Aside,
+        stale: Callable[[str], None],
+        charts: Charts | None = None,
+    ) -> None:
         log = ground.identity.log
         self._ground, self._fleet, self._aside = ground, fleet, aside
-        self._name = ground.identity.site
+        self._name, self._charts = ground.identity.site, charts
         self.shared = Shared(ground.journal, ground.clock, owner=True)
         self.segments = Segments(ground.folder.segments)
+        self.policies = Policies(
+            ground.writer, self.shared, ground.clock, log.tenant, lambda db: peers.logs_towards(db, log.tenant)
+        )
         self.me = Me(log.tenant, log.writer, self._name, ground.public_key, ground.key.sign)
         harbor = Harbor(self.me, self._shelf(), fleet, secrets.token_bytes)
         self.wharf = Wharf(
@@ -58,6 +71,7 @@ class Landing:
             self.segments,
             ground.clock,
             self._aside,
+            self._charts,
         )
 
     @property

@@ -29,9 +29,9 @@ class Records:
         self._folder = folder
 
     def known(self, site: str) -> list[Segment]:
-        """Every segment that the site's log names, in the order of its records."""
+        """Every segment of records that the site's log names, in the order of its records."""
         with closing(connect_reader(self._folder.site_db)) as db:
-            return peers.segments(db, site)
+            return [one for one in peers.segments(db, site) if not one.is_series]
 
     def before(
         self, site: str, before: int, limit: int, sources: frozenset[str], needle: bytes = b"", seconds: float = 0.25

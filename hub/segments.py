@@ -7,6 +7,8 @@ one that the site's log named.
 Rules of the file
   1  The log says what there is (`segment.sealed`); a chunk of anything else is refused.
   2  A file is what its name says or it is not there: it is renamed after its hash was checked and it was synced.
+  3  Whatever a file holds, it comes, is verified and receipted in one way. Only raw ones hold records: of any other
+     content the ids and the number of records stand as 0 (`peers.Segment.is_series`).
 """
 
 from __future__ import annotations
@@ -61,14 +63,13 @@ class Segments:
         for fact in facts:
             match fact.body:
                 case SegmentSealed() as sealed:
+                    ids = (sealed.first_id, sealed.last_id, sealed.records) if sealed.content == "raw" else (0, 0, 0)
                     peers.want_segment(
                         db,
                         Segment(
                             writer,
                             sealed.sha256,
-                            sealed.first_id,
-                            sealed.last_id,
-                            sealed.records,
+                            *ids,
                             sealed.bytes_stored,
                             sealed.from_ns,
                             sealed.to_ns,

@@ -9,6 +9,7 @@ import hashlib
 import sqlite3
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from typing import Protocol
 
 from fleet import envelope, events
 from fleet.envelope import Block, Log, PrivateKey
@@ -17,18 +18,28 @@ from fleet.limits import SECOND
 from fleet.present import Present as NodePresent
 from hub.segments import Segments
 from hub.state import Certificate, FleetHere, NodeHere, SiteHere
-from store import journal, peers
+from store import journal, peers, roster
 from store.clock import WallClock
 from store.journal import Journal, Mark
 from store.keys import new_ulid
 from store.peers import Peer
 from store.shared import LISTED_MAX, Shared
-from sync import present, receipt, receive, stream
+from sync import messages, present, receipt, receive, stream
 from sync.hub import Known, Missing, Took
 from sync.messages import Chunk, Heads, Hello, LogHead, Present
 from sync.receipt import Drop
 
 Aside = Callable[[str, str, str, bytes], None]  # intake, source, reason, raw
+Turn = tuple[NodePresent | None, NodePresent]  # a node as it was told before, and now
+
+
+class Charts(Protocol):
+    """What charts are made from (`hub.charts`). Called after the commit; must not wait."""
+
+    def told(self, turns: Sequence[Turn]) -> None: ...
+
+    def came(self) -> None:
+        """A file of charts came together."""
 
 
 class HubShelf:
@@ -46,14 +57,17 @@ class HubShelf:
         segments: Segments,
         clock: WallClock,
         aside: Aside,
+        charts: Charts | None = None,
     ) -> None:
         self.db: sqlite3.Connection
         self.done: list[Callable[[], None]] = []
         self._fresh: dict[str, NodeHere | None] = {}
+        self._people: tuple[int, Sequence[roster.Bounded]] = (0, ())  # of that version, read once for all sites
         self._whole: dict[str, tuple[tuple[int, int], set[int], set[str]]] = {}  # (fence, number), parts, nodes
         self._tenant, self._name = tenant, name
         self._journal, self._key, self._public_key, self._shared = journal_, key, public_key, shared
         self._fleet, self._segments, self._clock, self._aside = fleet, segments, clock, aside
+        self._charts = charts
 
     def begin(self, db: sqlite3.Connection) -> None:
         """A new batch, on this connection."""
@@ -167,6 +181,39 @@ class HubShelf:
     def apart(self, writer: str, reason: str, raw: bytes, now_ns: int) -> None:
         self._aside("link", writer, reason, raw)
 
+    # -- people -----------------------------------------------------------------------------------------------
+
+    @property
+    def people_version(self) -> int:
+        return roster.made(self.db)[0]
+
+    def roster(self, writer: str) -> tuple[bytes, bytes] | None:
+        peer = peers.get(self.db, writer)
+        if peer is None:
+            return None
+        version, made_ns = roster.made(self.db)
+        if not version:
+            return None
+        if self._people[0] != version:
+            self._people = (version, roster.bounded(self.db, self._tenant))
+        people = roster.entries_for(self._people[1], peer.name)
+        hub = self._journal.log.writer
+        content = roster.encode(roster.Roster(self._tenant, hub, self._name, writer, version, made_ns, people))
+        return content, self._key.sign(messages.roster_content(content))
+
+    def roster_held(self, writer: str, version: int, problem: str) -> bool:
+        roster.held_by(self.db, writer, version, problem)
+        return bool(problem) or version >= self.people_version
+
+    def _broken_glass(self, writer: str, facts: Sequence[events.Recorded]) -> None:
+        """A site's sealed account was used: a person at the hub hears of it, until another one is sealed there."""
+        for fact in facts:
+            if isinstance(fact.body, events.GlassBroken | events.GlassSealed):
+                broken = isinstance(fact.body, events.GlassBroken)
+                at_ns, address = (fact.wall_ns, fact.body.address) if broken else (0, "")  # type: ignore[union-attr]
+                roster.glass_at(self.db, writer, at_ns, address)
+                self._later(writer, lambda site, at_ns=at_ns, address=address: _break(site, at_ns, address))  # type: ignore[misc]
+
     def _later(self, writer: str, change: Callable[[SiteHere], None]) -> None:
         def run() -> None:
             site = self._fleet.sites.get(writer)
@@ -183,10 +230,14 @@ class HubShelf:
         took = self._take(key, group, now_ns, facts)
         if facts:
             peer = peers.get(self.db, writer)
+            before = self._shared.common(self.db, self._tenant, facts)
             folded = self._shared.fold(self.db, self._tenant, facts, now_ns, peer.log if peer else None)
+            if before:
+                self._shared.pass_on(self.db, before, peers.logs_towards(self.db, self._tenant, but=writer))
             for raw, reason in folded.refused:
                 self._aside("document", writer, reason, raw)
             self._segments.noticed(self.db, writer, facts, now_ns)
+            self._broken_glass(writer, facts)
             count = len(facts)
             self._later(writer, lambda site: setattr(site, "events", site.events + count))
         return took
@@ -247,6 +298,7 @@ class HubShelf:
             return str(error)
         kept: list[tuple[NodePresent, str, int, int]] = []
         gone: list[str] = []
+        turns: list[Turn] = []
         for change in changes:
             held = self._node(change.node_id)
             mine = held is not None and held.site == writer
@@ -255,6 +307,7 @@ class HubShelf:
                 gone.append(change.node_id)
             else:
                 kept.append((new, writer, said.at_ns, now_ns))
+                turns.append((held.present if held is not None and mine else None, new))
         if said.whole:
             gone += self._unnamed(writer, said, {change.node_id for change in changes})
         peers.save_present(self.db, kept, gone, writer)
@@ -263,6 +316,8 @@ class HubShelf:
         self._fresh |= fresh
         self.done.append(partial(self._show, fresh))
         self._later(writer, lambda site: setattr(site, "present_ns", said.at_ns))
+        if self._charts is not None:
+            self.done.append(partial(self._charts.told, turns))
         return ""
 
     def _node(self, node_id: str) -> NodeHere | None:
@@ -280,14 +335,11 @@ class HubShelf:
         if len(parts) < said.parts:
             self._whole[writer] = (which, parts, every)
             return []
-        return [node_id for node_id, held in self._fleet.nodes.items() if held.site == writer and node_id not in every]
+        return list(self._fleet.nodes_of.get(writer, set()) - every)
 
     def _show(self, fresh: dict[str, NodeHere | None]) -> None:
         for node_id, here in fresh.items():
-            if here is None:
-                self._fleet.nodes.pop(node_id, None)
-            else:
-                self._fleet.nodes[node_id] = here
+            self._fleet.put(node_id, here)
 
     # -- receipts -----------------------------------------------------------------------------------------------
 
@@ -366,7 +418,7 @@ class HubShelf:
                 case IntakeRefused(intake=what, reason=reason, messages=count):
                     drops.append(Drop(epoch, seq, what, reason, count))
                 case TelemetryDamaged(reason=reason, first_id=first, last_id=last):
-                    drops.append(Drop(epoch, seq, "damaged", reason, max(last - first + 1, 0)))
+                    drops.append(Drop(epoch, seq, "damaged", reason, max(last - first + 1, 0) if first else 0))
                 case _:
                     pass
         return tuple(drops)
@@ -405,12 +457,14 @@ class HubShelf:
             self._journal.stage(
                 writer, events.SegmentReceived(writer, said.sha256, segment.records, segment.bytes_stored)
             )
+            if segment.is_series and self._charts is not None:
+                self.done.append(self._charts.came)
         return whole, problem
 
     # -- documents ----------------------------------------------------------------------------------------------
 
     def _scope(self, writer: str) -> frozenset[str]:
-        return frozenset(node_id for node_id, held in self._fleet.nodes.items() if held.site == writer)
+        return frozenset(self._fleet.nodes_of.get(writer, ()))
 
     def listed(self, writer: str) -> Sequence[tuple[str, str, bytes]]:
         return self._shared.listed(self.db, self._tenant, self._scope(writer))
@@ -430,7 +484,7 @@ class HubShelf:
 
     def fell(self) -> None:
         """The transaction is undone, and what was said in it."""
-        self.done, self._whole = [], {}
+        self.done, self._whole, self._people = [], {}, (0, ())
         self._shared.forget()
 
     # -- one bad word costs nobody else anything ------------------------------------------------------------------
@@ -460,6 +514,10 @@ def certificate_of(made: receipt.Receipt, *, countersigned: bool) -> Certificate
     )
 
 
+def _break(site: SiteHere, at_ns: int, address: str) -> None:
+    site.glass_ns, site.glass_address = at_ns, address
+
+
 def _add_fork(said: str, site: SiteHere) -> None:
     if said not in site.forks:
         site.forks = (*site.forks, said)
@@ -467,6 +525,7 @@ def _add_fork(said: str, site: SiteHere) -> None:
 
 def load(db: sqlite3.Connection, tenant: str, fleet: FleetHere) -> None:
     """The hub's memory from its database."""
+    broken = roster.glasses(db)
     for peer in peers.every(db, tenant):
         site = SiteHere(writer=peer.writer, name=peer.name, public_key=peer.public_key, since_ns=peer.seen_ns)
         site.quarantine = tuple(line for line in peer.quarantine.split("\n") if line)
@@ -477,6 +536,7 @@ def load(db: sqlite3.Connection, tenant: str, fleet: FleetHere) -> None:
         newest = peers.newest_receipt(db, peer.writer)
         if newest is not None:
             site.certificate = certificate_of(receipt.read(newest.content), countersigned=bool(newest.site_signature))
+        site.glass_ns, site.glass_address = broken.get(peer.writer, (0, ""))
         fleet.sites[peer.writer] = site
     for one, where, told, received in peers.presents(db):
-        fleet.nodes[one.node_id] = NodeHere(where, one, told, received)
+        fleet.put(one.node_id, NodeHere(where, one, told, received))

@@ -63,6 +63,8 @@ class SiteHere(msgspec.Struct, kw_only=True):
     certificate: Certificate | None = None
     via: str = ""  # wire or stick
     program: str = ""
+    glass_ns: int = 0  # when its sealed account was used, by its clock; 0 while one lies there, or none ever did
+    glass_address: str = ""
 
     @property
     def backlog(self) -> int:
@@ -73,3 +75,17 @@ class FleetHere:
     def __init__(self) -> None:
         self.sites: dict[str, SiteHere] = {}
         self.nodes: dict[str, NodeHere] = {}
+        self.nodes_of: dict[str, set[str]] = {}  # by the site's writer; `put` keeps both in step
+        self.changed: set[str] = set()  # nodes that were put since pages last looked (`hub.roll`)
+
+    def put(self, node_id: str, here: NodeHere | None) -> None:
+        """A node as it is told now; None: it is gone."""
+        former = self.nodes.get(node_id)
+        self.changed.add(node_id)
+        if former is not None and (here is None or former.site != here.site):
+            self.nodes_of.get(former.site, set()).discard(node_id)
+        if here is None:
+            self.nodes.pop(node_id, None)
+        else:
+            self.nodes[node_id] = here
+            self.nodes_of.setdefault(here.site, set()).add(node_id)

@@ -16,7 +16,7 @@ from store import peers
 from sync import messages
 from sync.hub import Me, Session
 from sync.link import Parcel
-from sync.messages import Ack, Custody, Heads, Hello, Lane, Level, LogHead, Present, ReceiptOffered
+from sync.messages import Ack, Custody, Heads, Hello, Lane, Level, LogHead, Present, ReceiptOffered, RosterOffered
 
 _PART_MESSAGES_MAX = 100_000
 
@@ -87,6 +87,9 @@ def take_back(
     newest = peers.newest_receipt(db, writer)
     if newest is not None:
         said.append(ReceiptOffered(0, newest.content, newest.hub_signature))
+    people = shelf.roster(writer)
+    if people is not None:
+        said.append(RosterOffered(0, *people))
     said += [Custody(0, one.sha256) for one in peers.segments(db, writer, peers.HERE)[-1_000:]]
     listed = shelf.listed(writer)
     said += [Heads(0, b"", tuple(listed[first : first + 4_000])) for first in range(0, len(listed), 4_000)]

@@ -27,7 +27,7 @@ from store.journal import Journal
 from store.keys import new_ulid
 from store.link_file import LinkFile
 from store.peers import Invitation
-from store.shared import Shared, look
+from store.shared import Shared
 from sync import messages
 from sync.carrier import Carrier
 from sync.link import Link, Parcel
@@ -124,6 +124,7 @@ class Wharf:
         if len(named) < len(parcels):
             self.harbor.refused["a link that may not speak for that site"] += len(parcels) - len(named)
         now_ns = self._now_ns()
+        self.harbor.turns.busy = self._carrier is not None and self._carrier.behind
         try:
             said = await self._site.write(lambda db: self.harbor.work(db, named, now_ns))
         except StoreFault as fault:
@@ -220,7 +221,7 @@ class Wharf:
 
         def job(db: sqlite3.Connection) -> None:
             peer = peers.get(db, self._site_of(node_id))
-            view = look(db, self._tenant, DocumentKind.NODE, node_id)
+            view = self._shared.judged(db, Id(self._tenant, DocumentKind.NODE, node_id)).view
             conflict = next((one for one in view.conflicts if one.pointer == pointer), None)
             if peer is None or peer.log is None or conflict is None:
                 raise Refused("there is nothing to choose there any more; somebody has")
@@ -231,6 +232,21 @@ class Wharf:
             made = self._shared.edit(db, Id(self._tenant, DocumentKind.NODE, node_id), value, actor, peer.log)
             if isinstance(made, document.Refused):
                 raise Refused(made.reason, 422)
+
+        await self._site.write(job)
+        self._stale(f"node:{node_id}")
+
+    async def settle(self, actor: str, node_id: str, pointer: str, choice: int, decision: str, why: str) -> None:
+        """A person's word on a value that is parked: take it, or drop it."""
+
+        def job(db: sqlite3.Connection) -> None:
+            peer = peers.get(db, self._site_of(node_id))
+            if peer is None or peer.log is None:
+                raise Refused("there is no such node", 404)
+            place = Id(self._tenant, DocumentKind.NODE, node_id)
+            made = self._shared.settle(db, place, pointer, choice, decision, actor, why, peer.log)
+            if isinstance(made, document.Refused):
+                raise Refused(made.reason)
 
         await self._site.write(job)
         self._stale(f"node:{node_id}")

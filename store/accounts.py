@@ -5,23 +5,40 @@ Rules of the file
   2  Every change, every sign-in and every refusal is an event, in the transaction that makes it so.
   3  A refusal never tells whether the name or the password was wrong, and takes as long either way.
   4  Too many failures lock the account and the address for a while; the lock is per process, the trail is in the log.
+  5  At a site an account of its hub is the hub's: it is changed there, and comes with the next roster (`store.roster`).
+  6  The sealed account opens one session, and then nothing more until somebody seals another.
 """
 
 from __future__ import annotations
 
 import asyncio
+import logging
 import re
+import secrets
 import sqlite3
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 from fleet import events
 from fleet.limits import DAY, MINUTE
-from fleet.people import AccountView, Identity, Refused, Role, TokenView
-from store import keys
+from fleet.people import (
+    BREAK_GLASS,
+    AccountView,
+    Glass,
+    Identity,
+    Refused,
+    Role,
+    RosterView,
+    TokenView,
+    check_gift,
+)
+from store import keys, roster
 from store.database import Reader, Writer
+from store.faults import StoreFault
 from store.journal import Journal
+
+log = logging.getLogger(__name__)
 
 _SESSION_NS = 7 * DAY
 _CLOCK_SLACK_NS = DAY
@@ -35,8 +52,23 @@ _LOCK_NS = 15 * MINUTE
 _HASHING_MAX = 2  # Argon2 takes 19 MiB each
 _FAILURES_HELD_MAX = 10_000
 _SESSIONS_HELD_MAX = 10_000
+_GLASS_NS = 8 * 60 * MINUTE  # how long the session of the sealed account may last
+_GLASS_GROUPS, _GLASS_CHARS = 6, 5  # of the secret in the envelope: 150 bits that gloved hands can type
+_GLASS_LETTERS = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"  # Crockford's: none looks like another
+_SEEN_HELD_MAX = 10_000
+_AGENT_CHARS_MAX = 200
 
 SETUP_KEY = "setup_hash"
+_GLASS_USED = "glass_used"
+
+
+class _Held(NamedTuple):
+    """An account that is about to be changed."""
+
+    role: Role
+    disabled: bool
+    origin: str
+    sites: str | None
 
 
 class _Failures(NamedTuple):
@@ -53,21 +85,25 @@ class Accounts:
         *,
         tenant: str,
         now_ns: Callable[[], int],
+        hub: bool = False,
         monotonic_ns: Callable[[], int] = time.monotonic_ns,
     ) -> None:
         self._journal, self._writer, self._reader, self._tenant = journal, writer, reader, tenant
-        self._now_ns, self._monotonic_ns = now_ns, monotonic_ns
+        self._now_ns, self._monotonic_ns, self._hub = now_ns, monotonic_ns, hub
         self._failures: dict[str, _Failures] = {}
         self._sessions: dict[bytes, tuple[Identity, int]] = {}
         self._tokens: dict[bytes, Identity] | None = None
         self._ended = 0  # counts what ended or changed: a look-up that began before must not be remembered
         self._entries: dict[bytes, tuple[str, int]] = {}  # sign-in links: account, until when (monotonic)
         self._hashing = asyncio.Semaphore(_HASHING_MAX)
+        self._glass: Glass | None = None
+        self._seen: dict[tuple[str, str, str, str], int] = {}  # person, way, route, address: minute
 
     # -- first start ------------------------------------------------------------------------------------------
 
     async def needs_setup(self) -> bool:
-        return not await self._reader.fetch("SELECT 1 FROM account LIMIT 1")
+        await self.look_at_glass()
+        return not await self._reader.fetch("SELECT 1 FROM account WHERE name<>? LIMIT 1", (BREAK_GLASS,))
 
     async def setup_secret(self) -> str:
         """A new one-time secret for the first admin; an earlier one is worth nothing from now on."""
@@ -83,12 +119,14 @@ class Accounts:
 
         def job(db: sqlite3.Connection) -> None:
             row = db.execute("SELECT value FROM meta WHERE key=?", (SETUP_KEY,)).fetchone()
-            if row is None or not keys.same(row[0], offered) or db.execute("SELECT 1 FROM account").fetchone():
+            if row is None or not keys.same(row[0], offered) or db.execute(_ANYBODY, (BREAK_GLASS,)).fetchone():
                 raise Refused(
                     "this set-up link was used or is not the latest; sign in, or start the appliance anew", 403
                 )
             db.execute("DELETE FROM meta WHERE key=?", (SETUP_KEY,))
-            self._insert(db, name, hashed, Role.ADMIN, f"set-up link from {address}")
+            # Whoever sets up a hub decides about all that it keeps; a site has one tenant.
+            role = Role.OPERATOR_ADMIN if self._hub else Role.ADMIN
+            self._insert(db, name, hashed, role, f"set-up link from {address}", ())
 
         await self._writer.write(job)
         return await self._open_session(name, address)
@@ -97,6 +135,8 @@ class Accounts:
 
     async def sign_in(self, name: str, password: str, address: str) -> str:
         self._check_lock(name, address)
+        if name == BREAK_GLASS:
+            password = _typed(password)
         rows = await self._reader.fetch(
             "SELECT password_hash FROM account WHERE name=? AND tenant=? AND NOT disabled", (name, self._tenant)
         )
@@ -109,15 +149,22 @@ class Accounts:
         if not matches:
             await self._refuse_sign_in(name, address)
         self._failures.pop(f"account {name}", None)
-        return await self._open_session(name, address)
+        return await self._open_session(name, address, stored)
 
     async def create_entry(self, who: Identity, name: str) -> str:
         """The secret of a sign-in link for an account, good for an hour: the console's way back in for one who forgot
         the password. Kept in memory only."""
-        if not await self._reader.fetch(
-            "SELECT 1 FROM account WHERE name=? AND tenant=? AND NOT disabled", (name, self._tenant)
-        ):
+        rows = await self._reader.fetch(
+            "SELECT role, origin FROM account WHERE name=? AND tenant=? AND NOT disabled", (name, self._tenant)
+        )
+        if not rows:
             raise Refused(f"there is no account {name}", 404)
+        if name != who.name:
+            check_gift(who.role, Role[rows[0][0]], hub=self._hub)
+        if rows[0][1] and who.via != "console":
+            raise Refused(f"{name} comes from hub {rows[0][1]}; whoever forgot the password asks there")
+        if name == BREAK_GLASS:
+            raise Refused("the sealed account opens with what is in its envelope alone")
         secret = keys.new_secret("enter")
         self._entries[keys.secret_hash(secret)] = (name, self._monotonic_ns() + _ENTRY_NS)
         await self._record(name, events.AccountChanged(name, "sign-in link", "made", who.name))
@@ -160,19 +207,28 @@ class Accounts:
             return 0
         return left if held.times >= most else 0
 
-    async def _open_session(self, name: str, address: str) -> str:
+    async def _open_session(self, name: str, address: str, stored: str | None = None) -> str:
+        """`stored` is the hash that the password was held against: the sealed account opens once."""
         secret = keys.new_secret("session")
         now_ns = self._now_ns()
+        until_ns = now_ns + (_GLASS_NS if name == BREAK_GLASS else _SESSION_NS)
 
         def job(db: sqlite3.Connection) -> None:
             db.execute("DELETE FROM session WHERE expires_ns < ?", (now_ns,))
+            held = db.execute("SELECT password_hash FROM account WHERE name=? AND NOT disabled", (name,)).fetchone()
+            if held is None or stored not in (None, held[0]):
+                # It was closed, or its password changed, while the one that was typed was held against it.
+                raise Refused("this account was changed just now; sign in again", 401)
+            if name == BREAK_GLASS:
+                self._break(db, address, stored, now_ns, until_ns)
             db.execute(
-                "INSERT INTO session VALUES (?,?,?,?,?)",
-                (keys.secret_hash(secret), name, now_ns, now_ns + _SESSION_NS, address),
+                "INSERT INTO session VALUES (?,?,?,?,?)", (keys.secret_hash(secret), name, now_ns, until_ns, address)
             )
             self._journal.stage(name, events.AccountSignedIn(name, address))
 
         await self._writer.write(job)
+        if name == BREAK_GLASS:
+            await self.look_at_glass()
         return secret
 
     async def sign_out(self, session_secret: str, address: str) -> None:
@@ -186,6 +242,7 @@ class Accounts:
         await self._writer.write(job)
         self._ended += 1
         self._sessions.pop(digest, None)
+        await self.look_at_glass()
 
     async def session(self, session_secret: str, address: str) -> Identity | None:
         digest = keys.secret_hash(session_secret)
@@ -214,65 +271,217 @@ class Accounts:
 
     async def accounts(self) -> Sequence[AccountView]:
         rows = await self._reader.fetch(
-            "SELECT name, role, created_ns, disabled FROM account WHERE tenant=? ORDER BY name", (self._tenant,)
+            "SELECT name, role, created_ns, disabled, tenant, origin, sites, changed_by FROM account"
+            " WHERE tenant=? AND name<>? ORDER BY name",
+            (self._tenant, BREAK_GLASS),
         )
-        return [AccountView(name=row[0], role=Role[row[1]], created_ns=row[2], disabled=bool(row[3])) for row in rows]
+        return [
+            AccountView(
+                name=name,
+                role=Role[role],
+                created_ns=created_ns,
+                disabled=bool(disabled),
+                tenant=tenant,
+                origin=origin or "",
+                sites=roster.bound_of(sites).sites,
+                changed_by=by or "",
+            )
+            for name, role, created_ns, disabled, tenant, origin, sites, by in rows
+        ]
 
-    async def create_account(self, who: Identity, name: str, password: str, role: Role) -> None:
+    async def create_account(
+        self, who: Identity, name: str, password: str, role: Role, sites: Sequence[str] = ()
+    ) -> None:
+        """At a hub `sites` are the names of those where it holds as well, `ALL` for every one."""
         _check_name(name)
         _check_password(password)
+        check_gift(who.role, role, hub=self._hub)
+        self._check_sites(sites)
         hashed = await self._hash(password)
-        await self._writer.write(lambda db: self._insert(db, name, hashed, role, who.name))
+        await self._writer.write(lambda db: self._insert(db, name, hashed, role, who.name, sites))
 
-    def _insert(self, db: sqlite3.Connection, name: str, hashed: str, role: Role, actor: str) -> None:
-        if db.execute("SELECT 1 FROM account WHERE name=?", (name,)).fetchone():
-            raise Refused(f"there is already an account {name}; choose another name")
+    def _insert(
+        self, db: sqlite3.Connection, name: str, hashed: str, role: Role, actor: str, sites: Sequence[str]
+    ) -> None:
+        held = db.execute("SELECT origin FROM account WHERE name=?", (name,)).fetchone()
+        if held is not None:
+            whose = f", from hub {held[0]}" if held[0] else ""
+            raise Refused(f"there is already an account {name}{whose}; choose another name")
+        column = roster.bind(None, sites)
         db.execute(
-            "INSERT INTO account VALUES (?,?,?,?,?,?)", (name, self._tenant, role.name, hashed, self._now_ns(), False)
+            "INSERT INTO account (name, tenant, role, password_hash, created_ns, disabled, sites, changed_by)"
+            " VALUES (?,?,?,?,?,?,?,?)",
+            (name, self._tenant, role.name, hashed, self._now_ns(), False, column, actor),
         )
-        self._journal.stage(name, events.AccountCreated(name, role.name, actor))
+        if column is not None:
+            roster.changed(db, self._now_ns())
+        for_sites = roster.bound_of(column).sites
+        self._journal.stage(name, events.AccountCreated(name, role.name, actor, for_sites, self._tenant))
+
+    def _check_sites(self, sites: Sequence[str]) -> None:
+        if sites and not self._hub:
+            raise Refused("an account of a site is for that site; accounts for several are made at their hub")
+
+    async def change_account(
+        self, who: Identity, name: str, role: Role | None = None, sites: Sequence[str] | None = None
+    ) -> None:
+        """Give another role, or at a hub other sites; what is None stays."""
+        if role is not None:
+            check_gift(who.role, role, hub=self._hub)
+        self._check_sites(sites or ())
+
+        def job(db: sqlite3.Connection) -> None:
+            held = self._held(db, who, name)
+            if role is not None and role is not held.role:
+                if role < Role.ADMIN:
+                    self._check_last(db, held, name)
+                db.execute("UPDATE account SET role=?, changed_by=? WHERE name=?", (role.name, who.name, name))
+                self._journal.stage(name, events.AccountChanged(name, "role", role.word, who.name))
+            column = held.sites if sites is None else roster.bind(held.sites, sites)
+            if column != held.sites:
+                db.execute("UPDATE account SET sites=?, changed_by=? WHERE name=?", (column, who.name, name))
+                for_sites = ", ".join(roster.bound_of(column).sites) or "the hub alone"
+                self._journal.stage(name, events.AccountChanged(name, "sites", for_sites[:500], who.name))
+            if column is not None:
+                roster.changed(db, self._now_ns())
+
+        await self._writer.write(job)
+        self.forget((name,))
 
     async def disable_account(self, who: Identity, name: str) -> None:
         def job(db: sqlite3.Connection) -> None:
-            row = db.execute(
-                "SELECT role, disabled FROM account WHERE name=? AND tenant=?", (name, self._tenant)
-            ).fetchone()
-            if row is None:
-                raise Refused(f"there is no account {name}", 404)
-            (others,) = db.execute(
-                "SELECT count(*) FROM account WHERE role='ADMIN' AND NOT disabled AND name<>?", (name,)
-            ).fetchone()
-            if row[0] == Role.ADMIN.name and not others:
-                raise Refused(f"{name} is the last admin; make another one first")
-            db.execute("UPDATE account SET disabled=1 WHERE name=?", (name,))
+            held = self._held(db, who, name)
+            self._check_last(db, held, name)
+            db.execute("UPDATE account SET disabled=1, changed_by=? WHERE name=?", (who.name, name))
             db.execute("DELETE FROM session WHERE account=?", (name,))
+            if held.sites is not None:
+                roster.changed(db, self._now_ns())
             self._journal.stage(name, events.AccountChanged(name, "disabled", "yes", who.name))
 
         await self._writer.write(job)
-        self._forget(name)
+        self.forget((name,))
+        await self.look_at_glass()
 
     async def change_password(self, who: Identity, name: str, password: str) -> None:
         _check_password(password)
         if who.name != name and who.role < Role.ADMIN:
             raise Refused("only an admin changes another's password", 403)
+        if name == BREAK_GLASS:
+            raise Refused("the sealed account opens once; seal another with: skerry account break-glass")
         hashed = await self._hash(password)
 
         def job(db: sqlite3.Connection) -> None:
-            changed = db.execute(
-                "UPDATE account SET password_hash=? WHERE name=? AND tenant=?", (hashed, name, self._tenant)
-            ).rowcount
-            if not changed:
-                raise Refused(f"there is no account {name}", 404)
+            held = self._held(db, who, name)
+            db.execute("UPDATE account SET password_hash=?, changed_by=? WHERE name=?", (hashed, who.name, name))
             db.execute("DELETE FROM session WHERE account=?", (name,))
+            if held.sites is not None:
+                roster.changed(db, self._now_ns())
             self._journal.stage(name, events.AccountChanged(name, "password", "", who.name))
 
         await self._writer.write(job)
-        self._forget(name)
+        self.forget((name,))
 
-    def _forget(self, name: str) -> None:
+    def _held(self, db: sqlite3.Connection, who: Identity, name: str) -> _Held:
+        """An account that `who` may change here. Refused (403, 404, 409) otherwise."""
+        row = db.execute(
+            "SELECT role, disabled, origin, sites FROM account WHERE name=? AND tenant=?", (name, self._tenant)
+        ).fetchone()
+        if row is None:
+            raise Refused(f"there is no account {name}", 404)
+        held = _Held(Role[row[0]], bool(row[1]), row[2] or "", row[3])
+        if held.origin:
+            raise Refused(f"{name} comes from hub {held.origin}; change it on {held.origin}’s own page")
+        if name != who.name:
+            check_gift(who.role, held.role, hub=self._hub)
+        return held
+
+    def _check_last(self, db: sqlite3.Connection, held: _Held, name: str) -> None:
+        (others,) = db.execute(
+            "SELECT count(*) FROM account WHERE role IN ('ADMIN', 'OPERATOR_ADMIN') AND NOT disabled AND origin IS NULL"
+            " AND name NOT IN (?,?)",
+            (name, BREAK_GLASS),
+        ).fetchone()
+        if held.role >= Role.ADMIN and name != BREAK_GLASS and not others:
+            raise Refused(f"{name} is the last admin; make another one first")
+
+    async def roster(self) -> RosterView | None:
+        """The hub's accounts as they have come; None while there are none with a way to a site."""
+        held = dict(await self._reader.fetch(roster.HELD))
+        return roster.hub_view(held) if self._hub else roster.site_view(held)
+
+    # -- the sealed account -----------------------------------------------------------------------------------
+
+    @property
+    def glass(self) -> Glass:
+        return self._glass or Glass()
+
+    async def look_at_glass(self) -> None:
+        ((sealed_ns, used, until_ns),) = await self._reader.fetch(
+            _GLASS, {"name": BREAK_GLASS, "used": _GLASS_USED, "now": self._now_ns()}
+        )
+        at_ns, _, address = (used or "").partition(" ")
+        self._glass = Glass(
+            sealed_ns=sealed_ns, used_ns=int(at_ns) if at_ns else None, address=address, until_ns=until_ns
+        )
+
+    async def seal_glass(self, who: Identity) -> str:
+        """The secret of a new sealed account, shown this once; the one before it is worth nothing."""
+        if self._hub:
+            raise Refused("a break-glass account is sealed at a site: it is for who is alone there")
+        groups = ("".join(secrets.choice(_GLASS_LETTERS) for _ in range(_GLASS_CHARS)) for _ in range(_GLASS_GROUPS))
+        secret = "-".join(groups)
+        hashed = await self._hash(_typed(secret))
+
+        def job(db: sqlite3.Connection) -> None:
+            db.execute("DELETE FROM session WHERE account=?", (BREAK_GLASS,))
+            db.execute("DELETE FROM account WHERE name=?", (BREAK_GLASS,))
+            db.execute("DELETE FROM meta WHERE key=?", (_GLASS_USED,))
+            db.execute(
+                "INSERT INTO account (name, tenant, role, password_hash, created_ns, disabled, changed_by)"
+                " VALUES (?,?,?,?,?,?,?)",
+                (BREAK_GLASS, self._tenant, Role.ADMIN.name, hashed, self._now_ns(), False, who.name),
+            )
+            self._journal.stage(BREAK_GLASS, events.GlassSealed(who.name))
+
+        await self._writer.write(job)
+        self.forget((BREAK_GLASS,))
+        await self.look_at_glass()
+        return secret
+
+    def _break(self, db: sqlite3.Connection, address: str, stored: str | None, now_ns: int, until_ns: int) -> None:
+        used = db.execute(
+            "UPDATE account SET password_hash='' WHERE name=? AND password_hash=? AND password_hash<>''",
+            (BREAK_GLASS, stored or ""),
+        ).rowcount
+        if not used:
+            raise Refused("the sealed account was used already; another one is made with: skerry account break-glass")
+        db.execute(_SET_META, (_GLASS_USED, f"{now_ns} {address}"))
+        self._journal.stage(BREAK_GLASS, events.GlassBroken(address, until_ns))
+
+    # -- who looked -------------------------------------------------------------------------------------------
+
+    async def seen(self, who: Identity, route: str, agent: str) -> None:
+        """Tell in the log that somebody who may look across tenants looked: once for each person, route and minute. A disk
+        that refuses to be written on does not keep anybody from looking; it is told as soon as it can be."""
+        key, minute = (who.name, who.via, route, who.address), self._now_ns() // MINUTE
+        if self._seen.get(key) == minute:
+            return
+        if len(self._seen) >= _SEEN_HELD_MAX:
+            self._seen.clear()
+        self._seen[key] = minute
+        plain = "".join(char if char.isprintable() else "?" for char in agent[:_AGENT_CHARS_MAX])
+        try:
+            await self._record(who.name, events.AccessSeen(who.name, who.role.name, who.via, route, who.address, plain))
+        except StoreFault as fault:
+            self._seen.pop(key, None)
+            log.warning("that %s looked at %s could not be told in the log: %s", who.name, route, fault)
+
+    def forget(self, names: Iterable[str]) -> None:
+        """What is known of these people's sessions is looked up again."""
         self._ended += 1
+        gone = frozenset(names)
         for digest, (identity, _) in tuple(self._sessions.items()):
-            if identity.name == name:
+            if identity.name in gone:
                 del self._sessions[digest]
 
     # -- tokens -----------------------------------------------------------------------------------------------
@@ -299,8 +508,7 @@ class Accounts:
 
     async def create_token(self, who: Identity, name: str, role: Role) -> str:
         _check_name(name)
-        if role > who.role:
-            raise Refused(f"a {who.role.name.lower()} cannot make a token that may do more than that", 403)
+        check_gift(who.role, role, hub=self._hub)
         secret = keys.new_secret("skerry")
 
         def job(db: sqlite3.Connection) -> None:
@@ -346,12 +554,33 @@ class Accounts:
 _SET_META = "INSERT INTO meta VALUES (?,?) ON CONFLICT DO UPDATE SET value=excluded.value"
 
 
+_ANYBODY = "SELECT 1 FROM account WHERE name<>? LIMIT 1"
+
+
 def _bounds(name: str, address: str) -> tuple[tuple[str, int], ...]:
-    """What counts failures, and how many lock it."""
-    return ((f"account {name}", _ACCOUNT_FAILURES_MAX), (f"address {address}", _ADDRESS_FAILURES_MAX))
+    """What counts failures, and how many lock it. The sealed account's secret is beyond guessing, and nobody may lock it."""
+    by_address = (f"address {address}", _ADDRESS_FAILURES_MAX)
+    return (by_address,) if name == BREAK_GLASS else ((f"account {name}", _ACCOUNT_FAILURES_MAX), by_address)
+
+
+def _typed(secret: str) -> str:
+    """The secret in an envelope as it is held against the hash, however its groups were typed."""
+    return "".join(char for char in secret.upper() if char.isalnum()).translate(_LOOK_ALIKE)
+
+
+_LOOK_ALIKE = str.maketrans("OIL", "011")
+
+
+_GLASS = (
+    "SELECT (SELECT created_ns FROM account WHERE name=:name AND password_hash<>'' AND NOT disabled),"
+    " (SELECT value FROM meta WHERE key=:used),"
+    " (SELECT max(expires_ns) FROM session WHERE account=:name AND expires_ns>:now)"
+)
 
 
 def _check_name(name: str) -> None:
+    if name == BREAK_GLASS:
+        raise Refused(f"{BREAK_GLASS} is the name of the sealed account; choose another one", 422)
     if not _NAME.fullmatch(name):
         raise Refused("a name has 1 to 64 letters, digits and . _ - @", 422)
 

@@ -424,8 +424,7 @@ def _let_go(db: sqlite3.Connection, manifest: Manifest, now_ns: int) -> Iterator
     for one in telemetry.live(db):
         reason = reasons.get(one.sha256.hex())
         if reason is not None and telemetry.drop(db, one.first_id, now_ns):
-            ids, times = (one.first_id, one.last_id, one.records), (one.from_ns, one.to_ns)
-            yield events.TelemetryDropped("raw", reason, *ids, one.bytes_stored, *times, one.sha256)
+            yield one.dropped(reason)
 
 
 # -- small things -----------------------------------------------------------------------------------------------

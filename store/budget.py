@@ -2,10 +2,10 @@
 
 Rules of the file
   1  `plan`, `rotates` and `forecast` are pure; the rest measures, or holds the reserve.
-  2  The shed order: raw segments past their retention (where there is a hub, once it has taken them over); then, when
-     the budget or the disk is full, raw segments (those a hub has taken over first, each oldest first; what they said
-     stays in the series), the oldest series, the oldest damaged copies. The log is never let go. What is still open is
-     sealed first, and can go then.
+  2  The shed order: segments past their retention (where there is a hub, once it has taken them over); then, when the
+     budget or the disk is full, segments (those a hub has taken over first; of each sort files of charts first, which
+     stand in the series too, then raw ones, oldest first; what those said stays in the series), the oldest series, the
+     oldest damaged copies. The log is never let go. What is still open is sealed first, and can go then.
   3  A reserve lies on the disk as long as there is room: it is let go when the log cannot be written, and made again
      when twice its size is free. The difference keeps it from coming and going.
 """
@@ -114,7 +114,8 @@ def plan(
     what is in its custody. `clock_trusted`: something disciplines the clock
     (`_expired` says what that means). An empty series.db has a size too, so the caller says whether there is anything
     in it."""
-    aged = _expired(segments, now_ns, bounds.retention_ns, clock_trusted)
+    sorts = [[one for one in segments if one.is_series is sort] for sort in (False, True)]
+    aged = [one for sort in sorts for one in _expired(sort, now_ns, bounds.retention_ns, clock_trusted)]
     expired = [segment for segment in aged if segment.in_custody or not has_hub]
     sheds = [Shed(DataClass.RAW, PAST_RETENTION, segment.bytes_stored, segment) for segment in expired]
     over, short = usage.used - bounds.budget_bytes, _free_wanted(usage, bounds) - usage.disk_free

@@ -24,7 +24,7 @@ from store.database import Writer
 from store.document import Made
 from store.document import Refused as RefusedChange
 from store.journal import Journal
-from store.shared import Shared, look
+from store.shared import Shared
 
 _TAG = re.compile(r"[\w.:/-]{1,64}")
 _NAME_CHARS_MAX = 128
@@ -134,13 +134,29 @@ class Commands:
 
         return await self._writer.write(job)
 
+    async def settle(self, actor: str, node_id: str, pointer: str, choice: int, decision: str, why: str) -> Node:
+        """A person's word on a value that is parked: take it, or drop it (`Shared.settle`)."""
+
+        def job(db: sqlite3.Connection) -> Node:
+            node = _load(db, self._tenant, node_id)
+            place = Id(self._tenant, DocumentKind.NODE, node_id)
+            made = self._shared.settle(db, place, pointer, choice, decision, actor, why)
+            if isinstance(made, RefusedChange):
+                raise Refused(made.reason)
+            changed = node_words.applied(node, self._look(db, node_id)[1])
+            self._store(db, changed)
+            return changed
+
+        return await self._writer.write(job)
+
     def _look(self, db: sqlite3.Connection, node_id: str) -> tuple[Node, View]:
         """The node and its document; one without a document gets the document that it would have begun with."""
         node = _load(db, self._tenant, node_id)
-        view = look(db, self._tenant, DocumentKind.NODE, node_id)
+        place = Id(self._tenant, DocumentKind.NODE, node_id)
+        view = self._shared.judged(db, place).view
         if not view.values:
             self._edit(db, node, node_words.of_node(node), self._journal.log.writer)
-            view = look(db, self._tenant, DocumentKind.NODE, node_id)
+            view = self._shared.judged(db, place).view
         return node, view
 
     def _edit(self, db: sqlite3.Connection, node: Node, values: Mapping[str, Value], actor: str) -> Made | None:
@@ -183,7 +199,7 @@ def store_node(db: sqlite3.Connection, node: Node) -> None:
     db.execute("UPDATE node SET name=?, document=? WHERE id=?", (node.name, _encode(node), node.id))
 
 
-def follow(db: sqlite3.Connection, tenant: str, node_ids: Iterable[str]) -> list[Node]:
+def follow(db: sqlite3.Connection, tenant: str, node_ids: Iterable[str], shared: Shared) -> list[Node]:
     """Bring the rows of nodes in step with their documents, after somebody else's changes were merged."""
     changed: list[Node] = []
     for node_id in node_ids:
@@ -191,7 +207,7 @@ def follow(db: sqlite3.Connection, tenant: str, node_ids: Iterable[str]) -> list
         if row is None:
             continue
         former = _decode(row[0])
-        node = node_words.applied(former, look(db, tenant, DocumentKind.NODE, node_id))
+        node = node_words.applied(former, shared.judged(db, Id(tenant, DocumentKind.NODE, node_id)).view)
         if node != former:
             store_node(db, node)
             changed.append(node)

@@ -51,8 +51,10 @@ CREATE TABLE document (
     heads BLOB NOT NULL,
     changes INTEGER NOT NULL,
     saved BLOB NOT NULL,
+    disputed BOOLEAN,
     PRIMARY KEY (tenant, kind, id, generation)
 );
+CREATE INDEX document_disputed ON document (tenant, disputed);
 CREATE TABLE document_waiting (
     tenant VARCHAR NOT NULL,
     kind VARCHAR NOT NULL,
@@ -349,6 +351,7 @@ class Merged(msgspec.Struct, frozen=True, array_like=True):
     known: tuple[bytes, ...] = ()
     waiting: tuple[bytes, ...] = ()
     refused: tuple[tuple[bytes, str], ...] = ()
+    disputed: bool = False  # words stand against each other in a field
 
 
 def _load(saved: bytes, actor: bytes | None = None) -> core.Document:
@@ -434,7 +437,8 @@ def _merged(
     applied: Iterable[bytes] = (),
 ) -> Merged:
     heads = _joined(document.get_heads())
-    return Merged(saved, heads, count, tuple(applied), tuple(had), tuple(waiting), tuple(refused))
+    said = tuple(applied), tuple(had), tuple(waiting), tuple(refused)
+    return Merged(saved, heads, count, *said, _disputed(document))
 
 
 def _wrong_place(
@@ -485,6 +489,16 @@ def _values(document: core.Document, heads: list[bytes] | None = None) -> dict[s
         if not pointer.startswith("@"):
             values[pointer][slot] = words.decode(text)
     return values
+
+
+def _disputed(document: core.Document) -> bool:
+    """Whether words stand against each other in a field. Only a field with several is decoded."""
+    texts: dict[str, list[str]] = defaultdict(list)
+    for _, pointer, text in _slots(document):
+        if not pointer.startswith("@"):
+            texts[pointer].append(text)
+    several = [map(words.decode, held) for held in texts.values() if len(held) > 1]
+    return any(len(words.apart(held)) > 1 for held in several)
 
 
 def read(kind: str, saved: bytes) -> View:
@@ -580,17 +594,32 @@ def look(db: sqlite3.Connection, document: Id) -> View:
     return read(document.kind, current(db, document).saved)
 
 
+def values(db: sqlite3.Connection, document: Id) -> dict[str, list[Stamped]]:
+    """Every word that stands in the document as people see it, by pointer."""
+    held = _values(_load(current(db, document).saved))
+    return {pointer: list(words_there.values()) for pointer, words_there in held.items()}
+
+
 def _store(db: sqlite3.Connection, document: Id, generation: int, merged: Merged) -> None:
     db.execute(
-        "INSERT INTO document VALUES (?,?,?,?,?,?,?) ON CONFLICT DO UPDATE"
-        " SET heads=excluded.heads, changes=excluded.changes, saved=excluded.saved",
-        (*document, generation, merged.heads, merged.changes, merged.saved),
+        "INSERT INTO document VALUES (?,?,?,?,?,?,?,?) ON CONFLICT DO UPDATE"
+        " SET heads=excluded.heads, changes=excluded.changes, saved=excluded.saved, disputed=excluded.disputed",
+        (*document, generation, merged.heads, merged.changes, merged.saved, merged.disputed),
     )
 
 
-def edit(db: sqlite3.Connection, document: Id, values: Mapping[str, Value], stamp: Stamped) -> Made | Refused | None:
+def edit(
+    db: sqlite3.Connection,
+    document: Id,
+    values: Mapping[str, Value],
+    stamp: Stamped,
+    *,
+    beside: Collection[Stamped] = (),
+    again: Collection[str] = (),
+) -> Made | Refused | None:
     """Write `values` by pointer, each stamped like `stamp` (its own value is not looked at), over all that stands
-    there now. None when it all stands so already. Taking the other side of a conflict is an edit with its value."""
+    there now but `beside`. None when it all stands so already, but for the pointers that are to be said `again`. Taking
+    the other side of a conflict is an edit with its value."""
     reason = _wrong_id(document) or words.wrong_stamp(stamp)
     reason = reason or next(filter(None, (words.wrong(document.kind, *one) for one in values.items())), None)
     unknown = [pointer for pointer in values if words.field(document.kind, pointer) is None]
@@ -603,8 +632,8 @@ def edit(db: sqlite3.Connection, document: Id, values: Mapping[str, Value], stam
     puts = []
     for pointer, value in values.items():
         stamped = msgspec.structs.replace(stamp, value=value)
-        there = held.get(pointer, {})
-        if not _agreed(there.values(), value):
+        there = {slot: one for slot, one in held.get(pointer, {}).items() if one not in beside}
+        if pointer in again or not _agreed(there.values(), value):
             over = [slot for slot in there if slot != mine]
             puts.append(_Put(mine, pointer, words.encode(stamped).decode(), over))
     return _make(db, document, row, stamp.author, puts) if puts else None
@@ -620,6 +649,90 @@ def _make(db: sqlite3.Connection, document: Id, row: Row, author: Author, puts: 
         return Refused("that is too much for one edit; make it in several")
     _store(db, document, row.generation, merged)
     return Made(document, row.generation, changes)
+
+
+# -- what stands against each other ----------------------------------------------------------------------------
+
+
+class Stand(NamedTuple):
+    """All words of a field that stand against each other, and what their authors had all seen there: nothing is known
+    of it (`based` false) where a word was carried over from an older generation."""
+
+    pointer: str
+    words: tuple[Stamped, ...]
+    base: Value = None
+    based: bool = False
+
+
+class Open(NamedTuple):
+    """What of a document is open, by pointer, and all of it as it was merged."""
+
+    stands: tuple[Stand, ...]
+    view: View
+
+
+def opened(document: Id, row: Row) -> Open:
+    """What is open in a document, whose current generation is `row`."""
+    loaded = _load(row.saved)
+    values, history = _values(loaded), _History(loaded)
+    stands = []
+    for pointer, held in sorted(values.items()):
+        if len(held) > 1 and len(words.apart(held.values())) > 1:
+            base = history.base(pointer, held)
+            stands.append(Stand(pointer, tuple(held.values()), *(base or (None, False))))
+    return Open(tuple(stands), words.view(document.kind, {pointer: held.values() for pointer, held in values.items()}))
+
+
+def is_disputed(saved: bytes) -> bool:
+    return _disputed(_load(saved))
+
+
+def _leb128(number: int) -> bytes:
+    """As `_Cursor.unsigned` reads it."""
+    low, high = number & 0x7F, number >> 7
+    return bytes((low | 0x80,)) + _leb128(high) if high else bytes((low,))
+
+
+class _History:
+    """Which change wrote what, and which changes it had seen."""
+
+    def __init__(self, document: core.Document) -> None:
+        self._document = document
+        changes = document.get_changes([])  # each after those it follows
+        self._deps = {one.hash: one.deps for one in changes}
+        self._written = [(one.hash, one.actor_id.hex()[:_SLOT_CHARS], one.raw_bytes) for one in reversed(changes)]
+
+    def base(self, pointer: str, slots: Collection[str]) -> tuple[Value, bool] | None:
+        """The value at the changes that all the words' authors had seen; None when that is not known."""
+        by = [self._wrote(slot, pointer) for slot in slots]
+        if any("." in slot for slot in slots) or None in by:
+            return None
+        common = set[bytes].intersection(*(self._before(digest) for digest in by if digest is not None))
+        if not common:
+            return None if self._follows_another() else (None, True)
+        heads = sorted(common.difference(*(self._deps[one] for one in common)))
+        held = [words.decode(text) for _, where, text in _slots(self._document, heads) if where == pointer]
+        return (words.effective(words.standing(held)).value if held else None), True
+
+    def _wrote(self, slot: str, pointer: str) -> bytes | None:
+        """The newest change of the slot's author that names the key: nobody takes away a slot of their own. To read a
+        change takes long; a key stands in its bytes behind its length."""
+        key = f"{slot}/{pointer}".encode()
+        named = _leb128(len(key)) + key
+        return next((digest for digest, actor, raw in self._written if actor == slot and named in raw), None)
+
+    def _before(self, digest: bytes) -> set[bytes]:
+        found, todo = set[bytes](), list(self._deps[digest])
+        while todo:
+            one = todo.pop()
+            if one not in found:
+                found.add(one)
+                todo += self._deps[one]
+        return found
+
+    def _follows_another(self) -> bool:
+        """Whether this generation was begun with what an older one held."""
+        return any(pointer.startswith("@") for _, pointer, _ in _slots(self._document))
 
 
 # -- the next generation ---------------------------------------------------------------------------------------
@@ -789,6 +902,7 @@ def _apart(row: Row, changes: Mapping[bytes, Change], check: Check) -> Merged:
             total.known + alone.known,
             total.waiting + alone.waiting,
             total.refused + alone.refused,
+            alone.disputed,
         )
     return total
 
@@ -877,12 +991,23 @@ Heads = dict[Place, bytes]
 BUCKETS = 256
 
 
-def heads(db: sqlite3.Connection, tenant: str, buckets: Collection[int] = range(BUCKETS)) -> Heads:
-    """The heads of all documents in these buckets."""
+def heads(
+    db: sqlite3.Connection,
+    tenant: str,
+    buckets: Collection[int] = range(BUCKETS),
+    nodes: Collection[str] | None = None,
+) -> Heads:
+    """The heads of all documents in these buckets; of those of nodes, if they are given, only these: a hub has a
+    hundred thousand, and one site a hundred of them."""
     wanted = frozenset(buckets)
-    rows = db.execute(
-        "SELECT kind, id, generation, heads FROM document WHERE tenant=? ORDER BY kind, id, generation", (tenant,)
-    )
+    every = "SELECT kind, id, generation, heads FROM document WHERE tenant=?"
+    if nodes is None:
+        rows = db.execute(f"{every} ORDER BY kind, id, generation", (tenant,)).fetchall()
+    else:
+        rows = db.execute(f"{every} AND (kind<'node' OR kind>'node')", (tenant,)).fetchall()
+        named = msgspec.json.encode(sorted(nodes)).decode()
+        listed = f"{every} AND kind='node' AND id IN (SELECT value FROM json_each(?))"
+        rows += db.execute(listed, (tenant, named)).fetchall()
     return {
         Place(Id(tenant, kind, name), generation): held
         for kind, name, generation, held in rows

@@ -4,6 +4,7 @@ site.db          the journal, nodes, accounts, cursors
 telemetry/       open partitions of raw records (SQLite), one being written
 segments/        sealed records, <sha256>.jsonl.zst
 series.db        downsampled metrics
+history.db       what stood when, made from site.db and to be made again
 keys/            the writer's key, the key that files on a stick are sealed to, the way to the hub
 reserve          bytes set aside so that login, pages and audit work on a full disk
 damaged/         files that a disk gave back wrong, kept as they are
@@ -26,7 +27,7 @@ from store.database import connect
 from store.faults import Fault, StoreFault, fault_of
 from store.keys import sync_folder
 
-REVISION = "0002"
+REVISION = "0004"
 
 
 class FolderProblem(Exception):
@@ -46,6 +47,7 @@ class Folder:
         self.root = root
         self.site_db = root / "site.db"
         self.series_db = root / "series.db"
+        self.history_db = root / "history.db"
         self.telemetry = root / "telemetry"
         self.segments = root / "segments"
         self.damaged = root / "damaged"

@@ -120,6 +120,10 @@ class Journal:
         self.log = log
         self.stage(log.writer, body)
 
+    def vouch(self, content: bytes) -> bytes:
+        """The writer's signature over what this box says in a file; `content` begins with what kind of word it is."""
+        return self._key.sign(content)
+
     def stamp(self) -> int:
         """A hybrid stamp for what is written inside this transaction: later than all that was committed, and than the
         stamps given out before."""
@@ -378,10 +382,23 @@ _OF_SUBJECT = (
 )
 
 
-def newest(before: int, limit: int, subject: str | None, kind: str | None) -> tuple[str, tuple[object, ...]]:
-    """A query for the newest events below a position, and its parameters."""
+def newest(
+    before: int,
+    limit: int,
+    subject: str | None,
+    kind: str | None,
+    until_ns: int | None = None,
+    *,
+    once: bool = False,
+) -> tuple[str, tuple[object, ...]]:
+    """A query for the newest events below a position, and up to a moment, and its parameters. `once`: without what a hub
+    says again in its logs towards sites."""
     where = "event.position < ?" + (" AND kind = ?" if kind else "")
-    parameters = (before, kind) if kind else (before,)
+    parameters: tuple[object, ...] = (before, kind) if kind else (before,)
+    if until_ns is not None:
+        where, parameters = f"{where} AND event.wall_ns <= ?", (*parameters, until_ns)
+    if once:
+        where += " AND log.writer NOT IN (SELECT log_writer FROM peer)"
     if not subject:
         return _SELECT.format(where=f"{where} ORDER BY event.position DESC LIMIT ?"), (*parameters, limit)
     order = " ORDER BY mention.first_position DESC, event.position DESC LIMIT ?"

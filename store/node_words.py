@@ -6,13 +6,17 @@ and lifecycle are not among it: the first is what a site knows by itself, the se
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 
 import msgspec
 
-from fleet.document import Value, View, entries
+from fleet.document import Kind as DocumentKind
+from fleet.document import Value, View, entries, wrong
 from fleet.node import Constraints, Desired, Kind, Node
 from fleet.people import Refused
+
+NOTHING = View({}, ())
 
 FIELDS = (
     "name",
@@ -38,17 +42,46 @@ def values_of(field: str, text: str, view: View) -> dict[str, Value]:
             return {**{f"tags/{tag}": True for tag in wanted}, **gone}
         case "min_battery_pct":
             try:
-                return {field: float(text) if text else None}
+                number = float(text) if text else None
+                return {field: int(number) if number is not None and number.is_integer() else number}
             except ValueError as error:
                 raise Refused(f"{text!r} is not a number of percent", 422) from error
         case "requires_online":
-            return {field: text.lower() in ("1", "true", "yes", "on")}
+            return {field: text.lower() in ("1", "true", "yes", "on") if text else None}
         case "name" | "kind":
             return {field: text}
         case _ if field in FIELDS:
             return {field: text or None}
         case _:
             raise Refused(f"{field!r} is not a field that can be changed here", 422)
+
+
+_METRIC = re.compile(r"[a-z][a-z0-9_]{0,63}")
+COMMON = {
+    DocumentKind.BUNDLE: ("name", "target_version", "min_battery_pct", "requires_online", "notes"),
+    DocumentKind.DOMAIN: ("name", "notes", "maintenance_window"),
+}
+
+
+def common_values(kind: DocumentKind, fields: Mapping[str, str]) -> dict[str, Value]:
+    """What a form writes into a bundle or a domain. Refused (422) when it will not do."""
+    values: dict[str, Value] = {}
+    for field, said in fields.items():
+        text, (name, slash, metric) = said.strip(), field.partition("/")
+        if kind is DocumentKind.BUNDLE and (name, slash) == ("constraints", "/"):
+            if not _METRIC.fullmatch(metric):
+                raise Refused(f"{metric[:40]!r} is no metric; write its name, such as temp_c", 422)
+            values[field] = text or None
+        elif field not in COMMON[kind]:
+            raise Refused(f"{field[:40]!r} is not a field that can be changed here", 422)
+        elif field == "name" and not (0 < len(text) <= 128 and text.isprintable()):
+            raise Refused("a name has 1 to 128 printable characters", 422)
+        else:
+            values |= values_of(field, text, NOTHING)
+        problem = wrong(kind, field, values[field])
+        if problem:
+            raise Refused(problem, 422)
+    return values
 
 
 def of_node(node: Node) -> dict[str, Value]:

@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterable, Sequence
+from sys import intern
 from typing import NamedTuple
 
 import msgspec
 
 from fleet.envelope import Head, Log
-from fleet.present import Present
+from fleet.present import Present, lean
 
 
 class Peer(NamedTuple):
@@ -56,6 +57,11 @@ def get(db: sqlite3.Connection, writer: str) -> Peer | None:
 
 def every(db: sqlite3.Connection, tenant: str) -> list[Peer]:
     return [Peer(*row) for row in db.execute(f"SELECT {_COLUMNS} FROM peer WHERE tenant=? ORDER BY name", (tenant,))]
+
+
+def logs_towards(db: sqlite3.Connection, tenant: str, but: str = "") -> list[Log]:
+    """The logs that a hub writes towards its sites; `but` is the writer of one to leave out."""
+    return [peer.log for peer in every(db, tenant) if peer.log is not None and peer.writer != but]
 
 
 def any_here(db: sqlite3.Connection) -> bool:
@@ -170,7 +176,7 @@ def save_present(
 
 def presents(db: sqlite3.Connection) -> list[tuple[Present, str, int, int]]:
     rows = db.execute("SELECT site, told_ns, received_ns, body FROM present").fetchall()
-    return [(_decode(body), site, told, received) for site, told, received, body in rows]
+    return [(lean(_decode(body)), intern(site), told, received) for site, told, received, body in rows]
 
 
 # -- segments ----------------------------------------------------------------------------------------------------
@@ -194,6 +200,11 @@ class Segment(NamedTuple):
     reason: str
     at_ns: int
 
+    @property
+    def is_series(self) -> bool:
+        """Whether it holds charts (`store.series_file`), and so no records."""
+        return self.records == 0
+
 
 def want_segment(db: sqlite3.Connection, segment: Segment) -> None:
     db.execute("INSERT OR IGNORE INTO custody VALUES (?,?,?,?,?,?,?,?,?,?,?)", segment)
@@ -205,6 +216,15 @@ def segments(db: sqlite3.Connection, site: str, state: str | None = None, limit:
         f"SELECT * FROM custody WHERE {where} ORDER BY first_id LIMIT ?", (site, *((state,) if state else ()), limit)
     )
     return [Segment(*row) for row in rows]
+
+
+SERIES_STANDING = "SELECT state, count(*), max(to_ns) FROM custody WHERE site=? AND records=0 GROUP BY state"
+
+
+def series_here(db: sqlite3.Connection) -> list[tuple[str, bytes]]:
+    """Site and SHA-256 of every file of charts that is here, oldest first."""
+    rows = db.execute("SELECT site, sha256 FROM custody WHERE state=? AND records=0 ORDER BY to_ns", (HERE,))
+    return [(site, sha256) for site, sha256 in rows]
 
 
 def settle_segment(db: sqlite3.Connection, site: str, sha256: bytes, state: str, reason: str, at_ns: int) -> None:

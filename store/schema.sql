@@ -6,6 +6,9 @@ CREATE TABLE account (
 	password_hash VARCHAR NOT NULL, 
 	created_ns INTEGER NOT NULL, 
 	disabled BOOLEAN NOT NULL, 
+	origin VARCHAR, 
+	sites VARCHAR, 
+	changed_by VARCHAR, 
 	PRIMARY KEY (name)
 )
  WITHOUT ROWID;
@@ -32,8 +35,10 @@ CREATE TABLE document (
 	heads BLOB NOT NULL, 
 	changes INTEGER NOT NULL, 
 	saved BLOB NOT NULL, 
+	disputed BOOLEAN, 
 	PRIMARY KEY (tenant, kind, id, generation)
 );
+CREATE INDEX document_disputed ON document (tenant, disputed);
 CREATE TABLE document_waiting (
 	tenant VARCHAR NOT NULL, 
 	kind VARCHAR NOT NULL, 

@@ -1,11 +1,15 @@
-"""series.db: the windows of downsampled metrics, and the record up to which they are complete."""
+"""series.db: the windows of downsampled metrics.
+
+A site saves its windows whole, with the record up to which they are complete, and remembers which have changed since
+they were last sealed for a hub. A hub joins what it is told to what it holds, and remembers which files it has read.
+"""
 
 from __future__ import annotations
 
 import logging
 import sqlite3
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import closing
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -22,10 +26,27 @@ CREATE TABLE IF NOT EXISTS series (
     node_id TEXT NOT NULL, start_s INTEGER NOT NULL, data BLOB NOT NULL, PRIMARY KEY (node_id, start_s)
 ) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS unsealed (start_s INTEGER PRIMARY KEY, saves INTEGER NOT NULL);
+CREATE TABLE IF NOT EXISTS taken (sha256 BLOB PRIMARY KEY) WITHOUT ROWID;
 """
 _CHECKED: dict[int, int] = {zstd.CompressionParameter.checksum_flag: 1}
 _SAVE_RECORD = "INSERT INTO meta VALUES ('record', ?) ON CONFLICT DO UPDATE SET value=excluded.value"
-_UPSERT = "INSERT INTO series VALUES (?,?,?) ON CONFLICT DO UPDATE SET data=excluded.data"
+_CHANGED = "INSERT INTO unsealed VALUES (?,1) ON CONFLICT DO UPDATE SET saves=saves+1"
+_SEALED = "DELETE FROM unsealed WHERE start_s=? AND saves=?"
+_ONE = "SELECT data FROM series WHERE node_id=? AND start_s=?"
+_UPSERT = "INSERT INTO series VALUES (?,?,?) ON CONFLICT DO UPDATE SET data=excluded.data WHERE data<>excluded.data"
+_OF_STARTS = (  # from node to node by the key: most windows are of other hours
+    "WITH RECURSIVE node(id) AS (SELECT min(node_id) FROM series UNION ALL"
+    " SELECT (SELECT min(node_id) FROM series WHERE node_id > node.id) FROM node WHERE node.id IS NOT NULL)"
+    " SELECT node_id, start_s, data FROM node JOIN series ON node_id = node.id AND start_s IN ({}) ORDER BY 1, 2"
+)
+
+
+class Unsealed(NamedTuple):
+    """Windows that begin at `start_s` have been saved so often, and not been sealed since."""
+
+    start_s: int
+    saves: int
 
 
 class Oldest(NamedTuple):
@@ -57,11 +78,35 @@ class SeriesStore:
         rows = [(node_id, window.start_s, _packed(node_id, window)) for node_id, window in windows]
 
         def job(db: sqlite3.Connection) -> None:
-            db.executemany(_UPSERT, rows)
+            changed = {(row[1],) for row in rows if db.execute(_UPSERT, row).rowcount}
+            db.executemany(_CHANGED, sorted(changed))
             db.execute(_SAVE_RECORD, (record,))
 
         self.writer.submit(job).result()
         self.record = record
+
+    def join(self, windows: Iterable[tuple[str, series.Window]], taken: bytes = b"") -> None:
+        """At a hub: join `windows` to what is held of them, and remember the file that they came from. From one thread
+        only; blocks. StoreFault when the disk refuses."""
+        rows: list[tuple[str, int, bytes]] = []
+        with _reading(self.path) as db:
+            for node_id, told in windows:
+                row = db.execute(_ONE, (node_id, told.start_s)).fetchone()
+                window = (_window(node_id, told.start_s, row[0]) if row else None) or series.Window(told.start_s)
+                window.join(told)
+                rows.append((node_id, told.start_s, _packed(node_id, window)))
+
+        def job(db: sqlite3.Connection) -> None:
+            db.executemany(_UPSERT, rows)
+            if taken:
+                db.execute("INSERT OR IGNORE INTO taken VALUES (?)", (taken,))
+
+        self.writer.submit(job).result()
+
+    def taken(self) -> frozenset[bytes]:
+        """The files that were joined. Blocks."""
+        with _reading(self.path) as db:
+            return frozenset(sha256 for (sha256,) in db.execute("SELECT sha256 FROM taken"))
 
     async def windows(self, node_id: str, from_s: int, to_s: int) -> list[series.Window]:
         rows = await self._reader.fetch(
@@ -71,21 +116,40 @@ class SeriesStore:
         found = [_window(node_id, start_s, data) for start_s, data in rows]
         return [window for window in found if window is not None]
 
+    def unsealed(self, limit: int) -> list[Unsealed]:
+        """The oldest windows that changed since they were sealed. Blocks."""
+        with _reading(self.path) as db:
+            rows = db.execute("SELECT start_s, saves FROM unsealed ORDER BY start_s LIMIT ?", (limit,))
+            return [Unsealed(*row) for row in rows]
+
+    def sealed(self, windows: Iterable[Unsealed]) -> None:
+        """These are sealed, unless they were saved again meanwhile. Blocks."""
+        rows = tuple(windows)
+        self.writer.submit(lambda db: db.executemany(_SEALED, rows)).result()
+
     def load(self, node_id: str, start_s: int) -> series.Window | None:
         """A stored window to go on with after a restart; blocks. None too when it cannot be read: what is worth
         charting must not end the thread that reads what devices say."""
         try:
-            with closing(connect_reader(self.path)) as db:
-                row = db.execute("SELECT data FROM series WHERE node_id=? AND start_s=?", (node_id, start_s)).fetchone()
-        except (StoreFault, sqlite3.DatabaseError) as error:
+            with _reading(self.path) as db:
+                row = db.execute(_ONE, (node_id, start_s)).fetchone()
+        except StoreFault as error:
             log.error("series: the window %d of %s cannot be read: %s", start_s, node_id, error)
             return None
         return _window(node_id, start_s, row[0]) if row else None
 
+    def size(self) -> int:
+        """Bytes that are in use. Blocks."""
+        with _reading(self.path) as db:
+            pages, free, page_bytes = (
+                db.execute(f"PRAGMA {name}").fetchone()[0] for name in ("page_count", "freelist_count", "page_size")
+            )
+        return int((pages - free) * page_bytes)
+
     def oldest(self, bytes_wanted: int) -> Oldest | None:
         """The oldest windows that together hold `bytes_wanted`, or all there are; None when there are none. Blocks."""
         windows = held = 0
-        with closing(connect_reader(self.path)) as db:
+        with _reading(self.path) as db:
             rows = db.execute(
                 "SELECT start_s, count(*), sum(length(data)) FROM series GROUP BY 1 ORDER BY 1"
             ).fetchall()
@@ -100,6 +164,7 @@ class SeriesStore:
 
         def job(db: sqlite3.Connection) -> int:
             dropped = db.execute("DELETE FROM series WHERE start_s < ?", (start_s,)).rowcount
+            db.execute("DELETE FROM unsealed WHERE start_s < ?", (start_s,))
             (free,) = db.execute("PRAGMA freelist_count").fetchone()
             for _ in range(free):  # a page at each step, and the statement is stepped but once
                 db.execute("PRAGMA incremental_vacuum(1)")
@@ -110,6 +175,24 @@ class SeriesStore:
     async def close(self) -> None:
         await self._reader.close()
         self.writer.close()
+
+
+def stored(path: Path, starts: Sequence[int]) -> Iterator[tuple[str, series.Window]]:
+    """The windows in a series.db that begin at these seconds, node by node. StoreFault when it cannot be read."""
+    with _reading(path) as db:
+        for node_id, start_s, data in db.execute(_OF_STARTS.format(",".join("?" * len(starts))), tuple(starts)):
+            window = _window(node_id, start_s, data)
+            if window is not None:
+                yield node_id, window
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[sqlite3.Connection]:
+    try:
+        with closing(connect_reader(path)) as db:
+            yield db
+    except sqlite3.DatabaseError as error:
+        raise StoreFault(fault_of(error) or Fault.IO, path.name, str(error)) from error
 
 
 def _bring_up(path: Path) -> int:

@@ -159,6 +159,9 @@ class Account(SQLModel, table=True):
     password_hash: str
     created_ns: int
     disabled: bool = False
+    origin: str | None = None  # at a site: the hub that it came from; None: made here
+    sites: str | None = None  # at a hub: the sites it is for (`store.roster.Bound`, JSON); None: this hub alone
+    changed_by: str | None = None
 
 
 class Session(SQLModel, table=True):
@@ -276,6 +279,7 @@ class DocumentRow(SQLModel, table=True):
     """A document as saved (`store.document`); `heads` is sorted 32-byte hashes, one after the other."""
 
     __tablename__ = "document"
+    __table_args__ = (Index("document_disputed", "tenant", "disputed"),)
     tenant: str = Field(primary_key=True)
     kind: str = Field(primary_key=True)
     id: str = Field(primary_key=True)
@@ -283,6 +287,7 @@ class DocumentRow(SQLModel, table=True):
     heads: bytes
     changes: int
     saved: bytes
+    disputed: bool | None = None  # words stand against each other in a field of it
 
 
 class DocumentWaiting(SQLModel, table=True):

@@ -8,6 +8,8 @@ Rules of the file
      partition goes. A crash between the two leaves a partition that is already sealed; the keeper removes it.
   5  Rows of the table `segment` never overlap: an id stands in one of them, or still in a partition. A row without a
      SHA-256 names ids that were lost; `bytes_stored` 0 says that the disk was to blame.
+  6  A file of charts (`store.series_file`) has a row there too, so that it travels and goes as segments do. It holds no
+     records: its id is below zero, where no record's is, and rises with each.
 """
 
 from __future__ import annotations
@@ -25,8 +27,8 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-from fleet import limits
-from store import frames
+from fleet import events, limits
+from store import frames, series_file
 from store.database import connect, connect_reader
 from store.faults import Fault, StoreFault, fault_of
 from store.folder import Folder
@@ -513,6 +515,19 @@ class Segment(NamedTuple):
     bytes_stored: int
     in_custody: bool = False
 
+    @property
+    def is_series(self) -> bool:
+        return self.records == 0
+
+    @property
+    def ids(self) -> tuple[int, int]:
+        """As the log says them: 0 and 0 where there are no records."""
+        return (0, 0) if self.is_series else (self.first_id, self.last_id)
+
+    def dropped(self, reason: str) -> events.TelemetryDropped:
+        what, times = "series" if self.is_series else "raw", (self.from_ns, self.to_ns)
+        return events.TelemetryDropped(what, reason, *self.ids, self.records, self.bytes_stored, *times, self.sha256)
+
 
 class Announced(NamedTuple):
     """Of a partition: `upto` which id its records are announced, `last_id` that it may hold, and whether some of those
@@ -543,6 +558,18 @@ def enter(db: sqlite3.Connection, sealed: Sealed, now_ns: int) -> None:
 def _row(sealed: Sealed) -> tuple[int, int, bytes, int, int, int, int]:
     first_id, last_id, sha256 = sealed.first_id, sealed.last_id, sealed.sha256
     return first_id, last_id, sha256, sealed.records, sealed.from_ns, sealed.to_ns, sealed.bytes_stored
+
+
+def enter_series(db: sqlite3.Connection, sealed: series_file.Sealed, now_ns: int) -> bool:
+    """Announce a file of charts. False when it stands there already, here or gone."""
+    if db.execute("SELECT 1 FROM segment WHERE sha256=?", (sealed.sha256,)).fetchone() is not None:
+        return False
+    (last,) = db.execute("SELECT coalesce(max(first_id), ?) FROM segment WHERE first_id < 0", (-_ID_END,)).fetchone()
+    db.execute(
+        "INSERT INTO segment VALUES (?,?,?,0,?,?,?,?,NULL)",
+        (last + 1, last + 1, sealed.sha256, sealed.from_ns, sealed.to_ns, sealed.bytes_stored, now_ns),
+    )
+    return True
 
 
 def enter_lost(db: sqlite3.Connection, first_id: int, last_id: int, now_ns: int) -> None:

@@ -51,6 +51,8 @@ from sync.messages import (
     Refused,
     Released,
     Rewind,
+    RosterHeld,
+    RosterOffered,
     SnapshotsKept,
     Stream,
     Want,
@@ -72,6 +74,7 @@ _REASON_CHARS_MAX = 300
 _NUMBER_MAX = 1 << 62
 _HELD_NS = 10 * SECOND  # a site in quarantine is told so that often
 _AGAIN_NS = 5 * SECOND  # what nobody answered is said again
+_ROSTER_NS_MAX = 600 * SECOND  # a site that does not answer to a roster, as an older one, is asked that seldom
 _HEADS_NS = 600 * SECOND  # the heads of documents are compared that often
 _CLOCK_BACK_NS = SECOND
 _NO_TOKEN = b"none"  # as a former token: the site had none before the welcome that it may not have got
@@ -201,6 +204,14 @@ class Shelf(Protocol):
 
     def blocks(self, log: Log, after_seq: int, bytes_max: int) -> Sequence[envelope.Block]: ...
 
+    def roster(self, writer: str) -> tuple[bytes, bytes] | None:
+        """The people of this hub that a site has to know of: content and signature. None while there is nothing to say."""
+        ...
+
+    def roster_held(self, writer: str, version: int, problem: str) -> bool:
+        """Remember what a site holds. Whether there is nothing more to tell it."""
+        ...
+
     def apart(self, writer: str, reason: str, raw: bytes, now_ns: int) -> None:
         """Put bad input where a person finds it."""
         ...
@@ -229,7 +240,7 @@ class Session:
         self.acked: dict[int, int] = {}
         self.hello: Hello | None = None
         self.out = Outflow()
-        self.window_bytes = WINDOW_BYTES
+        self.window_bytes = self.first_window_bytes = WINDOW_BYTES
         self.receipt_ns = self.heads_ns = 0
         self.present_ns: int | None = None
         self._key = b""
@@ -256,6 +267,8 @@ class Session:
         self._unsettled = False
         self._by_file = False
         self._chunk_ns = 0
+        self._roster_due = False  # until the site says what it holds
+        self._roster_ns = self._roster_wait_ns = 0
 
     @property
     def in_session(self) -> bool:
@@ -270,6 +283,8 @@ class Session:
         self.phase = Phase.NONE
         self._control.clear()
         self._wanted.clear()
+        self._unpacker = stream.Unpacker(self.me.tenant)  # half a megabyte, and most sites are cut off
+        self._packer = stream.Packer(stream.LEVEL_HUB)
         self.fence = 0
 
     def carried(self, hello: Hello, now_ns: int, shelf: Shelf) -> str:
@@ -300,6 +315,18 @@ class Session:
         self._restream(1, tuple(heard))
         self.phase, self.since_ns, self.heard_ns, self._by_file = Phase.REPLAYING, now_ns, now_ns, True
 
+    def grant(self, window_bytes: int) -> None:
+        """How much of its log the site may have under way from now on; 0: it waits for its turn. To be said again while
+        nothing comes, for it may be lost."""
+        self.window_bytes = window_bytes
+        if self.in_session:
+            self._ack(self._in.stream, None)
+
+    @property
+    def offset(self) -> int:
+        """How far the stream of this session is taken in: what the site does with its window."""
+        return self._in.offset
+
     # -- what the site says -------------------------------------------------------------------------------------
 
     def heard(self, message: Message | messages.Unknown, now_ns: int, nonce: bytes, token: bytes, shelf: Shelf) -> None:
@@ -329,6 +356,7 @@ class Session:
         if self._unsettled:
             self._unsettled = False
             shelf.settled(self.writer)
+            self.people_changed(now_ns, shelf)
         wrong = _wrong(message)
         if wrong:
             shelf.apart(self.writer, wrong, messages.encode(message)[:4096], now_ns)
@@ -355,6 +383,8 @@ class Session:
                     self._hold((problem,), now_ns, shelf)
                 elif self.phase is Phase.REPLAYING:
                     self.phase, self.since_ns = Phase.LIVE, now_ns
+            case RosterHeld(version=version, problem=problem):
+                self._roster_due = not shelf.roster_held(self.writer, version, problem[:_REASON_CHARS_MAX])
             case ReceiptDisputed(reason=reason):
                 self._hold((f"the site disputes a receipt: {reason}",), now_ns, shelf)
             case Heads():
@@ -529,7 +559,7 @@ class Session:
         self._level, self._was_held, self._announce = (), False, False
         self._number, self._parts, self._wanted, self._asked, self._look = 0, set(), {}, {}, True
         self.since_ns = self.heard_ns = self._pinged_ns = now_ns
-        self.phase = Phase.REPLAYING
+        self.phase, self.window_bytes = Phase.REPLAYING, self.first_window_bytes
         self._order(Welcome(self.fence, token, tuple(known.logs), self.window_bytes, now_ns, known.receipt_number))
 
     def _hold(self, reasons: Sequence[str], now_ns: int, shelf: Shelf) -> None:
@@ -559,6 +589,21 @@ class Session:
         if self.phase is Phase.QUARANTINED:
             self.phase, self.since_ns, self._level = Phase.REPLAYING, now_ns, ()
             self._order(Released(self.fence))
+
+    def people_changed(self, now_ns: int, shelf: Shelf) -> None:
+        """Tell the site who may come in there: at the begin of each session, and whenever it is another than before. It is
+        told in quarantine too: who was removed is removed."""
+        self._roster_due, self._roster_wait_ns = True, _AGAIN_NS
+        if self.in_session and not self._by_file and not self._unsettled:
+            self._say_people(now_ns, shelf)
+
+    def _say_people(self, now_ns: int, shelf: Shelf) -> None:
+        self._roster_ns = now_ns
+        made = shelf.roster(self.writer)
+        if made is None:
+            self._roster_due = False
+        else:
+            self._control.append(RosterOffered(self.fence, *made))
 
     # -- lanes --------------------------------------------------------------------------------------------------
 
@@ -784,6 +829,9 @@ class Session:
         elif silent > PING_NS and now_ns - self._pinged_ns > PING_NS:
             self._pinged_ns = now_ns
             self._control.append(Ping(self.fence, now_ns // MS))
+        if self._roster_due and not self._unsettled and now_ns - self._roster_ns > self._roster_wait_ns:
+            self._roster_wait_ns = min(2 * self._roster_wait_ns, _ROSTER_NS_MAX)
+            self._say_people(now_ns, shelf)
         if self.phase is Phase.QUARANTINED:
             if now_ns - self._held_ns > _HELD_NS:
                 self._hold((), now_ns, shelf)
@@ -824,6 +872,8 @@ def _wrong(message: Message) -> str:
     match message:
         case Level(logs=heads) | Rewind(heads=heads):
             return _wrong_heads(heads)
+        case RosterHeld(version=version):
+            return "" if 0 <= version < _NUMBER_MAX else "a version of people that cannot be"
         case Present(number=number, parts=parts, part=part, at_ns=at_ns):
             good = 0 <= part < parts <= _PARTS_MAX and 0 <= at_ns < _NUMBER_MAX and 0 < number < _NUMBER_MAX
             return "" if good else "a present with numbers that cannot be"

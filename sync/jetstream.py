@@ -14,8 +14,9 @@ Rules of the file
      stands still and the order of what goes out are ours.
   2  Who speaks is the name in the subject, which the broker's permissions hold every site to. Every parcel begins with
      a mark: the broker's own answers, which a site may have sent to any subject, never do, and are passed by.
-  3  One parcel at a time is given to the socket, the most urgent first, and the socket holds little that is unsent. So
-     a hello waits for one parcel at most, on however slow a line.
+  3  A site gives its socket one parcel at a time, the most urgent first, and the socket holds little that is unsent. So
+     a hello waits for one parcel at most, on however slow a line. A hub, which speaks to hundreds, gives its own a few at
+     once.
   4  The hub asks for what waits in a stream with a consumer for each site and lane, one pull at a time, and asks again
      only when there is room. What was handed over is acknowledged, which deletes it. What was not comes again after a
      reconnection, in its order.
@@ -35,7 +36,7 @@ import re
 import socket
 import ssl
 import struct
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from itertools import count
 from pathlib import Path
 from typing import NamedTuple
@@ -68,6 +69,8 @@ SITE_BYTES_MAX = 2 * 1024 * 1024  # of one site and lane among them; one pull
 PULL_PARCELS_MAX = 64
 PULL_S_MAX = 60.0
 STREAM_BYTES_MAX = 256 * 1024 * 1024
+HUB_HELD_BYTES_MAX = 32 * 1024  # handed to the hub's socket at once: one write for many small parcels
+ATTACHED_AT_ONCE_MAX = 16  # consumers that are being made
 SCAN_S = 1.0  # how often the hub looks which sites have something in a stream
 PROBE_S = 10.0  # how often it tries whether a stream still takes anything
 STREAM_ANSWER_S_MAX = 5.0
@@ -172,6 +175,8 @@ class _Carried(NamedTuple):
 
 class _End:
     """A connection under a supervisor of its own: what both ends have in common."""
+
+    _held_bytes_max = 1  # in the client, before the socket has it: `publish` returns when it is less
 
     def __init__(
         self,
@@ -287,7 +292,7 @@ class _End:
                 tls_hostname=self._hostname or None,
                 tls_handshake_first=url.startswith("tls:"),  # or whoever stands between says that no TLS is needed
                 inbox_prefix=self._inbox,
-                pending_size=1,  # so publish returns when the socket has it
+                pending_size=self._held_bytes_max,
             )
             if client.max_payload <= PARCEL_BYTES_MAX:
                 raise ConnectionError(
@@ -307,10 +312,12 @@ class _End:
                 task.result()
             raise ConnectionError(self._problem or "the broker closed the connection")
         finally:
-            await _end(client)  # first: a task that is writing cannot be cancelled before
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+            try:
+                await _end(client)  # first: a task that is writing cannot be cancelled before
+            finally:  # whoever closes us asks more than once
+                for task in tasks:
+                    task.cancel()
+                await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _prepare(self, client: Client) -> None:
         """Subscribe, before anybody is told that the line is up."""
@@ -501,6 +508,8 @@ class HubEnd(_End):
     its certificate must say, where that is not the host of the URL.
     """
 
+    _held_bytes_max = HUB_HELD_BYTES_MAX
+
     def __init__(
         self,
         urls: Sequence[str],
@@ -592,7 +601,7 @@ class HubEnd(_End):
                 await asyncio.wait_for(self._new.wait(), SCAN_S)
 
     async def _scan(self, streams: JetStreamContext) -> None:
-        met, self._met = tuple(self._met), set()  # a site that comes while this waits is met in the next round
+        met, self._met = self._met, set()  # a site that comes while this waits is met in the next round
         for lane in _QUEUED:
             try:
                 info = await streams.stream_info(self._stream(lane), subjects_filter=self._subjects(lane))
@@ -601,10 +610,8 @@ class HubEnd(_End):
                 continue
             if info.config.max_bytes != self._stream_bytes_max:
                 await streams.update_stream(info.config.evolve(max_bytes=self._stream_bytes_max))
-            for one in info.state.subjects or ():
-                await self._attach(streams, one.split(".")[3], lane)
-            for word in met:
-                await self._attach(streams, word, lane)
+            words = {one.split(".")[3] for one in info.state.subjects or ()} | met
+            await self._attach_all(streams, sorted(words - {_CODED}), lane)
         late_s = asyncio.get_running_loop().time() - PULL_S_MAX - STREAM_ANSWER_S_MAX
         for pull in self._pulls.values():
             if pull.asked_s < late_s:
@@ -648,9 +655,21 @@ class HubEnd(_End):
             else:
                 await streams.delete_msg(self._stream(lane), answer["seq"])
 
+    async def _attach_all(self, streams: JetStreamContext, words: Iterable[str], lane: Lane) -> None:
+        new = iter([word for word in words if (word, lane) not in self._pulls])
+
+        async def some() -> None:
+            for word in new:
+                await self._attach(streams, word, lane)
+
+        try:
+            async with asyncio.TaskGroup() as group:
+                for _ in range(ATTACHED_AT_ONCE_MAX):
+                    group.create_task(some())
+        except ExceptionGroup as every:
+            raise every.exceptions[0] from None
+
     async def _attach(self, streams: JetStreamContext, word: str, lane: Lane) -> None:
-        if (word, lane) in self._pulls or word == _CODED:
-            return
         stream = self._stream(lane)
         with contextlib.suppress(NotFoundError):  # anew, or what the last connection was given would not come again
             await streams.delete_consumer(stream, word)

@@ -144,6 +144,15 @@ class Level(Message, frozen=True):
     logs: tuple[LogHead, ...]
 
 
+@_said("roster.held")
+class RosterHeld(Message, frozen=True):
+    """Of the hub's people this version is here; and why not the one that was offered, if that is so."""
+
+    fence: int
+    version: int
+    problem: str = ""
+
+
 @_said("bye")
 class Bye(Message, frozen=True):
     """I close in order: nobody needs to wait for a time-out."""
@@ -265,6 +274,16 @@ class Released(Message, frozen=True):
     signature: bytes = b""
 
 
+@_said("roster")
+class RosterOffered(Message, frozen=True):
+    """The hub's people for this site (`store.roster`), content as bytes and the hub's signature over `roster_content`. It
+    is no `Order`: it holds by itself, on a stick as well, and its version says which of two is newer."""
+
+    fence: int
+    content: bytes
+    signature: bytes
+
+
 Order = Welcome | Quarantined | Released  # what the hub decides about a site; `signature` over `order_content`
 
 
@@ -371,6 +390,16 @@ def order_content(hello: Hello, order: Order) -> bytes:
     """Binds the order to the session that this hello began."""
     plain = msgspec.structs.replace(order, signature=b"")
     return _signed(b"skerry order", hello.nonce, hello.writer.encode(), encode(plain))
+
+
+def roster_content(content: bytes) -> bytes:
+    return _signed(b"skerry roster", content)
+
+
+def withheld(raw: bytes) -> bytes:
+    """What of bytes that cannot be worked on may be shown to people: nothing of a roster, for it holds the hashes of
+    passwords."""
+    return b"" if b"roster" in raw[:16] else raw
 
 
 def present_content(log: Log, message: Present) -> bytes:

@@ -25,7 +25,7 @@ from backports import zstd
 
 from fleet import limits
 from fleet.limits import MS
-from fleet.present import Present, Told
+from fleet.present import Present, Told, lean
 from fleet.reading import Position
 
 ROWS_BYTES_MAX = 16 * 1024 * 1024  # inflated
@@ -146,7 +146,8 @@ def apply(change: Change, held: Present | None) -> Present | None:
     if change.gone:
         return None
     if held is None:
-        held = Present(change.node_id, change.fields.get("name", ""))
+        fresh = Present(change.node_id, change.fields.get("name", ""))
+        return lean(msgspec.structs.replace(fresh, **change.fields, values=change.values))
     values = {**held.values, **change.values} if change.values else held.values
     return msgspec.structs.replace(held, **change.fields, values=values)
 

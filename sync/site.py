@@ -50,6 +50,8 @@ from sync.messages import (
     Refused,
     Released,
     Rewind,
+    RosterHeld,
+    RosterOffered,
     SnapshotsKept,
     Stream,
     Want,
@@ -58,6 +60,7 @@ from sync.messages import (
 from sync.protocol import HELLO_NS, PING_NS, SILENCE_NS, TABLE, Caps, Cause, State, token_of
 
 _PRESENT_NS_MIN = SECOND // 2
+_PRESENT_LOOK_NS = SECOND // 20  # after a look that found nothing new
 _PRESENT_RESEND_NS = 8 * SECOND
 _PRESENT_BYTES = 48 * 1024  # of a whole present, in one part
 _BEHIND_EVENTS = 5_000  # a live site with more than that to send is replaying again
@@ -137,6 +140,11 @@ class Shelf(Protocol):
 
     def certify(self, content: bytes, hub_signature: bytes, hub_key: bytes, now_ns: int) -> Answer:
         """Check a receipt against what is here, sign and store it."""
+        ...
+
+    def roster(self, content: bytes, signature: bytes, hub: str, hub_key: bytes, now_ns: int) -> tuple[int, str]:
+        """Take in the hub's people. The version that is here now, and why not this one. ValueError when the hub did not sign
+        it."""
         ...
 
     def common(self, head: LogHead) -> int:
@@ -290,6 +298,8 @@ class Site:
                 self.quarantine = ()
                 self.level_seq, self._mark = (), None
                 self._turn(Cause.RELEASED, "", now_ns, shelf)
+            case RosterOffered(content=content, signature=signature):
+                self._people(content, signature, now_ns, shelf)
             case Heads():
                 if self.out.idle:  # what is on its way would be taken for missing
                     self._control.extend(shelf.compare(message, now_ns))
@@ -410,6 +420,14 @@ class Site:
         if self.state is State.REPLAYING and covered:
             self._turn(Cause.COVERED, f"receipt {made.number}", now_ns, shelf)
 
+    def _people(self, content: bytes, signature: bytes, now_ns: int, shelf: Shelf) -> None:
+        try:
+            version, problem = shelf.roster(content, signature, self.hub, self._hub_key, now_ns)
+        except ValueError as error:
+            self.reason = str(error)  # a stranger's: to answer it would be to do his work
+            return
+        self._control.append(RosterHeld(self.fence, version, problem[:_REASON_CHARS_MAX]))
+
     def _streamed(self, said: Stream, now_ns: int, shelf: Shelf) -> None:
         if said.stream != self._in.stream:
             if said.stream < self._in.stream:
@@ -511,13 +529,14 @@ class Site:
             self._under_way = None
             if len(self._doubted) > _DOUBTED_MAX:
                 self._doubted, self._confirmed, self._whole = [], {}, True
-        if now_ns - self._present_ns < self._present_every_ns:
+        due_ns = self._present_ns + self._present_every_ns
+        if now_ns < due_ns:
             return None
         nodes = dict(shelf.presents())
         at_ns = now_ns // MS * MS  # so that a time in whole milliseconds stays what it is
         rows = present.rows_of(nodes, self._confirmed, at_ns, self._doubted)
         if not rows and not self._whole:
-            self._present_ns = now_ns
+            self._present_ns = now_ns - self._present_every_ns + _PRESENT_LOOK_NS
             return None
         lists = list(present.parts_of(rows, _PRESENT_BYTES))
         self._number += 1
@@ -525,7 +544,7 @@ class Site:
             said = Present(self.fence, self._number, self._whole, index, len(lists), at_ns, present.pack(part))
             signature = self.me.sign(messages.present_content(self.me.log, said))
             self._parts.append(_with(said, signature))
-        self._present_ns = now_ns
+        self._present_ns = max(due_ns, now_ns - self._present_every_ns // 2)  # one late present makes no other late
         self._under_way = (self._number, nodes, now_ns, len(lists))
         return self._parts.popleft()
 

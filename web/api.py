@@ -9,10 +9,15 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from fleet import limits
+from fleet.authority import why_chars_max
+from fleet.document import Kind as DocumentKind
+from fleet.drift import Difference, Standing
 from fleet.limits import HOUR
+from fleet.people import role_of
 from web import api_shapes as shapes
 from web import asked, forms, render
-from web.pages import account, node, quarantine
+from web.pages import account, node, policies, quarantine
+from web.pages import authority as pages_authority
 from web.pages import links as pages_links
 from web.ports import Refused
 
@@ -32,14 +37,111 @@ async def nodes(request: Request) -> Response:
     """Nodes by ascending id."""
     limit = _limit(request, limits.page_items_max)
     after = forms.text(request.query_params, "after", chars_max=26)
-    found = await asked.box(request).nodes(asked.who(request), after, limit)
+    moment, who = await asked.moment(request), asked.who(request)
+    found = (
+        await asked.box(request).nodes(who, after, limit)
+        if moment is None
+        else await moment.past.nodes(who, after, limit, moment.at_ns)
+    )
     following = found[-1].id if len(found) == limit else None
-    return render.data(shapes.NodeList(tuple(shapes.state(one) for one in found), following))
+    lines = await asked.box(request).policies.differences(asked.who(request), [one.id for one in found])
+    return render.data(
+        shapes.NodeList(tuple(shapes.state(one, _differing(lines.get(one.id, ()))) for one in found), following)
+    )
 
 
 async def one_node(request: Request) -> Response:
     """One node with everything that is known of it now."""
-    return render.data(await node.find(request))
+    moment = await asked.moment(request)
+    return render.data(await node.find(request) if moment is None else await node.find_then(request, moment))
+
+
+def _differing(lines: tuple[Difference, ...]) -> tuple[Difference, ...]:
+    return tuple(line for line in lines if line.standing is not Standing.IN_LINE)
+
+
+async def node_drift(request: Request) -> Response:
+    """All that is wanted of a node, and how it stands."""
+    view = await node.find(request)
+    return render.data(shapes.DriftOf(view.row.id, view.score, view.drift))
+
+
+async def policy_list(request: Request) -> Response:
+    """All policy bundles, by name."""
+    view = await asked.box(request).policies.drift(asked.who(request))
+    return render.data(shapes.GroupList(view.policies, view.pending))
+
+
+async def domain_list(request: Request) -> Response:
+    """All domains, those that drift most first."""
+    view = await asked.box(request).policies.drift(asked.who(request))
+    return render.data(shapes.GroupList(view.domains, view.pending))
+
+
+async def policy_create(request: Request) -> Response:
+    """Make a policy bundle."""
+    return await _create(request, DocumentKind.BUNDLE)
+
+
+async def domain_create(request: Request) -> Response:
+    """Make a domain."""
+    return await _create(request, DocumentKind.DOMAIN)
+
+
+async def _create(request: Request, kind: DocumentKind) -> Response:
+    wish = await forms.document(request, shapes.Named)
+    made = await asked.box(request).policies.create(asked.who(request), kind, policies.name_of(wish.name))
+    return render.data(shapes.Adopted(made), 201)
+
+
+async def one_policy(request: Request) -> Response:
+    """One policy bundle, and its nodes that are out of spec, the worst first."""
+    return render.data(await policies.find(request, DocumentKind.BUNDLE))
+
+
+async def one_domain(request: Request) -> Response:
+    """One domain, and its nodes that are out of spec, the worst first."""
+    return render.data(await policies.find(request, DocumentKind.DOMAIN))
+
+
+async def policy_write(request: Request) -> Response:
+    """Change fields of a policy bundle; it goes to every site."""
+    return await _write(request, DocumentKind.BUNDLE)
+
+
+async def domain_write(request: Request) -> Response:
+    """Change fields of a domain; it goes to every site."""
+    return await _write(request, DocumentKind.DOMAIN)
+
+
+async def _write(request: Request, kind: DocumentKind) -> Response:
+    wish, view = await forms.document(request, shapes.Fields), await policies.find(request, kind)
+    fields = policies.bounded(wish.fields)
+    await asked.box(request).policies.write(asked.who(request), kind, view.group.id, fields)
+    return render.data(shapes.Done())
+
+
+async def policy_preview(request: Request) -> Response:
+    """What a change of a policy bundle would touch; nothing is changed."""
+    wish, view = await forms.document(request, shapes.Fields), await policies.find(request, DocumentKind.BUNDLE)
+    fields = policies.bounded(wish.fields)
+    return render.data(await asked.box(request).policies.preview(asked.who(request), view.group.id, fields))
+
+
+async def policy_take(request: Request) -> Response:
+    """Of words written at once into a policy bundle, take one: its place in `conflicts`."""
+    return await _take(request, DocumentKind.BUNDLE)
+
+
+async def domain_take(request: Request) -> Response:
+    """Of words written at once into a domain, take one: its place in `conflicts`."""
+    return await _take(request, DocumentKind.DOMAIN)
+
+
+async def _take(request: Request, kind: DocumentKind) -> Response:
+    wish, view = await forms.document(request, shapes.Take), await policies.find(request, kind)
+    await asked.box(request).policies.take(asked.who(request), kind, view.group.id, wish.field, wish.choice)
+    return render.data(shapes.Done())
 
 
 async def series(request: Request) -> Response:
@@ -47,7 +149,8 @@ async def series(request: Request) -> Response:
     query = request.query_params
     metric = forms.text(query, "metric", chars_max=limits.name_chars_max, need="Which metric? Send metric=battery_pct.")
     now_ns = asked.house(request).clock()
-    to_ns = forms.number(query, "to", default=now_ns, low=0, high=_CURSOR_MAX)
+    moment = await asked.moment(request)
+    to_ns = forms.number(query, "to", default=moment.at_ns if moment else now_ns, low=0, high=_CURSOR_MAX)
     hours = forms.number(query, "hours", default=1, low=1, high=8_784)
     from_ns = forms.number(query, "from", default=max(to_ns - hours * HOUR, 0), low=0, high=_CURSOR_MAX)
     if from_ns >= to_ns:
@@ -105,6 +208,37 @@ async def take(request: Request) -> Response:
     return render.data(shapes.Done())
 
 
+async def authority(request: Request) -> Response:
+    """Who decides what is wanted of a domain or a node, at each site: since when, until when, and what is contested."""
+    return render.data(await pages_authority.find(request))
+
+
+async def grant(request: Request) -> Response:
+    """Say who decides from now on. It holds at each site when the site hears of it."""
+    wish, view = await forms.document(request, shapes.Grant), await pages_authority.find(request)
+    why = forms.text({"why": wish.why}, "why", chars_max=why_chars_max, need="Say why: the journal keeps it.")
+    await asked.box(request).grant(asked.who(request), view.subject, wish.terms, why)
+    return render.data(shapes.Done())
+
+
+async def hand_back(request: Request) -> Response:
+    """Give back what this site took when its lease ran out."""
+    wish, view = await forms.document(request, shapes.Why), await pages_authority.find(request)
+    why = forms.text({"why": wish.why}, "why", chars_max=why_chars_max, need="Say why: the journal keeps it.")
+    await asked.box(request).hand_back(asked.who(request), view.subject, why)
+    return render.data(shapes.Done())
+
+
+async def settle_parked(request: Request) -> Response:
+    """Of values that were parked in a node's document, take one or drop it: its place in `parked` among its field's."""
+    wish, view = await forms.document(request, shapes.SettleParked), await node.find(request)
+    if wish.decision not in ("take", "drop"):
+        raise Refused("“decision” is take or drop.", 422)
+    why = forms.text({"why": wish.why}, "why", chars_max=why_chars_max, need="Say why: the journal keeps it.")
+    await asked.box(request).settle_parked(asked.who(request), view.row.id, wish.field, wish.choice, wish.decision, why)
+    return render.data(shapes.Done())
+
+
 async def links(request: Request) -> Response:
     """The links of this box: at a site the one to its hub, at a hub one to each site."""
     return render.data(await asked.box(request).links(asked.who(request)))
@@ -155,7 +289,7 @@ async def create_token(request: Request) -> Response:
     """Make a bearer token; its secret is in this answer and nowhere else."""
     wish = await forms.document(request, shapes.NewToken)
     name = forms.text({"name": wish.name}, "name", chars_max=limits.name_chars_max, need="A token needs a name.")
-    secret = await asked.people(request).create_token(asked.who(request), name, account.role_of(wish.role))
+    secret = await asked.people(request).create_token(asked.who(request), name, role_of(wish.role))
     return render.data(shapes.TokenSecret(name, secret), 201)
 
 
@@ -172,7 +306,7 @@ async def create_account(request: Request) -> Response:
     wish = await forms.document(request, shapes.NewAccount)
     name = forms.text({"name": wish.name}, "name", chars_max=limits.name_chars_max, need="An account needs a name.")
     password = account.new_password({"password": wish.password})
-    await asked.people(request).create_account(asked.who(request), name, password, account.role_of(wish.role))
+    await asked.people(request).create_account(asked.who(request), name, password, role_of(wish.role), wish.sites)
     return render.data(shapes.Done(), 201)
 
 

@@ -6,9 +6,10 @@ from typing import Any
 
 import msgspec
 
+from fleet.drift import Difference
 from fleet.events import Recorded, fields
-from fleet.node import Difference, Kind, Node, drift
-from web.ports import QuarantineItem, RecordPage, RecordView, Role, SourceView, TokenView
+from fleet.node import Kind, Node
+from web.ports import AuthorityTerms, DriftGroup, QuarantineItem, RecordPage, RecordView, Role, SourceView, TokenView
 from web.words import event as in_words
 
 
@@ -17,6 +18,31 @@ class NodeState(msgspec.Struct, frozen=True, kw_only=True):
 
     node: Node
     drift: tuple[Difference, ...]
+
+
+class DriftOf(msgspec.Struct, frozen=True):
+    """All that is wanted of a node, what differs first: which pointer, wanted, found, since when, by which document."""
+
+    node_id: str
+    score: int | None
+    drift: tuple[Difference, ...]
+
+
+class GroupList(msgspec.Struct, frozen=True):
+    """Policy bundles or domains, and how their nodes stand. While documents are `pending`, the counts are not whole."""
+
+    groups: tuple[DriftGroup, ...]
+    pending: int
+
+
+class Named(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    name: str
+
+
+class Fields(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Fields by name; an empty text takes one away. A bundle's constraints are fields too: "constraints/temp_c": "..60"."""
+
+    fields: dict[str, str]
 
 
 class NodeList(msgspec.Struct, frozen=True):
@@ -123,6 +149,26 @@ class Take(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     choice: int
 
 
+class Grant(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Who decides from now on, and why it was decided so."""
+
+    terms: AuthorityTerms
+    why: str
+
+
+class Why(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    why: str
+
+
+class SettleParked(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`choice` counts from 0 among the parked values of the field; `decision` is take or drop."""
+
+    field: str
+    decision: str
+    why: str
+    choice: int = 0
+
+
 class LinkChange(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """`action` is one of the link's `actions`; `value` a lane, a number of bytes, or the reason of a release."""
 
@@ -137,7 +183,7 @@ class Settle(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class NewToken(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """`role` is viewer, operator or admin."""
+    """`role` is viewer, operator, admin or operator-admin."""
 
     name: str
     role: str = "viewer"
@@ -162,11 +208,13 @@ class TokenList(msgspec.Struct, frozen=True):
 
 
 class NewAccount(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """`role` is viewer, operator or admin."""
+    """`role` is viewer, operator, admin or operator-admin. At a hub `sites` are the names of those where the account holds
+    as well, * for every one."""
 
     name: str
     password: str
     role: str = "viewer"
+    sites: tuple[str, ...] = ()
 
 
 class Me(msgspec.Struct, frozen=True):
@@ -199,8 +247,8 @@ class Ready(msgspec.Struct, frozen=True):
     loops: dict[str, str]
 
 
-def state(node: Node) -> NodeState:
-    return NodeState(node=node, drift=drift(node.desired, node.actual))
+def state(node: Node, lines: tuple[Difference, ...]) -> NodeState:
+    return NodeState(node=node, drift=lines)
 
 
 def event(one: Recorded) -> EventOut:
@@ -242,4 +290,4 @@ def records(page: RecordPage) -> RecordList:
 
 
 def token(view: TokenView) -> TokenOut:
-    return TokenOut(view.name, Role(view.role).name.lower(), view.created_ns, view.revoked_ns)
+    return TokenOut(view.name, Role(view.role).word, view.created_ns, view.revoked_ns)

@@ -125,6 +125,9 @@ class Answer:
             capped = Request(request.scope, _capped(request, receive, entry.body_bytes_max))
             admit(entry, who)
             await check_intent(capped, who)
+            if who is not None and who.watched:
+                agent = request.headers.get("user-agent", "")
+                await asked.people(request).seen(who, f"{entry.method} {entry.path}", agent)
             return await entry.handler(capped)
         except Refused as refused:
             return _turned_away(request, refused)

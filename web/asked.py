@@ -1,16 +1,23 @@
 """What a handler needs to know of the request in hand: the box, the people, who asks, how they want the answer.
 
 Reads the scope that `web.app` filled; keeps no state.
+
+`as_of` is a moment in one of three ways: RFC 3339 (2026-11-20T14:21:00Z; UTC where no zone is given, as the time fields
+of browsers send it), Unix seconds (up to eleven digits), Unix nanoseconds (eighteen or nineteen).
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
+from datetime import UTC, datetime
 from typing import NamedTuple
 
 from starlette.requests import Request
 
-from web.ports import Box, Identity, People
+from fleet.limits import SECOND
+from web.ports import Box, Identity, Past, People, Refused
+from web.words import when
 
 
 class House(NamedTuple):
@@ -74,3 +81,50 @@ def here(request: Request) -> str:
 def path(request: Request) -> str:
     """The path with one slash at its head: with two, a browser would take its first part for a host."""
     return "/" + request.url.path.lstrip("/")
+
+
+# -- the moment that is asked for ----------------------------------------------------------------------------------
+
+_RFC3339 = re.compile(r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d(:\d\d(\.\d{1,9})?)?([Zz]|[+-]\d\d:\d\d)?", re.ASCII)
+_HOW = "Write 2026-11-20T14:21:00Z, or Unix seconds, or Unix nanoseconds."
+
+
+class Moment(NamedTuple):
+    """A past moment that may be asked for, and of whom."""
+
+    at_ns: int
+    past: Past
+
+
+def read_moment(raw: str) -> int:
+    """Unix ns. Refused (400) for what is no moment."""
+    if raw.isascii() and raw.isdigit() and (len(raw) <= 11 or 18 <= len(raw) <= 19):
+        return int(raw) * (SECOND if len(raw) <= 11 else 1)
+    try:
+        if not _RFC3339.fullmatch(raw):
+            raise ValueError
+        at = datetime.fromisoformat(raw.upper())
+        at = at if at.tzinfo else at.replace(tzinfo=UTC)
+        seconds = int(at.replace(microsecond=0).timestamp())
+    except (ValueError, OverflowError) as error:
+        raise Refused(f"“as_of” is a moment; this is {raw[:40]!r}. {_HOW}", 400) from error
+    return seconds * SECOND + at.microsecond * 1_000
+
+
+async def moment(request: Request) -> Moment | None:
+    """What `as_of` asks for; None when the page is of now. Refused (400) in the future and before the first event, with
+    what may be asked for."""
+    raw = request.query_params.get("as_of", "").strip()
+    if not raw:
+        return None
+    at_ns, past, now_ns = read_moment(raw), box(request).past, house(request).clock()
+    if past is None:
+        raise Refused("This box keeps no past; ask without “as_of”.", 400)
+    known = await past.known(who(request))
+    if known.first_ns is None:
+        more = " It is still being put together; ask again in a moment." if known.behind else ""
+        raise Refused(f"Nothing has happened here yet, so there is no past to look at.{more}", 400)
+    if at_ns > now_ns or at_ns < known.first_ns // SECOND * SECOND:
+        where = "in the future" if at_ns > now_ns else "before the first event"
+        raise Refused(f"{when(at_ns)} is {where}. Ask for a moment from {when(known.first_ns)} to {when(now_ns)}.", 400)
+    return Moment(at_ns, past)

@@ -43,7 +43,7 @@ class Authentication:
 
 async def identify(scope: Scope, people: People) -> Identity | None:
     if from_control_socket(scope):
-        return Identity(name="console", role=Role.ADMIN, via="console", address="console")
+        return Identity(name="console", role=Role.OPERATOR_ADMIN, via="console", address="console")
     headers = Headers(scope=scope)
     address = address_of(scope)
     scheme, _, token = headers.get("authorization", "").partition(" ")

@@ -9,10 +9,11 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
+from itertools import pairwise
 from typing import NamedTuple
 
 from fleet.connectivity import Reach
-from web.ports import NodeRow
+from web.ports import NodeRow, Series
 from web.words import angle
 
 
@@ -38,6 +39,28 @@ def spark(
         y = height - (min(max(value, floor), floor + span) - floor) / span * height
         parts.append(f"{'L' if pen else 'M'}{index * step:.1f} {y:.1f}" + ("" if pen else "h.1"))
         pen = True
+    return "".join(parts)
+
+
+def gap_s(at_s: Sequence[float], step_s: float) -> float:
+    """How far apart two points are when something is missing between them: well beyond the step, and beyond how far apart
+    this node's numbers mostly are."""
+    apart = sorted(after - before for before, after in pairwise(at_s))
+    return 2.5 * max(step_s, apart[len(apart) // 2] if apart else 0.0)
+
+
+def trace(one: Series, from_s: float, to_s: float, width: float, height: float) -> str:
+    """Path data of a metric over the whole of a time; nothing is drawn where nothing was heard."""
+    if not one.at_s:
+        return ""
+    floor, apart = min(one.mean), gap_s(one.at_s, one.step_s)
+    span, scale = max(one.mean) - floor or 1.0, width / max(to_s - from_s, one.step_s)
+    parts: list[str] = []
+    last_s = -math.inf
+    for at_s, value in zip(one.at_s, one.mean, strict=True):
+        here = f"{(at_s - from_s) * scale:.1f} {height - (value - floor) / span * height:.1f}"
+        parts.append(f"M{here}h.1" if at_s - last_s > apart else f"L{here}")
+        last_s = at_s
     return "".join(parts)
 
 

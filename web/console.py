@@ -8,7 +8,7 @@ import msgspec
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
-from fleet.people import Refused
+from fleet.people import BREAK_GLASS, Refused, role_of
 from web import asked, auth, render
 from web.policy import Entry, Policy
 
@@ -28,9 +28,33 @@ class _Wish(msgspec.Struct, frozen=True):
     name: str
 
 
+class _Seal(msgspec.Struct, frozen=True):
+    again: bool = False  # void the one that is sealed already
+
+
+class _Role(msgspec.Struct, frozen=True):
+    name: str
+    role: str
+
+
+async def seal_glass(request: Request) -> Response:
+    """POST /console/break-glass: the secret, this once; empty when one is sealed already and is to stay."""
+    wish, people = wish_of(await request.body(), _Seal), asked.people(request)
+    stays = not wish.again and people.glass.sealed_ns is not None
+    secret = "" if stays else await people.seal_glass(asked.who(request))
+    return render.data({"name": BREAK_GLASS, "secret": secret}, 201)
+
+
+async def change_role(request: Request) -> Response:
+    wish = wish_of(await request.body(), _Role)
+    role = role_of(wish.role)
+    await asked.people(request).change_account(asked.who(request), wish.name, role)
+    return render.data({"name": wish.name, "role": role.word})
+
+
 async def accounts(request: Request) -> Response:
     found = await asked.people(request).accounts()
-    return render.data({"accounts": [{"name": one.name, "role": one.role.name.lower()} for one in found]})
+    return render.data({"accounts": [{"name": one.name, "role": one.role.word} for one in found]})
 
 
 async def make_entry(request: Request) -> Response:
@@ -50,5 +74,7 @@ async def enter(request: Request) -> Response:
 ROUTES: tuple[Entry, ...] = (
     Entry("GET", "/console/accounts", accounts, Policy.ADMIN),
     Entry("POST", "/console/entries", make_entry, Policy.ADMIN, _BODY_BYTES_MAX),
+    Entry("POST", "/console/role", change_role, Policy.ADMIN, _BODY_BYTES_MAX),
+    Entry("POST", "/console/break-glass", seal_glass, Policy.ADMIN, _BODY_BYTES_MAX),
     Entry("GET", "/enter/{secret}", enter, Policy.PUBLIC),
 )

@@ -1,8 +1,8 @@
 """What has gone stale? One stream of server-sent events per open page.
 
 `stale` tells the page's live parts to ask again; `beat` says that the box is alive. A page that returns after a cut
-(it sends Last-Event-ID) is told `stale` at once. The stream ends after a while, so that a closed account loses its
-feed; the page comes back by itself.
+(it sends Last-Event-ID) is told `stale` at once. The stream ends with the session, and after a while in any case; the
+page comes back by itself.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
 from web import asked
+from web.auth import identify
 from web.ports import Unavailable
 
 STREAMS_MAX = 256
@@ -57,6 +58,9 @@ async def _stream(request: Request, topics: frozenset[str], *, resumed: bool) ->
         while time() - started < STREAM_SECONDS_MAX:
             waiting = waiting or asyncio.ensure_future(anext(watch))
             done, _ = await asyncio.wait({waiting}, timeout=BEAT_SECONDS)
+            if await identify(request.scope, asked.people(request)) is None:  # signed out, or let go, meanwhile:
+                yield _message("stale", clock())  # what the page asks for now leads it to the sign-in
+                return
             if done:
                 try:
                     stale = waiting.result()

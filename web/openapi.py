@@ -13,11 +13,13 @@ from starlette.responses import Response
 
 from fleet import limits
 from fleet.node import Kind
+from fleet.plan import Sort
 from web import api_shapes as shapes
 from web import asked, render
 from web.api import PULL_ITEMS_MAX
+from web.pages import plan
 from web.policy import Entry, Policy, Table
-from web.ports import LinksView, NodeView, Series
+from web.ports import AuthorityView, GroupView, LinksView, NodeView, PlanView, Preview, Series
 
 
 class Query(NamedTuple):
@@ -45,14 +47,21 @@ _LIMIT = Query(
 )
 _PULL = Query("limit", _whole(PULL_ITEMS_MAX, 1) | {"default": limits.page_items_default}, "Items in one answer.")
 _AFTER = Query("after", _whole(2**62) | {"default": 0}, "`next` of the answer before.")
+_OFFSET = Query("offset", _whole(1_000_000) | {"default": 0}, "Nodes to pass over.")
 _NS = _whole(2**62)
+_AS_OF = Query(
+    "as_of",
+    {"type": "string", "maxLength": 64},
+    "As of this moment: RFC 3339, Unix seconds (up to eleven digits) or Unix nanoseconds; now unless told.",
+)
 
 SPOKEN: dict[tuple[str, str], Spoken] = {
     ("GET", "/api/v1/me"): Spoken(shapes.Me),
     ("GET", "/api/v1/nodes"): Spoken(
-        shapes.NodeList, (Query("after", {"type": "string", "maxLength": 26}, "`next` of the answer before."), _LIMIT)
+        shapes.NodeList,
+        (Query("after", {"type": "string", "maxLength": 26}, "`next` of the answer before."), _LIMIT, _AS_OF),
     ),
-    ("GET", "/api/v1/nodes/{id}"): Spoken(NodeView),
+    ("GET", "/api/v1/nodes/{id}"): Spoken(NodeView, (_AS_OF,)),
     ("PATCH", "/api/v1/nodes/{id}"): Spoken(shapes.Done, body=shapes.Change),
     ("POST", "/api/v1/nodes/{id}/move"): Spoken(shapes.Done, body=shapes.Move),
     ("GET", "/api/v1/nodes/{id}/series"): Spoken(
@@ -62,8 +71,21 @@ SPOKEN: dict[tuple[str, str], Spoken] = {
             Query("from", _NS, "Unix nanoseconds; `hours` before `to` unless told."),
             Query("to", _NS, "Unix nanoseconds; now unless told."),
             Query("hours", _whole(8_784, 1) | {"default": 1}, "How far back, where `from` is not given."),
+            _AS_OF,
         ),
     ),
+    ("GET", "/api/v1/nodes/{id}/drift"): Spoken(shapes.DriftOf),
+    ("GET", "/api/v1/policies"): Spoken(shapes.GroupList),
+    ("POST", "/api/v1/policies"): Spoken(shapes.Adopted, body=shapes.Named, status=201),
+    ("GET", "/api/v1/policies/{id}"): Spoken(GroupView, (_OFFSET, _LIMIT)),
+    ("PATCH", "/api/v1/policies/{id}"): Spoken(shapes.Done, body=shapes.Fields),
+    ("POST", "/api/v1/policies/{id}/preview"): Spoken(Preview, body=shapes.Fields),
+    ("POST", "/api/v1/policies/{id}/take"): Spoken(shapes.Done, body=shapes.Take),
+    ("GET", "/api/v1/domains"): Spoken(shapes.GroupList),
+    ("POST", "/api/v1/domains"): Spoken(shapes.Adopted, body=shapes.Named, status=201),
+    ("GET", "/api/v1/domains/{id}"): Spoken(GroupView, (_OFFSET, _LIMIT)),
+    ("PATCH", "/api/v1/domains/{id}"): Spoken(shapes.Done, body=shapes.Fields),
+    ("POST", "/api/v1/domains/{id}/take"): Spoken(shapes.Done, body=shapes.Take),
     ("GET", "/api/v1/events"): Spoken(shapes.EventList, (_AFTER, _PULL)),
     ("GET", "/api/v1/events/feed"): Spoken(
         None,
@@ -88,6 +110,23 @@ SPOKEN: dict[tuple[str, str], Spoken] = {
     ("GET", "/api/v1/links"): Spoken(LinksView),
     ("POST", "/api/v1/links/{id}"): Spoken(shapes.Done, body=shapes.LinkChange),
     ("POST", "/api/v1/nodes/{id}/take"): Spoken(shapes.Done, body=shapes.Take),
+    ("POST", "/api/v1/nodes/{id}/parked"): Spoken(shapes.Done, body=shapes.SettleParked),
+    ("GET", "/api/v1/authority/{id}"): Spoken(AuthorityView),
+    ("POST", "/api/v1/authority/{id}"): Spoken(shapes.Done, body=shapes.Grant),
+    ("POST", "/api/v1/authority/{id}/return"): Spoken(shapes.Done, body=shapes.Why),
+    ("GET", "/api/v1/plan"): Spoken(
+        PlanView,
+        (
+            Query("site", {"type": "string", "maxLength": 64}, "A hub's: the peer whose plan it is; all unless told."),
+            Query("sort", {"type": "string", "enum": ["", *Sort]}, "Only what is of this sort."),
+            Query("text", {"type": "string", "maxLength": 200}, "In a name or a value."),
+            Query("field", {"type": "string", "maxLength": limits.name_chars_max}, "Only this field."),
+            Query("offset", _whole(1_000_000) | {"default": 0}, "Steps that need a person to pass over."),
+            _LIMIT,
+        ),
+    ),
+    ("POST", "/api/v1/plan/apply"): Spoken(plan.Decided, body=plan.Apply),
+    ("POST", "/api/v1/plan/undo"): Spoken(plan.Decided, body=plan.Undo),
     ("GET", "/api/v1/tokens"): Spoken(shapes.TokenList),
     ("POST", "/api/v1/tokens"): Spoken(shapes.TokenSecret, body=shapes.NewToken, status=201),
     ("DELETE", "/api/v1/tokens"): Spoken(
@@ -146,7 +185,7 @@ def document(table: Table, version: str) -> dict[str, Any]:
 
 
 def _operation(entry: Entry, spoken: Spoken) -> dict[str, Any]:
-    role = entry.policy.name.lower()
+    role = entry.policy.name.lower().replace("_", "-")
     words = (entry.handler.__doc__ or "").strip().split("\n")[0]
     operation: dict[str, Any] = {
         "operationId": f"{entry.handler.__module__.rpartition('.')[2]}_{entry.handler.__name__}",

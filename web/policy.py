@@ -28,6 +28,7 @@ class Policy(IntEnum):
     VIEWER = Role.VIEWER
     OPERATOR = Role.OPERATOR
     ADMIN = Role.ADMIN
+    OPERATOR_ADMIN = Role.OPERATOR_ADMIN
 
 
 class Entry(NamedTuple):
@@ -88,5 +89,5 @@ def admit(entry: Entry, who: Identity | None) -> None:
     if who is None:
         raise Refused("Sign in first.", 401)
     if who.role < entry.policy:
-        needed = Role(entry.policy).name.lower()
-        raise Refused(f"This needs the role {needed}; {who.name} is {who.role.name.lower()}. Ask an admin.", 403)
+        needed = Role(entry.policy).word
+        raise Refused(f"This needs the role {needed}; {who.name} is {who.role.word}. Ask an admin.", 403)

@@ -10,19 +10,25 @@ Promises, for every method
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from enum import StrEnum
 from typing import Protocol
 
 import msgspec
 
+from fleet.audit import Page, Query
 from fleet.connectivity import Mode, Reach
+from fleet.document import Kind as DocumentKind
+from fleet.drift import Difference
 from fleet.events import Clock, Recorded
-from fleet.node import Difference, Kind, Node
+from fleet.node import Kind, Node
+from fleet.past import Known, Was
 from fleet.people import AccountView as AccountView
+from fleet.people import Glass as Glass
 from fleet.people import Identity as Identity
 from fleet.people import Refused as Refused
 from fleet.people import Role as Role
+from fleet.people import RosterView as RosterView
 from fleet.people import TokenView as TokenView
 from fleet.people import Unavailable as Unavailable
 from fleet.reading import Flight, Health, Position
@@ -112,6 +118,45 @@ class SiteLine(_View, frozen=True):
     quarantined: bool = False
 
 
+class AsOf(_View, frozen=True):
+    """A view is of a past moment, as far as the history is put together: up to the journal's event `position`; `behind`
+    events more stand in the journal."""
+
+    at_ns: int
+    position: int
+    behind: int = 0
+
+
+class DriftGroup(_View, frozen=True):
+    """A domain or a policy bundle: how its nodes stand. `id` is empty for the nodes that are of no domain. `score` is the
+    mean of those that are known: 0 is as wanted, 100 nothing as wanted."""
+
+    id: str
+    name: str
+    nodes: int
+    in_line: int
+    out: int
+    unknown: int
+    free: int  # nothing is wanted of them
+    score: float | None
+    reasons: tuple[tuple[str, int], ...] = ()  # the most frequent first
+    versions: tuple[tuple[str, int], ...] = ()  # as found, the most frequent first; "" is not known
+    target_version: str = ""
+    written_ns: int | None = None  # the newest word in its document
+    written_by: str = ""
+    conflicts: int = 0
+    described: bool = True  # false: nodes speak of it, and its document is not here
+
+
+class DriftView(_View, frozen=True):
+    """All domains, those that drift most first, and all bundles by name. `pending`: documents that are still to be read
+    after a start, so that the counts are not whole yet."""
+
+    domains: tuple[DriftGroup, ...] = ()
+    policies: tuple[DriftGroup, ...] = ()
+    pending: int = 0
+
+
 class SiteView(_View, frozen=True):
     site: str
     now_ns: int
@@ -125,6 +170,8 @@ class SiteView(_View, frozen=True):
     unclaimed: int
     uptime_s: float
     sites: tuple[SiteLine, ...] = ()  # a hub's, those that need somebody first
+    drift: DriftView = DriftView()
+    as_of: AsOf | None = None
 
 
 class Choice(_View, frozen=True):
@@ -142,6 +189,57 @@ class FieldConflict(_View, frozen=True):
 
     field: str
     choices: tuple[Choice, ...]
+
+
+class ParkedValue(_View, frozen=True):
+    """A word that does not take effect and waits for a person: `choice` is its place among those of its field."""
+
+    field: str
+    choice: int
+    said: Choice
+    why: str
+
+
+class AuthorityLine(_View, frozen=True):
+    """Who decides what is wanted of a domain or a node, at one site. Epoch 0: the site and the hub both, as ever."""
+
+    subject: str
+    place: str  # the site's writer
+    site: str
+    epoch: int
+    master: str = ""  # GLOBAL, REGION or LOCAL; empty at epoch 0
+    holders: tuple[str, ...] = ()
+    cause: str = ""  # accepted, taken or returned
+    since_ns: int | None = None
+    actor: str = ""
+    why: str = ""
+    lease_ns: int = 0
+    on_expiry: str = ""
+    on_return: str = ""
+    heard_ns: int | None = None  # when the other end was heard
+    until_ns: int | None = None  # when the lease runs out, if nothing more is heard
+    pending: str = ""  # what was granted and the site has not begun
+    pending_ns: int | None = None
+    contests: tuple[str, ...] = ()  # sentences
+    here: bool = True  # this box may write what is wanted
+
+
+class AuthorityView(_View, frozen=True):
+    now_ns: int
+    subject: str
+    name: str
+    lines: tuple[AuthorityLine, ...]  # a line for each site
+    actions: tuple[str, ...] = ()  # of grant and return, what can be done here and now
+
+
+class AuthorityTerms(_View, frozen=True):
+    """What an operator grants. `lease_ns` 0 never runs out; `controllers` are writers of sites, empty for the master's."""
+
+    master: str
+    lease_ns: int = 0
+    on_expiry: str = "carry on"
+    on_return: str = "hand back"
+    controllers: tuple[str, ...] = ()
 
 
 EDITABLE = (
@@ -173,10 +271,71 @@ class NodeView(_View, frozen=True):
     notes: str = ""
     conflicts: tuple[FieldConflict, ...] = ()
     editable: tuple[str, ...] = EDITABLE  # the fields that `change` takes here
+    authority: AuthorityLine | None = None
+    parked: tuple[ParkedValue, ...] = ()
+    score: int | None = None  # of its drift
+    requires_online: str = ""  # as its own document says: yes, no, or nothing
+    domains: tuple[tuple[str, str], ...] = ()  # id and name of each, to choose from
+    policies: tuple[tuple[str, str], ...] = ()
+    as_of: AsOf | None = None
+    clock: Clock | None = None  # of a past view: of the clock that wrote its newest turn
+
+
+class Drifter(_View, frozen=True):
+    """A node that is out of spec, and why."""
+
+    id: str
+    name: str
+    site: str
+    score: int
+    lines: tuple[Difference, ...]
+
+
+class Word(_View, frozen=True):
+    """A field of a bundle or a domain as it stands, and who wrote it so."""
+
+    field: str
+    value: str
+    by: str
+    where: str
+    at_ns: int
+    clock: Clock
+
+
+class Preview(_View, frozen=True):
+    """What a change of a bundle would touch. `turned`: nodes that would fall out of spec and are not so now."""
+
+    nodes: int
+    domains: tuple[tuple[str, int], ...]
+    out: int
+    out_then: int
+    in_line: int
+    in_line_then: int
+    unknown_then: int
+    turned: int
+
+
+class GroupView(_View, frozen=True):
+    """A bundle or a domain, and a page of its nodes that are out of spec, the worst first. `beside` are the domains of a
+    bundle's nodes, or the bundles of a domain's: id, name, nodes."""
+
+    now_ns: int
+    group: DriftGroup
+    words: tuple[Word, ...]
+    conflicts: tuple[FieldConflict, ...]
+    beside: tuple[tuple[str, str, int], ...]
+    sites: tuple[tuple[str, int], ...]  # name, nodes
+    reach: tuple[tuple[Reach, int], ...]
+    health: tuple[tuple[Health, int], ...]  # of those that are heard
+    out: tuple[Drifter, ...]
+    offset: int = 0
+    limit: int = 50
+    pending: int = 0
 
 
 class Series(_View, frozen=True):
-    """A metric over time: columns of equal length. Where nothing was heard there is no point."""
+    """A metric over time: columns of equal length. Where nothing was heard there is no point. `words`: where it is from,
+    if not from this box."""
 
     metric: str
     unit: str
@@ -185,6 +344,7 @@ class Series(_View, frozen=True):
     low: tuple[float, ...]
     mean: tuple[float, ...]
     high: tuple[float, ...]
+    words: str = ""
 
 
 class RecordView(_View, frozen=True):
@@ -402,7 +562,34 @@ class People(Protocol):
 
     async def accounts(self) -> Sequence[AccountView]: ...
 
-    async def create_account(self, who: Identity, name: str, password: str, role: Role) -> None: ...
+    async def create_account(
+        self, who: Identity, name: str, password: str, role: Role, sites: Sequence[str] = ()
+    ) -> None:
+        """At a hub `sites` are the names of those where it holds as well, `people.ALL` for every one."""
+        ...
+
+    async def change_account(
+        self, who: Identity, name: str, role: Role | None = None, sites: Sequence[str] | None = None
+    ) -> None:
+        """Another role, or at a hub other sites; what is None stays."""
+        ...
+
+    async def roster(self) -> RosterView | None:
+        """The hub's accounts as far as they have come; None while none has a way to a site."""
+        ...
+
+    @property
+    def glass(self) -> Glass:
+        """The site's sealed account."""
+        ...
+
+    async def seal_glass(self, who: Identity) -> str:
+        """The secret of a new sealed account; the one before it is void."""
+        ...
+
+    async def seen(self, who: Identity, route: str, agent: str) -> None:
+        """Tell in the log that `who`, who may look across tenants, looked."""
+        ...
 
     async def disable_account(self, who: Identity, name: str) -> None: ...
 
@@ -415,12 +602,184 @@ class People(Protocol):
     async def revoke_token(self, who: Identity, name: str) -> None: ...
 
 
+class Past(Protocol):
+    """The same reads as of a moment (Unix ns). What a moment is, and whether it may be asked for, is checked by
+    `web.asked.moment`."""
+
+    async def known(self, who: Identity) -> Known: ...
+
+    async def site(self, who: Identity, query: NodeQuery, moment_ns: int) -> SiteView: ...
+
+    async def node(self, who: Identity, node_id: str, moment_ns: int) -> NodeView | None:
+        """Refused (400) when the node was not there yet."""
+        ...
+
+    async def nodes(self, who: Identity, after: str, limit: int, moment_ns: int) -> Sequence[Node]: ...
+
+    async def timeline(
+        self, who: Identity, before: int, limit: int, node_id: str, moment_ns: int
+    ) -> Sequence[Recorded]: ...
+
+    async def turns(self, who: Identity, node_id: str) -> Sequence[Was]:
+        """The newest turns of a node, oldest first."""
+        ...
+
+
+class Policies(Protocol):
+    """Policy bundles, domains and what drifts from them. `kind` is BUNDLE or DOMAIN."""
+
+    async def drift(self, who: Identity) -> DriftView: ...
+
+    async def differences(self, who: Identity, node_ids: Sequence[str]) -> Mapping[str, tuple[Difference, ...]]:
+        """All that is wanted of nodes and how it stands, of those that are known."""
+        ...
+
+    async def group(self, who: Identity, kind: DocumentKind, name: str, offset: int, limit: int) -> GroupView | None:
+        """By its id; None when there is none here."""
+        ...
+
+    async def history(self, who: Identity, name: str, limit: int) -> Sequence[Recorded]:
+        """What was said of a bundle or a domain, newest first, each word once."""
+        ...
+
+    async def preview(self, who: Identity, name: str, fields: Mapping[str, str]) -> Preview:
+        """What `write` of these fields into a bundle would touch. Refused as that would be."""
+        ...
+
+    async def create(self, who: Identity, kind: DocumentKind, name: str) -> str:
+        """A new one of that name; returns its id."""
+        ...
+
+    async def write(self, who: Identity, kind: DocumentKind, name: str, fields: Mapping[str, str]) -> None:
+        """Change fields; an empty text takes one away. A bundle's constraints are fields too: constraints/temp_c =
+        ..60. What is written goes to every site."""
+        ...
+
+    async def take(self, who: Identity, kind: DocumentKind, name: str, field: str, choice: int) -> None:
+        """Settle a conflict: the `choice` of those shown holds from now on, everywhere."""
+        ...
+
+
+class PlanQuery(_View, frozen=True):
+    """`peer`: the writer of one site; empty for all. `sort` and `field` empty: any. `text` in a name or a value."""
+
+    peer: str = ""
+    sort: str = ""
+    text: str = ""
+    field: str = ""
+    offset: int = 0
+    limit: int = 50
+
+
+class PlanStep(_View, frozen=True):
+    """A field in which words stand against each other (`fleet.plan.Step`). The first choice holds now, unless there is
+    only one; `choice` is the one that a rule takes or proposes, `why` says so in a sentence. `base` is what all had seen,
+    None where nobody can tell."""
+
+    id: str
+    sort: str  # person, automatic or refused
+    rule: str
+    kind: str
+    document: str
+    name: str  # of the node, bundle or domain
+    domain: str
+    site: str
+    field: str
+    choices: tuple[Choice, ...]
+    choice: int | None
+    base: str | None
+    why: str
+
+
+class PlanDone(_View, frozen=True):
+    """A plan, or part of one, that was applied. `undone_ns` is None while it stands."""
+
+    plan: str
+    site: str
+    at_ns: int
+    decisions: int
+    by: str
+    why: str
+    undone_ns: int | None = None
+
+
+class PlanView(_View, frozen=True):
+    """What is to be decided. `plan` and `state` go back with the decisions; `counts` and `fields` are over all of it,
+    `matching` is how many need a person and match the query, `steps` the page of them. The other two lists are cut at
+    their bound."""
+
+    now_ns: int
+    peer: str
+    site: str  # its name; empty for all
+    plan: str
+    state: str
+    counts: dict[str, int]
+    fields: tuple[str, ...]
+    matching: int
+    steps: tuple[PlanStep, ...]
+    automatic: tuple[PlanStep, ...] = ()
+    refused: tuple[PlanStep, ...] = ()
+    done: tuple[PlanDone, ...] = ()
+    sites: tuple[tuple[str, str], ...] = ()  # a hub's: writer and name
+
+
+class PlanWish(_View, frozen=True):
+    """Decisions on the plan of that hash and state: the choice for each step, -1 to leave it. `automatic`: what settles
+    by rule too, as far as one application may hold."""
+
+    plan: str
+    state: str
+    decisions: dict[str, int]
+    why: str
+    peer: str = ""
+    automatic: bool = False
+
+
+class PlanChange(_View, frozen=True):
+    """What a decision would change. The values are the same where what holds already was taken."""
+
+    name: str
+    site: str
+    domain: str
+    field: str
+    former: str
+    value: str
+    by: str
+
+
+class Plans(Protocol):
+    """What was written in two places at once, decided together. Hub and site answer alike."""
+
+    async def look(self, who: Identity, query: PlanQuery) -> PlanView:
+        """Refused (404) for a site that is not there."""
+        ...
+
+    async def preview(self, who: Identity, wish: PlanWish) -> Sequence[PlanChange]:
+        """What `apply` would do. Refused (409) when the plan is not that any more, (422) for a decision that cannot be."""
+        ...
+
+    async def apply(self, who: Identity, wish: PlanWish) -> int:
+        """Carry them all out, or none; how many there were."""
+        ...
+
+    async def undo(self, who: Identity, plan: str, why: str) -> int:
+        """What held before the plan was applied holds again. Refused (409) when somebody wrote there since."""
+        ...
+
+
 class Box(Protocol):
     """The site behind the pages, or the hub behind its own."""
 
     name: str
     version: str
     hub: bool
+    plans: Plans
+
+    @property
+    def past(self) -> Past | None: ...
+
+    @property
+    def policies(self) -> Policies: ...
 
     async def site(self, who: Identity, query: NodeQuery) -> SiteView: ...
 
@@ -472,6 +831,24 @@ class Box(Protocol):
         """Settle a conflict: the `choice` of those shown holds from now on."""
         ...
 
+    async def authority(self, who: Identity, subject: str) -> AuthorityView:
+        """Of a domain or a node. What nobody ever decided on has epoch 0 everywhere."""
+        ...
+
+    async def grant(self, who: Identity, subject: str, terms: AuthorityTerms, why: str) -> None:
+        """At a hub: say who decides from now on. It holds at each site when the site hears of it."""
+        ...
+
+    async def hand_back(self, who: Identity, subject: str, why: str) -> None:
+        """At a site: give back what it took when its lease ran out."""
+        ...
+
+    async def settle_parked(
+        self, who: Identity, node_id: str, field: str, choice: int, decision: str, why: str
+    ) -> None:
+        """A person's word on a parked value: take or drop."""
+        ...
+
     async def move(self, who: Identity, node_id: str, target: str, reason: str) -> None:
         """One step in the lifecycle."""
         ...
@@ -500,6 +877,14 @@ class Box(Protocol):
         ...
 
     async def bundle_state(self, who: Identity, peer: str) -> BundleView: ...
+
+    async def audit(self, who: Identity, query: Query) -> Page:
+        """Who did what, newest first; at a hub over all sites."""
+        ...
+
+    def audit_export(self, who: Identity, query: Query) -> AsyncIterator[bytes]:
+        """All of it as JSON Lines with the proof beside each event (docs/formats.md)."""
+        ...
 
     def verify(self, who: Identity) -> AsyncIterator[VerifyStep]: ...
 

@@ -6,6 +6,7 @@ page's own template that has the name of the element's id: htmx names the elemen
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from functools import cache
@@ -100,6 +101,7 @@ def context(request: Request, values: Mapping[str, Any]) -> dict[str, Any]:
         "version": house.box.version,
         "is_hub": house.box.hub,
         "now_ns": house.clock(),
+        "clock_ns": house.clock(),
         "who": who,
         "csrf": who.csrf if who else "",
         "can_operate": who is not None and who.role >= Role.OPERATOR,
@@ -107,7 +109,9 @@ def context(request: Request, values: Mapping[str, Any]) -> dict[str, Any]:
         "scheme": scheme if scheme in SCHEMES else "auto",
         "path": asked.path(request),
         "here": asked.here(request),
+        "glass": house.people.glass,
         "topic": "",
+        "as_of": None,
         "problem": "",
         "done": words.DONE.get(request.query_params.get("done", ""), ""),
         **values,
@@ -123,7 +127,26 @@ def page(request: Request, name: str, /, *, status: int = 200, **values: Any) ->
         body = "".join(template.blocks[part](template.new_context(filled)))
     else:
         body = template.render(filled)
+    if filled["as_of"] is not None:
+        body = carried(body, words.iso(filled["as_of"].at_ns))
     return Response(body, status, {"cache-control": "no-store", "vary": "HX-Request"}, "text/html; charset=utf-8")
+
+
+_LINK = re.compile(r'(?<!data-moment )(href|hx-get)="(/(?:nodes/[^"?#]*)?)(\?[^"#]*)?(#[^"]*)?"')
+_FORM = re.compile(r'<form\b(?![^>]*\bdata-moment)[^>]*\bmethod="get"[^>]*>')
+
+
+def carried(body: str, moment: str) -> str:
+    """A page of the past: each of its links and forms that lead to pages that know the past goes to the same moment."""
+
+    def link(found: re.Match[str]) -> str:
+        name, path, query, place = found.groups(default="")
+        if "as_of=" in query:
+            return found[0]
+        return f'{name}="{path}{query + "&amp;" if query else "?"}as_of={moment}{place}"'
+
+    hidden = f'<input type="hidden" name="as_of" value="{moment}">'
+    return _FORM.sub(lambda found: found[0] + hidden, _LINK.sub(link, body))
 
 
 def halves(request: Request, name: str, /, **values: Any) -> tuple[str, str]:

@@ -7,7 +7,8 @@ Rules of the file
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from itertools import islice
 
 from fleet import lifecycle
 from fleet.connectivity import Mode, Reach
@@ -38,18 +39,22 @@ def tally(rows: Sequence[NodeRow]) -> dict[Reach, int]:
 
 def chosen(rows: Sequence[NodeRow], query: NodeQuery) -> list[NodeRow]:
     """All rows that match, in the order asked for."""
-    asked = bool(query.text or query.reach or query.kind or query.tag or query.site)
-    matching = [row for row in rows if _matches(row, query)] if asked else list(rows)
-    matching.sort(key=_ORDERS.get(query.order, _ORDERS["attention"]))
+    matching = [row for row in rows if _matches(row, query)] if filters(query) else list(rows)
+    matching.sort(key=ORDERS.get(query.order, ORDERS[BY_URGENCY]))
     return matching
+
+
+def filters(query: NodeQuery) -> bool:
+    """Whether anything less than all is asked for."""
+    return bool(query.text or query.reach or query.kind or query.tag or query.site)
 
 
 def page(matching: Sequence[NodeRow], query: NodeQuery) -> tuple[NodeRow, ...]:
     return tuple(matching[query.offset : query.offset + max(1, query.limit)])
 
 
-def places(matching: Sequence[NodeRow]) -> tuple[NodeRow, ...]:
-    return tuple([row for row in matching if row.position is not None][:PLACES_MAX])
+def places(matching: Iterable[NodeRow]) -> tuple[NodeRow, ...]:
+    return tuple(islice((row for row in matching if row.position is not None), PLACES_MAX))
 
 
 def tags(rows: Sequence[NodeRow]) -> tuple[str, ...]:
@@ -67,21 +72,33 @@ def _matches(row: NodeRow, query: NodeQuery) -> bool:
     if query.site and query.site != row.site:
         return False
     text = query.text.strip().lower()
-    return not text or any(text in field.lower() for field in (row.name, row.id, row.address or "", *row.tags))
+    return not text or text in words_of(row)
+
+
+def words_of(row: NodeRow) -> str:
+    """What a search finds a node by, in small letters."""
+    return "\n".join((row.name, row.id, row.address or "", *row.tags)).lower()
 
 
 _URGENCY = {Reach.OFFLINE: 0, Reach.DEGRADED: 1, Reach.UNKNOWN: 2, Reach.ONLINE: 3}
 
 
-def _urgency(row: NodeRow) -> tuple[int, int, str]:
+def rank(row: NodeRow) -> int:
+    """How urgent a node is, the most urgent 0; among equals the name decides."""
     ill = row.lost_ns is None and (
         row.health in (Health.FAILED, Health.DEGRADED) or row.heartbeat_missing_ns is not None
     )
-    return (_URGENCY[row.reach] if not ill else min(_URGENCY[row.reach], 1), 0 if ill else 1, row.name)
+    return 2 * min(_URGENCY[row.reach], 1) if ill else 2 * _URGENCY[row.reach] + 1
 
 
-_ORDERS: dict[str, Callable[[NodeRow], tuple[object, ...]]] = {
-    "attention": _urgency,
+def ranks_of(reach: Reach) -> frozenset[int]:
+    """In which ranks nodes of this reach are."""
+    return frozenset({2 * min(_URGENCY[reach], 1), 2 * _URGENCY[reach] + 1})
+
+
+BY_URGENCY = "attention"
+ORDERS: dict[str, Callable[[NodeRow], tuple[object, ...]]] = {
+    BY_URGENCY: lambda row: (rank(row), row.name),
     "name": lambda row: (row.name,),
     "battery": lambda row: (row.battery is None, row.battery.value if row.battery else 0, row.name),
     "seen": lambda row: (row.seen_ns is None, -(row.seen_ns or 0), row.name),
@@ -112,14 +129,20 @@ _WELL = (Health.OK, Health.UNKNOWN)
 _NOTHING: list[Attention] = []
 
 
+def is_well(row: NodeRow) -> bool:
+    """Nobody is needed: nearly every node, nearly always, so it costs little."""
+    if row.lost_ns is not None:
+        return True
+    if row.reach is not Reach.ONLINE or row.health not in _WELL or row.heartbeat_missing_ns is not None:
+        return False
+    low = row.battery is not None and row.battery.value < BATTERY_LOW_PCT
+    return not low and row.phase != lifecycle.Phase.QUARANTINED
+
+
 def needs(row: NodeRow, now_ns: int) -> list[Attention]:
     """Why a node needs a person, in one sentence each."""
-    if row.lost_ns is not None:
+    if is_well(row):
         return _NOTHING
-    if row.reach is Reach.ONLINE and row.health in _WELL and row.heartbeat_missing_ns is None:
-        low = row.battery is not None and row.battery.value < BATTERY_LOW_PCT
-        if not low and row.phase != lifecycle.Phase.QUARANTINED:
-            return _NOTHING  # nearly every node, nearly always: it costs nothing
     found: list[tuple[Severity, str, int]] = []
     since = row.since_ns or now_ns
     if row.reach is Reach.OFFLINE:
@@ -183,6 +206,12 @@ def record(
         node_id=node_id,
         content=content,
     )
+
+
+def online(view: View) -> str:
+    """What a node's own document says of being online: yes, no, or nothing."""
+    said = view.values.get("requires_online")
+    return "" if said is None or said.value is None else "yes" if said.value else "no"
 
 
 def conflicts(view: View, where: Callable[[str], str]) -> tuple[FieldConflict, ...]:

@@ -6,17 +6,21 @@ An event's sentence leaves its subject out: the page names (and links) the subje
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Mapping, Sequence
 from datetime import date, timedelta
 from functools import lru_cache
 from typing import Any
 
-from fleet import metrics
+from fleet import drift, metrics
 from fleet.connectivity import Mode, Reach
+from fleet.drift import Difference, Standing
 from fleet.events import UNREADABLE, Clock, Recorded, fields
 from fleet.limits import SECOND
+from fleet.past import MISSING, Track, Was
+from fleet.people import ALL, Role
 from fleet.reading import Flight, Health
-from web.ports import NodeRow, ReceiptView
+from web.ports import DriftGroup, NodeRow, ReceiptView
 
 UNKNOWN = "not known"
 
@@ -56,7 +60,7 @@ LANE: dict[str, str] = {
     "control": "greetings, acknowledgements, receipts",
     "snapshots": "how every node is now",
     "log": "what happened, in order",
-    "segments": "raw records, in sealed files",
+    "segments": "raw records and charts, in sealed files",
 }
 
 FIELD: dict[str, str] = {
@@ -66,6 +70,74 @@ FIELD: dict[str, str] = {
     "min_battery_pct": "least battery",
     "requires_online": "must be online",
 }
+
+MASTER: dict[str, str] = {
+    "GLOBAL": "the hub decides",
+    "REGION": "the region decides",
+    "LOCAL": "the site decides",
+}
+
+EXPIRY: dict[str, str] = {
+    "carry on": "everything may be edited there",
+    "safe subset": "only what makes things safer: least battery, must be online, maintenance window",
+    "freeze": "nothing that is wanted may be edited",
+    "read only": "nothing at all may be edited",
+}
+
+HOMECOMING: dict[str, str] = {
+    "hand back": "it hands back by itself",
+    "keep": "it keeps deciding until a person says otherwise",
+}
+
+CAUSE: dict[str, str] = {
+    "accepted": "granted",
+    "taken": "the lease ran out, the site took over",
+    "returned": "handed back",
+}
+
+STANDING: dict[Standing, tuple[str, str]] = {
+    Standing.IN_LINE: ("ok", "As wanted"),
+    Standing.OUT: ("degraded", "Out of spec"),
+    Standing.UNKNOWN: ("unknown", "Unknown"),
+    Standing.FREE: ("none", "Nothing wanted"),
+}
+DRIFTS_PCT, DRIFTS_FAR_PCT = 15.0, 40.0
+
+
+def drift_of(group: DriftGroup) -> tuple[str, str]:
+    """How a domain or a bundle looks: a tone and a word. What is not known is never green."""
+    if not group.nodes:
+        return "free", "No nodes"
+    if group.score is None:
+        return ("blind", "Unknown") if group.unknown else ("free", "Nothing wanted")
+    if not group.out:
+        return ("part", "As wanted, as far as known") if group.unknown else ("good", "As wanted")
+    if group.score < DRIFTS_PCT:
+        return "little", "Drifts a little"
+    return ("much", "Drifts") if group.score < DRIFTS_FAR_PCT else ("far", "Drifts far")
+
+
+def pointer(text: str) -> str:
+    return drift.label(text)
+
+
+def wanted(line: Difference) -> str:
+    return drift.wanted(line)
+
+
+def found(line: Difference) -> str:
+    unit_ = drift.unit(line.pointer)
+    return f"{line.found} {unit_}" if unit_ and line.found else line.found or "nothing told"
+
+
+def why(line: Difference) -> str:
+    """One difference in a row of a list."""
+    return (
+        drift.reason(line)
+        if line.words or not line.pointer.startswith("/values/")
+        else (f"{drift.label(line.pointer)} {found(line)}, wanted {wanted(line)}")
+    )
+
 
 HEALTH: dict[Health, str] = {
     Health.OK: "OK",
@@ -81,6 +153,13 @@ FLIGHT: dict[Flight, str] = {
     Flight.LANDING: "landing",
 }
 
+ROLE: dict[Role, str] = {
+    Role.VIEWER: "looks",
+    Role.OPERATOR: "looks and acts, across all tenants",
+    Role.ADMIN: "acts, and decides who else may",
+    Role.OPERATOR_ADMIN: "decides, across all tenants",
+}
+
 CLOCK: dict[Clock, str] = {
     Clock.SYNCED: "Synchronised: the kernel says that NTP or a receiver keeps it.",
     Clock.FREE_RUNNING: "Free-running: plausible, kept by nobody. Times may drift by seconds a day.",
@@ -90,6 +169,7 @@ CLOCK: dict[Clock, str] = {
 DONE: dict[str, str] = {
     "adopted": "Adopted. Its past records came with it.",
     "changed": "Changed.",
+    "created": "Made. Now say what is wanted; it goes to every site.",
     "moved": "Moved.",
     "claimed": "The source now belongs to this node.",
     "released": "The source is unclaimed again. It stands on the Intake page.",
@@ -101,6 +181,8 @@ DONE: dict[str, str] = {
     "revoked": "The token no longer opens anything.",
     "signed-out": "You are signed out.",
     "taken": "Taken. It holds from now on, here and at the other end.",
+    "applied": "Carried out, as a whole. Each decision is in the journal with your name and why.",
+    "undone": "Undone. What held before holds again.",
     "cut": "The link is cut. Nothing is lost; everything waits here until you restore it.",
     "restore": "The link is restored. The present goes first, then what happened meanwhile.",
     "pause": "The lane stands still. What is in it waits.",
@@ -108,6 +190,10 @@ DONE: dict[str, str] = {
     "per_s": "The cap holds from now on.",
     "per_hour": "The cap holds from now on.",
     "release": "Released. The site goes on where it stood.",
+    "granted": "Granted. It holds at each site from the moment at which the site hears of it.",
+    "handed-back": "Handed back. The journal says by whom, and why.",
+    "parked-take": "Taken. It holds from now on, here and at the other end.",
+    "parked-drop": "Let go. What holds stays as it is; the journal keeps what was written, and why it was let go.",
     "joined": "This site belongs to a hub now. It goes on by itself, with or without a line.",
 }
 
@@ -261,6 +347,21 @@ def covered(receipt: ReceiptView, hub: str, site: str) -> str:
     )
 
 
+def said(value: object) -> str:
+    """A value of a document as people write it; empty where it was taken away."""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return "" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
+
+
+_ULID = re.compile(r"\b[0-7][0-9A-HJKMNP-TV-Z]{25}\b")
+
+
+def named(said: str, names: Mapping[str, str]) -> str:
+    """A sentence in which ids are the names they go by, where those are known."""
+    return _ULID.sub(lambda match: names.get(match[0], match[0]), said)
+
+
 def field(pointer: str) -> str:
     """A field of a node, as people call it."""
     name, _, entry = pointer.partition("/")
@@ -290,8 +391,11 @@ def _put(pointer: str, value: str) -> str:
     if entry:
         said = "" if value == "True" else f": {value}"
         return f"{name.removesuffix('s')} {entry}{said}"
-    short = value if len(value) <= _VALUE_CHARS_MAX else value[: _VALUE_CHARS_MAX - 1] + "…"
-    return f"{field(name)} {_quoted(short)}"
+    return f"{field(name)} {_quoted(_shortened(value))}"
+
+
+def _shortened(value: str) -> str:
+    return value if len(value) <= _VALUE_CHARS_MAX else value[: _VALUE_CHARS_MAX - 1] + "…"
 
 
 def _by(f: Mapping[str, Any]) -> str:
@@ -300,6 +404,14 @@ def _by(f: Mapping[str, Any]) -> str:
 
 def _for(ns: int) -> str:
     return age(ns / SECOND)
+
+
+def _role(name: str) -> str:
+    return name.lower().replace("_", "-")
+
+
+def _sites(sites: Sequence[str]) -> str:
+    return "every site" if ALL in sites else ", ".join(sites) or "the hub alone"
 
 
 def _heard(f: Mapping[str, Any]) -> str:
@@ -318,8 +430,34 @@ def _link(f: Mapping[str, Any]) -> str:
     return f" ({', '.join(figures)})" if figures else ""
 
 
+def _value(value: object) -> str:
+    return _quoted(_shortened(said(value)))
+
+
+def _left(left: Sequence[tuple[str, str]]) -> str:
+    return ", ".join(f"{_quoted(_shortened(value))} of {who}" for who, value in left)
+
+
+def _for_site(f: Mapping[str, Any]) -> str:
+    return f"for {f['site']} " if f["site"] else ""
+
+
 def _records(count: int) -> str:
     return f"{amount(count)} record{'' if count == 1 else 's'}"
+
+
+_BEGAN = {
+    "accepted": "the site accepted the grant",
+    "taken": "the lease ran out, the site decides alone",
+    "returned": "the site handed it back",
+}
+
+
+def _terms(f: Mapping[str, Any]) -> str:
+    lease = (
+        f"lease {_for(f['lease_ns'])}, then {f['on_expiry']}, then {f['on_return']}" if f["lease_ns"] else "no lease"
+    )
+    return f"{MASTER.get(f['master'], f['master'])} ({lease})"
 
 
 EVENTS: dict[str, _Says] = {
@@ -354,23 +492,44 @@ EVENTS: dict[str, _Says] = {
         f"health changed from {f['former']} to {f['health']}" + (f": {f['reason']}" if f["reason"] else "")
     ),
     "node.version_changed": lambda f: f"version changed from {f['former'] or 'none'} to {f['version']}",
-    "segment.sealed": lambda f: f"{_records(f['records'])} sealed in a segment of {size(f['bytes_stored'])}",
+    "segment.sealed": lambda f: (
+        f"{_records(f['records']) if f['content'] == 'raw' else 'charts'} sealed in a segment of {size(f['bytes_stored'])}"
+    ),
     "telemetry.dropped": lambda f: (
-        f"{_records(f['records'])} of {f['data_class']} let go to make room ({size(f['bytes_freed'])}): {f['reason']}"
+        f"a file of charts for the hub let go ({size(f['bytes_freed'])}): {f['reason']}"
+        if f["data_class"] == "series" and f["sha256"]
+        else f"{_records(f['records'])} of {f['data_class']} let go to make room ({size(f['bytes_freed'])}): {f['reason']}"
     ),
     "telemetry.damaged": lambda f: f"the disk gave back {f['file']} wrong: {f['reason']}; kept as {f['kept_as']}",
     "intake.refused": lambda f: (
         f"{amount(f['messages'])} messages on {f['intake']} never became records: {f['reason']}"
     ),
-    "account.created": lambda f: f"account {f['name']} created as {f['role']}{_by(f)}",
+    "account.created": lambda f: (
+        f"account {f['name']} created as {_role(f['role'])}{_by(f)}"
+        + (f", for {_sites(f['sites'])}" if f["sites"] else "")
+    ),
     "account.changed": lambda f: (
-        f"account {f['name']}: {f['field']} changed" + (f" to {f['value']}" if f["value"] else "") + _by(f)
+        f"account {f['name']} closed{_by(f)}"
+        if f["field"] == "disabled"
+        else f"account {f['name']}: {f['field']} changed" + (f" to {f['value']}" if f["value"] else "") + _by(f)
     ),
     "account.signed_in": lambda f: f"{f['name']} signed in from {f['address']}",
     "account.refused": lambda f: f"sign-in as {f['name']} from {f['address']} refused: {f['reason']}",
     "account.signed_out": lambda f: f"{f['name']} signed out",
-    "token.created": lambda f: f"token {f['name']} created as {f['role']}{_by(f)}",
+    "token.created": lambda f: f"token {f['name']} created as {_role(f['role'])}{_by(f)}",
     "token.revoked": lambda f: f"token {f['name']} revoked{_by(f)}",
+    "roster.taken": lambda f: (
+        f"people of {f['hub']} came: "
+        + ("; ".join(f"{name} {what}" + (f" by {by}" if by else "") for name, what, by in f["said"]) or "nothing new")
+        + (f"; {', '.join(f['clashes'])}: the one made here holds" if f["clashes"] else "")
+    ),
+    "roster.refused": lambda f: f"people from the hub were refused ({f['reason']}); version {f['version']} stays",
+    "glass.sealed": lambda f: f"a break-glass account was sealed{_by(f)}",
+    "glass.broken": lambda f: f"the break-glass account was used from {f['address']}; good until {when(f['until_ns'])}",
+    "access.seen": lambda f: (
+        f"{f['name']} ({_role(f['role'])}) asked for {f['route']} from {f['address'] or 'here'}"
+        + (f" with {f['agent']}" if f["agent"] else "")
+    ),
     "quarantine.settled": lambda f: (
         f"quarantined input {f['item']}: {f['decision']}{_by(f)}" + (f" ({f['reason']})" if f["reason"] else "")
     ),
@@ -387,11 +546,37 @@ EVENTS: dict[str, _Says] = {
         f"the log was continued in two ways after event {f['seq']} of epoch {f['epoch']}; both are kept"
     ),
     "receipt.signed": lambda f: f"receipt {f['number']} signed by both: {f['events']} events, {f['segments']} segments",
-    "segment.received": lambda f: f"a segment of {f['records']} records came together here, bit for bit",
+    "segment.received": lambda f: (
+        f"a segment of {_records(f['records']) if f['records'] else 'charts'} came together here, bit for bit"
+    ),
     "document.changed": lambda f: (
         ("; ".join(_put(name, value) for name, value in f.get("said", ())) or "a document changed")
         + _by(f)
         + (" (sent again)" if f["repeated"] else "")
+    ),
+    "authority.granted": lambda f: (
+        f"authority granted as epoch {f['epoch']}: {_terms(f)}{_by(f)}" + (f" ({f['why']})" if f["why"] else "")
+    ),
+    "authority.began": lambda f: (
+        f"epoch {f['epoch']} of authority began: {_BEGAN.get(f['cause'], f['cause'])}"
+        + (f" after {_for(f['silent_ns'])} without a word" if f["silent_ns"] else "")
+        + f"; {_terms(f)}{_by(f)}"
+        + (f" ({f['why']})" if f["why"] else "")
+    ),
+    "authority.settled": lambda f: (
+        f"what {f['who']} wrote into {field(f['field'])}, {_quoted(f['value'])}, was"
+        f" {'taken' if f['decision'] == 'take' else 'let go'}{_by(f)}" + (f" ({f['why']})" if f["why"] else "")
+    ),
+    "conflict.decided": lambda f: (
+        f"{field(f['pointer'])}: {_value(f['taken'])} was taken"
+        + (f" over {_left(f['left'])}" if f["left"] else "")
+        + f"{_by(f)}: {f['why']}"
+    ),
+    "plan.applied": lambda f: (
+        f"{counted(f['decisions'], 'decision')} of the plan {_for_site(f)}carried out{_by(f)}: {f['why']}"
+    ),
+    "plan.undone": lambda f: (
+        f"{counted(f['decisions'], 'decision')} of the plan {_for_site(f)}undone{_by(f)}: {f['why']}"
     ),
 }
 
@@ -405,6 +590,8 @@ TONE: dict[str, str] = {
     "node.degraded": "degraded",
     "node.heartbeat_missed": "degraded",
     "account.refused": "degraded",
+    "roster.refused": "degraded",
+    "glass.broken": "offline",
     "intake.refused": "degraded",
     "telemetry.dropped": "degraded",
     "clock.stepped": "degraded",
@@ -414,6 +601,23 @@ TONE: dict[str, str] = {
     "storage.recovered": "online",
     "site.released": "online",
 }
+
+
+def turn(was: Was) -> str:
+    """What began to stand, in a few words."""
+    match was.track:
+        case Track.CONNECTIVITY:
+            return MODE[Mode(was.said)]
+        case Track.HEARTBEAT:
+            return "no heartbeat" if was.said == MISSING else "heartbeat again"
+        case Track.HEALTH:
+            return f"health {HEALTH[Health(was.said)]}" if was.said in Health.__members__ else "health turned"
+        case Track.VERSION:
+            return f"version {was.said}"
+        case Track.LIFECYCLE:
+            return was.said.replace("/", " · ")
+        case _:
+            return "adopted" if was.track is Track.ADOPTED else was.said
 
 
 def event(recorded: Recorded) -> str:

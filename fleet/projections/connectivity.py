@@ -1,15 +1,16 @@
 """Connectivity: in which mode is each node, since when, and on what evidence.
 
-Later stamps win. `history` is not kept here: a time window is answered by folding the log up to its end.
+Later stamps win. What stood at another moment is asked of `store.history`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from typing import NamedTuple
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, NamedTuple
 
 from fleet.connectivity import Mode
 from fleet.events import (
+    Body,
     HeartbeatMissed,
     HeartbeatResumed,
     NodeDegraded,
@@ -18,6 +19,7 @@ from fleet.events import (
     NodeRecovered,
     Recorded,
     Stamp,
+    Unknown,
 )
 
 NAME = "connectivity"
@@ -48,30 +50,29 @@ class State(NamedTuple):
 
 EMPTY = State({}, {})
 _MODES = {mode.value: mode for mode in Mode}
+_WHY: Mapping[type[Body | Unknown], Callable[[Any], str]] = {
+    NodeHeard: lambda body: body.via,
+    NodeQuiet: lambda body: "silence",
+    NodeDegraded: lambda body: body.reason,
+    NodeRecovered: lambda body: body.reason,
+}
 
 
 def advance(state: State, events: Iterable[Recorded]) -> State:
     """Fold a batch into a new state; the old state stays as it was."""
     standing, heartbeat = dict(state.standing), dict(state.heartbeat)
+    event: Any
     for event in events:
-        match event.body:
-            case NodeHeard(mode=mode, former=former, via=reason):
-                pass
-            case NodeQuiet(mode=mode, former=former):
-                reason = "silence"
-            case NodeDegraded(mode=mode, former=former, reason=reason):
-                pass
-            case NodeRecovered(mode=mode, former=former, reason=reason):
-                pass
-            case HeartbeatMissed() | HeartbeatResumed():
-                beat = Heartbeat(event.stamp, isinstance(event.body, HeartbeatMissed), event.wall_ns)
-                heartbeat[event.subject] = max(beat, heartbeat.get(event.subject, beat))
-                continue
-            case _:
-                continue
-        known = _MODES.get(mode)
-        if known is None:  # a mode of a newer version: the last one we understand stays
-            continue
-        turn = Standing(event.stamp, known, former, event.wall_ns, event.kind, reason)
-        standing[event.subject] = max(turn, standing.get(event.subject, turn))
+        _, writer, epoch, seq, hlc, wall_ns, _, kind, _, subject, body = event
+        why = _WHY.get(type(body))
+        if why is not None:
+            mode, held = _MODES.get(body.mode), standing.get(subject)
+            stamp = (hlc, writer, epoch, seq)
+            if mode is None or (held is not None and stamp < held[0]):
+                continue  # a mode of a newer version: the last one we understand stays; or it is older
+            turn = Standing(stamp, mode, body.former, wall_ns, kind, why(body))
+            standing[subject] = turn if held is None else max(turn, held)
+        elif isinstance(body, HeartbeatMissed | HeartbeatResumed):
+            beat = Heartbeat(event.stamp, isinstance(body, HeartbeatMissed), wall_ns)
+            heartbeat[subject] = max(beat, heartbeat.get(subject, beat))
     return State(standing, heartbeat)

@@ -40,12 +40,13 @@ EMPTY = State({}, {})
 
 
 def advance(state: State, events: Iterable[Recorded]) -> State:
-    """Fold a batch into a new state; the old state stays as it was."""
+    """Fold a batch into a new state; the old state stays as it was. Moves are rare, and a copy of a large state is not
+    made for nothing."""
+    moves = [(event, event.body) for event in events if isinstance(event.body, LifecycleMoved)]
+    if not moves:
+        return state
     standing, refused = dict(state.standing), dict(state.refused)
-    for event in events:
-        if not isinstance(event.body, LifecycleMoved):
-            continue
-        move = event.body
+    for event, move in moves:
         try:
             origin, target = lifecycle.place(move.origin), lifecycle.place(move.target)
             reason = lifecycle.refusal(origin, target)

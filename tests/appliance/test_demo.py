@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from appliance.demo import _free_port
+from appliance.demo import free_port
 from store.control import call
 from tests.cast import FRONT, eventually, island, skerry
 
@@ -100,14 +100,14 @@ def test_a_demo_on_a_folder_in_use_says_who_has_it(tmp_path: Path) -> None:
 
 
 def test_a_wanted_port_is_had_if_it_is_free_and_another_if_not() -> None:
-    free = _free_port(0)
-    assert _free_port(free) == free
+    free = free_port(0)
+    assert free_port(free) == free
     with socket.create_server(("127.0.0.1", free)):
-        assert _free_port(free) not in (0, free)
+        assert free_port(free) not in (0, free)
 
 
 def test_a_port_that_is_taken_for_datagrams_is_taken() -> None:
-    free = _free_port(0)
+    free = free_port(0)
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as datagrams:
         datagrams.bind(("127.0.0.1", free))
-        assert _free_port(free) not in (0, free)
+        assert free_port(free) not in (0, free)

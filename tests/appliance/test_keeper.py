@@ -21,8 +21,8 @@ from appliance.keeper import Keeper
 from appliance.recorder import Recorder
 from fleet import events, series
 from fleet.envelope import Log
-from fleet.limits import DAY, SECOND
-from store import journal, keys, peers, telemetry
+from fleet.limits import DAY, HOUR, SECOND
+from store import journal, keys, peers, series_file, telemetry
 from store.clock import WallClock
 from store.database import Writer, connect, connect_reader
 from store.faults import Fault, StoreFault
@@ -35,6 +35,7 @@ from store.telemetry import Closed, History, Segment, Telemetry
 MIB = 1024 * 1024
 NOW = 1_795_219_200 * SECOND
 WRITER = "01KAJ6X00000000000000000AD"
+KESTREL = "01KAJ6X00000000000000000KE"
 B = TypeVar("B", bound=events.Body)
 
 
@@ -330,6 +331,7 @@ def test_over_the_budget_the_oldest_go_and_the_rest_is_readable(tmp_path: Path) 
         for _ in range(12):
             island.partition(100, size=5000)
             island.look()
+        island.look()  # what the last sealing added goes with the next look
         view = island.keeper.budget_view_data()
         assert view.used_bytes <= 6 * MIB
         ids, gone = island.readable()
@@ -379,6 +381,178 @@ def test_series_go_when_no_segment_is_left_and_the_log_says_so(tmp_path: Path) -
         assert {one.data_class for one in island.told(events.TelemetryDropped)} == {"raw", "series", "damaged"}
         assert island.series.load("alder-1", 600) is None
         assert list(island.folder.damaged.iterdir()) == []
+
+
+# -- charts for a hub ---------------------------------------------------------------------------------------------
+
+
+def met_a_hub(island: Island) -> None:
+    with contextlib.closing(connect(island.folder.site_db)) as db:
+        peers.save(db, peers.Peer("01KAJ6X00000000000000000HB", "default", "harbor", bytes(32)))
+
+
+def charted(island: Island, *values: float, start_s: int = NOW // SECOND, record: int = 1) -> None:
+    window = series.Window(start_s)
+    for number, value in enumerate(values):
+        window.add(start_s + number, {"battery_pct": value})
+    island.series.save([(KESTREL, window)], record)
+
+
+def charts(island: Island) -> list[events.SegmentSealed]:
+    return [one for one in island.told(events.SegmentSealed) if one.content == "series"]
+
+
+def covered(island: Island, *hashes: bytes) -> None:
+    with contextlib.closing(connect(island.folder.site_db)) as db:
+        peers.covered(db, WRITER, 1, hashes, NOW)
+
+
+def test_with_the_records_of_an_hour_its_charts_are_sealed_for_the_hub(island: Island) -> None:
+    met_a_hub(island)
+    charted(island, 80, 79)
+    island.look()
+    assert charts(island) == [], "nothing was sealed yet"
+    island.partition(10)
+    island.look()
+    (said,) = charts(island)
+    assert (said.first_id, said.last_id, said.records) == (0, 0, 0)
+    path = telemetry.segment_path(island.folder.segments, said.sha256)
+    assert path.stat().st_size == said.bytes_stored
+    ((node_id, window),) = series_file.read(path)
+    assert (node_id, [point.samples for point in window.points("battery_pct")]) == (KESTREL, [2])
+    position = island.journal.position
+    for _ in range(3):
+        island.look()
+    assert island.journal.position == position
+    assert island.keeper.last_error is None
+
+
+def test_without_a_hub_no_charts_are_sealed_and_with_the_first_all_are(island: Island) -> None:
+    charted(island, 80)
+    island.partition(10)
+    island.look()
+    assert charts(island) == []
+    met_a_hub(island)
+    island.look(2 * HOUR / SECOND)
+    assert len(charts(island)) == 1
+
+
+def test_a_site_where_no_record_comes_seals_its_charts_by_the_hour(island: Island) -> None:
+    met_a_hub(island)
+    for hour in range(3):
+        for window in range(6):
+            charted(island, 80, hour, start_s=NOW // SECOND + hour * 7_200 + window * 600)
+        for _ in range(2):
+            island.look(HOUR / SECOND)
+    assert [one.from_ns - NOW for one in charts(island)] == [0, 2 * HOUR, 4 * HOUR]
+
+
+def test_what_grew_since_is_sealed_again_and_what_did_not_is_not(island: Island) -> None:
+    met_a_hub(island)
+    charted(island, 80)
+    charted(island, 50, start_s=NOW // SECOND - 600)
+    island.partition(10)
+    island.look()
+    charted(island, 80, 79)
+    island.partition(10)
+    island.look()
+    again = charts(island)[1]
+    found = list(series_file.read(telemetry.segment_path(island.folder.segments, again.sha256)))
+    assert [window.start_s for _, window in found] == [NOW // SECOND]
+
+
+def test_charts_of_months_alone_go_into_files_of_some_hours(island: Island) -> None:
+    for number in range(100):
+        charted(island, number, start_s=NOW // SECOND + number * 600)
+    met_a_hub(island)
+    island.partition(10)
+    for _ in range(5):
+        island.look()
+    assert len(charts(island)) == 3
+
+
+class CrashBeforeTheChartsAreTold(Keeper):
+    def _announce_charts(self, *_: object) -> None:
+        raise Crash
+
+
+def test_a_crash_while_charts_are_sealed_leaves_one_file_and_one_word_of_it(tmp_path: Path) -> None:
+    with contextlib.closing(Island(tmp_path, keeper=CrashBeforeTheChartsAreTold)) as island:
+        met_a_hub(island)
+        charted(island, 80)
+        island.partition(10)
+        with pytest.raises(Crash):
+            island.look()
+        assert len(island.files()) == 2
+    with contextlib.closing(Island(tmp_path)) as island:
+        island.look()
+        assert len(island.files()) == 1, "the copy that nobody told of is gone"
+        island.partition(10)
+        island.look()
+        (said,) = charts(island)
+        assert f"{said.sha256.hex()}.jsonl.zst" in island.files()
+        assert island.told(events.TelemetryDamaged) == []
+        assert island.readable() == (list(range(1, 21)), set())
+
+
+def test_charts_are_no_records(island: Island) -> None:
+    met_a_hub(island)
+    charted(island, 80)
+    island.partition(10)
+    island.look()
+    charted(island, 80, 20)
+    island.partition(10)
+    island.look()
+    assert len(island.files()) == 4
+    assert island.readable() == (list(range(1, 21)), set())
+    assert island.keeper.budget_view_data().oldest_record_ns == NOW
+    with contextlib.closing(connect_reader(island.folder.site_db)) as db:
+        (last_id,) = db.execute("SELECT coalesce(max(last_id), 0) FROM segment").fetchone()
+        assert last_id == 20
+        assert sum(one.records for one in telemetry.live(db)) == 20
+
+
+def test_charts_past_the_retention_go_once_the_hub_has_them(island: Island) -> None:
+    met_a_hub(island)
+    charted(island, 80, start_s=(NOW - 40 * DAY) // SECOND // 600 * 600)
+    island.partition(10)
+    island.look()
+    island.look()
+    assert len(island.files()) == 2, "the hub does not hold them yet"
+    (said,) = charts(island)
+    covered(island, said.sha256)
+    island.look()
+    (dropped,) = island.told(events.TelemetryDropped)
+    assert (dropped.data_class, dropped.sha256) == ("series", said.sha256)
+    assert (dropped.first_id, dropped.last_id, dropped.records) == (0, 0, 0)
+    assert island.readable() == (list(range(1, 11)), set())
+    assert island.series.load(KESTREL, (NOW - 40 * DAY) // SECOND // 600 * 600) is not None
+
+
+def test_for_room_sealed_charts_go_before_records_that_nobody_else_has(tmp_path: Path) -> None:
+    with contextlib.closing(Island(tmp_path)) as island:
+        met_a_hub(island)
+        charted(island, 80)
+        island.partition(10, size=2_000_000 // 10)
+        island.look()
+        used = island.keeper.budget_view_data().used_bytes
+        island.keeper.bounds = island.keeper.bounds._replace(budget_bytes=used - 1)
+        island.look()
+        assert [one.data_class for one in island.told(events.TelemetryDropped)][:1] == ["series"]
+
+
+def test_rotten_charts_are_named_and_no_record_with_them(island: Island) -> None:
+    met_a_hub(island)
+    charted(island, 80)
+    island.partition(10)
+    island.look()
+    (said,) = charts(island)
+    telemetry.segment_path(island.folder.segments, said.sha256).write_bytes(b"rotten")
+    for _ in range(3):
+        island.look()
+    (damaged,) = island.told(events.TelemetryDamaged)
+    assert (damaged.first_id, damaged.last_id) == (0, 0)
+    assert island.readable() == (list(range(1, 11)), set())
 
 
 # -- what was lost ------------------------------------------------------------------------------------------------

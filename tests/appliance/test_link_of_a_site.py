@@ -87,7 +87,7 @@ def written_at_harbor(path: Path, place: Id, rows: Sequence[tuple[object, ...]])
     bring_up(path)
     stamp = Stamped(None, "bob", HARBOR, 1, 1, 1_795_000_000_000_000_000, Clock.SYNCED)
     with closing(connect(path)) as db:
-        db.executemany("INSERT INTO document VALUES (?,?,?,?,?,?,?)", rows)
+        db.executemany("INSERT INTO document VALUES (?,?,?,?,?,?,?,?)", rows)
         made = document.edit(db, place, {"notes": "grounded"}, stamp)
     assert isinstance(made, document.Made)
     return tuple(made.changes)

@@ -17,12 +17,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from fleet import events, projections
+from fleet.authority import Cause, Expiry, Homecoming
 from fleet.connectivity import Mode
 from fleet.events import Clock, Recorded, Unknown
 from fleet.lifecycle import EDGES
-from fleet.projections import connectivity, lifecycle
+from fleet.node import Master
+from fleet.projections import authority, connectivity, lifecycle
 
-PROJECTIONS: tuple[ModuleType, ...] = (connectivity, lifecycle)
+PROJECTIONS: tuple[ModuleType, ...] = (authority, connectivity, lifecycle)
 
 every_projection = pytest.mark.parametrize("projection", PROJECTIONS, ids=lambda module: module.NAME)
 
@@ -40,6 +42,30 @@ bodies = st.one_of(
         lambda move, actor: events.LifecycleMoved(*move, "why", actor), wishes, st.sampled_from(["Alice", "Bob"])
     ),
     st.builds(events.NodeAdopted, st.just("drone-01"), st.just("DRONE"), st.just("s"), st.just("Alice")),
+    st.builds(
+        events.AuthorityGranted,
+        st.sampled_from(["A", "B"]),
+        st.integers(1, 3),
+        st.sampled_from([*Master, "SOMETHING_NEWER"]).map(str),
+        st.just(()),
+        st.sampled_from([0, 60]),
+        st.sampled_from([*Expiry]).map(str),
+        st.sampled_from([*Homecoming]).map(str),
+        st.just("Alice"),
+        st.just("why"),
+    ),
+    st.builds(
+        events.AuthorityBegan,
+        st.integers(1, 3),
+        st.sampled_from([*Cause, "something newer"]).map(str),
+        st.sampled_from([*Master]).map(str),
+        st.just(()),
+        st.just(60),
+        st.sampled_from([*Expiry]).map(str),
+        st.sampled_from([*Homecoming]).map(str),
+        st.just((("B", 1, 3),)),
+        st.integers(0, 9),
+    ),
     st.just(Unknown(b"\x90")),
 )
 
@@ -82,7 +108,7 @@ def test_order_batches_and_repeats_do_not_matter(
         state = projection.advance(state, batch)
         assert before == kept
     assert state == at_once
-    assert not projection.EMPTY.standing
+    assert not any(projection.EMPTY)
 
 
 @every_projection

@@ -14,7 +14,18 @@ from fleet import events, limits
 from fleet.events import KINDS, Clock, Recorded, Unknown
 
 WRITER = "01ALDER0000000000000000000"
-_EXAMPLES = {str: "text", int: 7, bytes: b"\x01\xff", bool: True, float | None: 1.5, tuple[str, ...]: ("a", "b")}
+_EXAMPLES = {
+    str: "text",
+    int: 7,
+    bytes: b"\x01\xff",
+    bool: True,
+    float | None: 1.5,
+    tuple[str, ...]: ("a", "b"),
+    str | int | float | bool | None: 20.5,
+    tuple[tuple[str, str], ...]: (("a", "b"), ("c", "d")),
+    tuple[tuple[str, int, int], ...]: (("a", 1, 2), ("b", 3, 4)),
+    tuple[tuple[str, str, str], ...]: (("a", "b", "c"),),
+}
 
 
 def example(kind: str) -> events.Body:

@@ -95,3 +95,52 @@ def test_thinning_keeps_counts_lows_and_highs_within_its_bound(added: list[tuple
 def test_windows_begin_every_ten_minutes() -> None:
     assert series.start_of(START + WINDOW_S - 0.1) == START
     assert series.start_of(START + WINDOW_S) == START + WINDOW_S
+
+
+# -- joining what two sides know --------------------------------------------------------------------------------------
+
+
+def joined(*windows: Window) -> Window:
+    made = Window(START)
+    for one in windows:
+        made.join(one)
+    return made
+
+
+@given(st.lists(samples, min_size=1, max_size=4), st.randoms(use_true_random=False))
+def test_tellings_of_the_same_minutes_join_in_any_order_and_as_often_as_they_come(
+    told: list[list[tuple[int, str, float]]], dice: random.Random
+) -> None:
+    windows = [window(added) for added in told]
+    shuffled = [*windows, dice.choice(windows)]
+    dice.shuffle(shuffled)
+    assert joined(*windows).steps == joined(*shuffled).steps
+
+
+def test_the_fuller_telling_of_a_step_stays_and_steps_of_one_side_alone_stay_too() -> None:
+    early, whole = window([(0, "cpu", 9.0)]), window([(0, "cpu", 1.0), (5, "cpu", 3.0), (20, "cpu", 4.0)])
+    early.join(window([(40, "rtt_ms", 12.0)]))
+    assert joined(early, whole).points("cpu") == whole.points("cpu")
+    assert joined(whole, early).points("cpu") == whole.points("cpu")
+    assert joined(whole, early).points("rtt_ms") == early.points("rtt_ms")
+
+
+def test_a_window_joined_with_many_names_keeps_its_bound() -> None:
+    one, other = Window(START), Window(START)
+    for number in range(series.METRICS_MAX):
+        one.add(START, {f"m{number}": 1.0})
+        other.add(START, {f"n{number}": 1.0})
+    one.join(other)
+    assert len(one.steps) == series.METRICS_MAX
+
+
+@given(samples)
+def test_a_coarser_window_holds_the_same_numbers(added: list[tuple[int, str, float]]) -> None:
+    fine = window(added)
+    minutes = series.coarser(fine, 60)
+    for metric in ("cpu", "rtt_ms"):
+        step_s, thinned = series.thin(fine.points(metric), START, START + WINDOW_S, 1_000, 60)
+        assert step_s == 60
+        pairs = zip(thinned, minutes.points(metric), strict=True)
+        assert all(close(one, other) for one, other in pairs)
+    assert fine.steps == window(added).steps

@@ -34,7 +34,7 @@ def filled(fleet: FleetHere, now_ns: int, nodes_each: int = NODES_EACH) -> Fleet
     ):
         for index in range(nodes_each):
             here = NodeHere(writer, present(number, index, told_ns), told_ns, told_ns + SECOND)
-            fleet.nodes[here.present.node_id] = here
+            fleet.put(here.present.node_id, here)
     return fleet
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Mapping
+from contextlib import closing
 from pathlib import Path
 
 import msgspec
@@ -17,9 +19,13 @@ from fleet.limits import DAY, SECOND
 from fleet.metrics import BY_NAME
 from fleet.node import Kind
 from fleet.people import Identity, Refused, Role
+from fleet.present import Present, Told
 from hub.box import HubBox, Parts
+from hub.charts import Charts
 from hub.compose import LIFECYCLE
 from hub.state import FleetHere
+from store import peers
+from store.database import connect
 from store.folder import Folder
 from store.ground import Ground
 from store.quarantine import Quarantine
@@ -92,6 +98,8 @@ class Harbor:
 async def harbor(tmp_path: Path) -> AsyncIterator[Harbor]:
     made = Harbor(tmp_path / "harbor")
     yield made
+    if made.parts.charts is not None:
+        await made.parts.charts.close()
     await made.ground.close()
 
 
@@ -166,7 +174,7 @@ async def test_a_place_of_the_lifecycle_that_only_a_newer_site_knows_stops_nothi
     node_id = node_of(0, 2)
     here = harbor.fleet.nodes[node_id]
     newer = msgspec.structs.replace(here.present, phase="HIBERNATING/DEEP")
-    harbor.fleet.nodes[node_id] = here._replace(present=newer)
+    harbor.fleet.put(node_id, here._replace(present=newer))
     view = await harbor.box.node(ALICE, node_id)
     assert view is not None
     assert view.row.phase == "HIBERNATING/DEEP"
@@ -233,6 +241,42 @@ async def test_what_only_a_site_can_do_is_refused_with_the_place_to_do_it(harbor
     assert "birch seals its records" in (await box.records_before(ALICE, 0, 10, node_id, "")).words
     assert (await box.records_after(ALICE, 5, 10, None)).next == 5
     assert (await box.series(ALICE, node_id, "battery_pct", 0, 1)).at_s == ()
+
+
+async def test_a_node_is_charted_by_the_minute_and_says_where_that_is_from(harbor: Harbor) -> None:
+    box, node_id, now_ns = harbor.box, node_of(0, 2), harbor.ground.clock.now_ns()
+    view = await box.node(ALICE, node_id)
+    assert view is not None
+    assert view.metrics == (), "nobody charts here"
+    charts = harbor.parts.charts = Charts(harbor.parts.folder, harbor.fleet, lambda: now_ns)
+    former: Present | None = None
+    for step in (30, 20, 10):
+        now = Present(node_id, "kestrel-3", values={"battery_pct": Told(50.0 + step, now_ns - step * 60 * SECOND)})
+        charts.told([(former, now)])
+        former = now
+    charts.start()
+    await asyncio.to_thread(charts.stop)
+    found = await box.series(ALICE, node_id, "battery_pct", now_ns - 3_600 * SECOND, now_ns)
+    assert (found.step_s, found.unit, found.mean) == (60, "%", (80.0, 70.0, 60.0))
+    assert found.words == "As told to the hub, 1 min apart."
+    view = await box.node(ALICE, node_id)
+    assert view is not None
+    assert "battery_pct" in view.metrics
+    rows = (await box.site(ALICE, NodeQuery(limit=100))).rows
+    assert [one for row in rows for one in row.spark if one is not None] == [80.0, 70.0, 60.0]
+    with closing(connect(harbor.parts.folder.site_db)) as db:
+        for number, state in enumerate((peers.HERE, peers.WANTED)):
+            upto_ns = 1_795_219_200 * SECOND
+            one = peers.Segment(ALDER, bytes([number]) * 32, 0, 0, 0, 9, 1, upto_ns, state, "", 1)
+            peers.want_segment(db, one)
+    found = await box.series(ALICE, node_id, "battery_pct", now_ns - 3_600 * SECOND, now_ns)
+    assert found.words == (
+        "As told to the hub, 1 min apart; up to 2026-11-21 00:00:00 UTC as alder sealed it;"
+        " 1 file of charts still to come from alder."
+    )
+    charts.problem = "the disk is full"
+    found = await box.series(ALICE, node_id, "battery_pct", now_ns - 3_600 * SECOND, now_ns)
+    assert found.words.endswith("What came since cannot be kept: the disk is full")
 
 
 async def test_a_receipt_that_is_not_there_is_a_404(harbor: Harbor) -> None:

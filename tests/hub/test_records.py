@@ -103,6 +103,19 @@ def test_a_file_that_rotted_is_named(folder: Folder) -> None:
     assert fault.value.fault is Fault.DAMAGED
 
 
+def test_a_file_of_charts_is_no_record(folder: Folder) -> None:
+    sha256 = b"\x07" * 32
+    (folder.segments / f"{sha256.hex()}.jsonl.zst").write_bytes(b"no records")
+    with contextlib.closing(connect(folder.site_db)) as db:
+        peers.want_segment(db, peers.Segment(ALDER, sha256, 0, 0, 0, 10, NOW, NOW * 2, HERE, "", NOW))
+        peers.want_segment(db, peers.Segment(ALDER, b"\x08" * 32, 0, 0, 0, 10, NOW, NOW * 2, WANTED, "", NOW))
+    records = Records(folder)
+    assert [one.first_id for one in records.known(ALDER)] == [1, 11, 21]
+    assert [record.id for record in records.before(ALDER, 1 << 62, 99, BOTH).records] == list(range(30, 0, -1))
+    page = records.after(ALDER, 0, 99, BOTH)
+    assert ([record.id for record in page.records], page.gaps) == (list(range(1, 31)), [])
+
+
 def test_of_a_site_that_sent_nothing_there_is_nothing(folder: Folder) -> None:
     assert Records(folder).before("01BIRCH", 1 << 62, 9, BOTH) == telemetry.Page([], 0, [])
     assert Records(folder).after("01BIRCH", 7, 9, BOTH) == telemetry.Page([], 7, [])

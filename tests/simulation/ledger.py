@@ -14,7 +14,9 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from fleet import envelope, events
+from fleet.plan import Plan
 from store import document, journal, peers
+from store.disputes import Disputes
 from store.telemetry import segment_path
 from sync import receipt
 from sync.hub import Phase
@@ -197,7 +199,13 @@ def _documents(hub: SimHub, box: SimSite) -> list[str]:
             problems.append(f"E: {place.document.id} of {box.writer} has other heads at the hub")
         elif document.look(box.db, place.document) != document.look(hub.db, place.document):
             problems.append(f"E: {place.document.id} of {box.writer} reads otherwise at the hub")
+    if _plan(hub, ids) != _plan(box, ids):
+        problems.append(f"E: {box.writer} and the hub make two plans of what stands against each other")
     return problems
+
+
+def _plan(box: SimHub | SimSite, ids: set[str]) -> Plan:
+    return Disputes(TENANT, box.journal, box.shared, lambda db, one: (None, ())).look(box.db, frozenset(ids)).plan
 
 
 def _presents(hub: SimHub, box: SimSite) -> list[str]:

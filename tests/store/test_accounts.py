@@ -10,16 +10,16 @@ import pytest
 
 from fleet import events
 from fleet.limits import DAY, MINUTE, SECOND
-from fleet.people import Identity, Refused, Role
-from store import journal
+from fleet.people import ALL, BREAK_GLASS, Identity, Refused, Role
+from store import journal, keys, roster
 from store.accounts import Accounts
 from store.database import Reader, connect_reader
-from tests.store.alder import TENANT, Alder
+from tests.store.alder import TENANT, WRITER, Alder
 
 NOW = 1_795_219_200 * SECOND
 PASSWORD = "correct horse battery"
 HERE, ELSEWHERE = "10.0.0.7", "10.6.6.6"
-CONSOLE = Identity(name="console", role=Role.ADMIN, via="console")
+CONSOLE = Identity(name="console", role=Role.OPERATOR_ADMIN, via="console")
 
 
 class House:
@@ -31,13 +31,14 @@ class House:
         self.reader = Reader(self.alder.folder.site_db)
         self.accounts = self.open()
 
-    def open(self) -> Accounts:
+    def open(self, *, hub: bool = False) -> Accounts:
         return Accounts(
             self.alder.journal,
             self.alder.site,
             self.reader,
             tenant=TENANT,
             now_ns=lambda: self.now_ns,
+            hub=hub,
             monotonic_ns=lambda: self.mono_ns,
         )
 
@@ -241,6 +242,220 @@ async def test_only_an_admin_changes_another_s_password(house: House) -> None:
     await refused(house.accounts.change_password(CONSOLE, "nobody", PASSWORD), 404)
 
 
+async def test_another_role_holds_at_once_and_the_last_admin_keeps_theirs(house: House) -> None:
+    await house.accounts.create_account(CONSOLE, "bob", PASSWORD, Role.VIEWER)
+    session = await house.accounts.sign_in("bob", PASSWORD, HERE)
+    assert await house.accounts.session(session, HERE)
+    await house.accounts.change_account(CONSOLE, "bob", Role.OPERATOR)
+    who = await house.accounts.session(session, HERE)
+    assert who is not None
+    assert who.role is Role.OPERATOR
+    await refused(house.accounts.change_account(CONSOLE, "alice", Role.VIEWER), 409)
+    await refused(house.accounts.change_account(CONSOLE, "nobody", Role.VIEWER), 404)
+
+
+async def test_nobody_decides_about_one_who_may_do_more(house: House) -> None:
+    alice = Identity(name="alice", role=Role.ADMIN)
+    await house.accounts.create_account(CONSOLE, "carol", PASSWORD, Role.OPERATOR_ADMIN)
+    await refused(house.accounts.create_account(alice, "up", PASSWORD, Role.OPERATOR_ADMIN), 403)
+    await refused(house.accounts.change_account(alice, "alice", Role.OPERATOR_ADMIN), 403)
+    await refused(house.accounts.change_password(alice, "carol", PASSWORD), 403)
+    await refused(house.accounts.create_entry(alice, "carol"), 403)
+    await refused(house.accounts.disable_account(alice, "carol"), 403)
+
+
+async def test_at_a_hub_only_who_is_across_tenants_makes_another_such(house: House) -> None:
+    hub, alice = house.open(hub=True), Identity(name="alice", role=Role.ADMIN)
+    await refused(hub.create_account(alice, "olga", PASSWORD, Role.OPERATOR), 403)
+    await refused(hub.create_token(alice, "olga", Role.OPERATOR), 403)
+    await hub.create_account(CONSOLE, "olga", PASSWORD, Role.OPERATOR)
+    await refused(hub.disable_account(alice, "olga"), 403)
+    await house.accounts.create_account(alice, "nils", PASSWORD, Role.OPERATOR)  # a site has one tenant
+
+
+async def test_whoever_sets_up_a_hub_decides_about_all_that_it_keeps(tmp_path: Path) -> None:
+    house = House(tmp_path / "harbor")
+    hub = house.open(hub=True)
+    await hub.set_up(await hub.setup_secret(), "alice", PASSWORD, HERE)
+    assert [one.role for one in await hub.accounts()] == [Role.OPERATOR_ADMIN]
+    await house.reader.close()
+    house.alder.stop()
+
+
+# -- people of a hub at its sites ------------------------------------------------------------------------------------
+
+
+async def test_each_change_of_one_who_has_a_way_to_a_site_makes_a_newer_roster(house: House) -> None:
+    hub = house.open(hub=True)
+    await hub.create_account(CONSOLE, "bob", PASSWORD, Role.VIEWER)
+    assert await hub.roster() is None
+    versions = []
+
+    async def noted() -> None:
+        found = await hub.roster()
+        assert found is not None
+        versions.append(found.version)
+
+    await hub.change_account(CONSOLE, "bob", sites=("alder", "birch"))
+    await noted()
+    await hub.change_account(CONSOLE, "bob", role=Role.OPERATOR)
+    await noted()
+    await hub.change_password(CONSOLE, "bob", "another horse battery")
+    await noted()
+    await hub.change_account(CONSOLE, "bob", sites=(ALL,))
+    await noted()
+    await hub.disable_account(CONSOLE, "bob")
+    await noted()
+    assert versions == sorted(set(versions))
+    assert versions[0] >= NOW // SECOND, "a hub that was restored gives none a second time"
+    (_, bob) = await hub.accounts()
+    assert (bob.sites, bob.changed_by) == ((ALL,), "console")
+
+
+async def test_an_account_of_a_site_is_for_that_site(house: House) -> None:
+    await refused(house.accounts.create_account(CONSOLE, "bob", PASSWORD, Role.VIEWER, (ALL,)), 409)
+    await refused(house.accounts.change_account(CONSOLE, "alice", sites=("birch",)), 409)
+
+
+async def test_an_account_of_the_hub_signs_in_at_a_site_and_is_changed_at_the_hub_alone(house: House) -> None:
+    take(house, version=1)
+    session = await house.accounts.sign_in("olga", PASSWORD, HERE)
+    who = await house.accounts.session(session, HERE)
+    assert who is not None
+    assert who.role is Role.OPERATOR
+    words = await refused(house.accounts.change_password(who, "olga", "another horse battery"), 409)
+    assert "from hub harbor" in words
+    await refused(house.accounts.disable_account(CONSOLE, "olga"), 409)
+    await refused(house.accounts.create_entry(Identity(name="alice", role=Role.ADMIN), "olga"), 409)
+    assert "from hub harbor" in await refused(
+        house.accounts.create_account(CONSOLE, "olga", PASSWORD, Role.VIEWER), 409
+    )
+    assert [one.origin for one in await house.accounts.accounts()] == ["", "harbor"]
+    view = await house.accounts.roster()
+    assert view is not None
+    assert (view.hub, view.version, view.heard_ns) == ("harbor", 1, NOW)
+    names = take(house, version=2, gone=True)
+    house.accounts.forget(names)
+    assert await house.accounts.session(session, HERE) is None
+    await refused(house.accounts.sign_in("olga", PASSWORD, HERE), 401)
+
+
+async def test_an_admin_of_the_hub_is_not_the_last_admin_of_a_site(house: House) -> None:
+    take(house, version=1, role=Role.ADMIN)
+    await refused(house.accounts.disable_account(CONSOLE, "alice"), 409)
+
+
+def take(house: House, version: int, *, role: Role = Role.OPERATOR, gone: bool = False) -> frozenset[str]:
+    olga = roster.Entry("olga", role.name, False, gone, "Bob", "" if gone else keys.hash_password(PASSWORD))
+    made = roster.Roster(TENANT, "01HARBOR", "harbor", WRITER, version, NOW, (olga,))
+    raw = roster.encode(made)
+    taken = house.alder.site.submit(lambda db: roster.take(db, house.alder.journal, raw, "01HARBOR", NOW)).result()
+    assert taken.problem == ""
+    return taken.names
+
+
+# -- the sealed account ----------------------------------------------------------------------------------------------
+
+
+async def test_what_is_in_the_envelope_opens_once(house: House) -> None:
+    accounts = house.accounts
+    secret = await accounts.seal_glass(CONSOLE)
+    assert accounts.glass.sealed_ns == NOW
+    assert [one.name for one in await accounts.accounts()] == ["alice"]
+    session = await accounts.sign_in(BREAK_GLASS, secret.lower().replace("-", " ").replace("0", "o"), HERE)
+    who = await accounts.session(session, HERE)
+    assert who is not None
+    assert (who.name, who.role) == (BREAK_GLASS, Role.ADMIN)
+    assert (accounts.glass.sealed_ns, accounts.glass.used_ns, accounts.glass.address) == (None, NOW, HERE)
+    assert accounts.glass.until_ns is not None
+    assert ("glass.broken", BREAK_GLASS) in house.told()
+    await refused(accounts.sign_in(BREAK_GLASS, secret, HERE), 401)
+    again = house.open()
+    await again.needs_setup()
+    assert again.glass == accounts.glass, "it is as loud after a restart"
+    house.now_ns = accounts.glass.until_ns + 1
+    assert await accounts.session(session, HERE) is None
+
+
+async def test_two_who_open_one_envelope_at_once_are_one(house: House) -> None:
+    secret = await house.accounts.seal_glass(CONSOLE)
+    both = await asyncio.gather(
+        *(house.accounts.sign_in(BREAK_GLASS, secret, HERE) for _ in range(2)), return_exceptions=True
+    )
+    assert sum(isinstance(one, str) for one in both) == 1
+
+
+async def test_another_envelope_makes_the_one_before_it_void_and_ends_its_session(house: House) -> None:
+    first = await house.accounts.seal_glass(CONSOLE)
+    session = await house.accounts.sign_in(BREAK_GLASS, first, HERE)
+    second = await house.accounts.seal_glass(CONSOLE)
+    assert await house.accounts.session(session, HERE) is None
+    assert house.accounts.glass.until_ns is None
+    await refused(house.accounts.sign_in(BREAK_GLASS, first, HERE), 401)
+    session = await house.accounts.sign_in(BREAK_GLASS, second, HERE)
+    await house.accounts.sign_out(session, HERE)
+    assert house.accounts.glass.until_ns is None
+
+
+async def test_an_admin_ends_what_the_envelope_opened(house: House) -> None:
+    session = await house.accounts.sign_in(BREAK_GLASS, await house.accounts.seal_glass(CONSOLE), HERE)
+    await house.accounts.disable_account(CONSOLE, BREAK_GLASS)
+    assert await house.accounts.session(session, HERE) is None
+    assert house.accounts.glass.until_ns is None
+
+
+async def test_nobody_locks_the_sealed_account_by_guessing(house: House) -> None:
+    secret = await house.accounts.seal_glass(CONSOLE)
+    for _ in range(8):
+        await refused(house.accounts.sign_in(BREAK_GLASS, "wrong password", ELSEWHERE), 401)
+    assert await house.accounts.sign_in(BREAK_GLASS, secret, HERE)
+
+
+async def test_the_sealed_account_is_no_account_like_others(house: House) -> None:
+    await house.accounts.seal_glass(CONSOLE)
+    await refused(house.accounts.create_account(CONSOLE, BREAK_GLASS, PASSWORD, Role.VIEWER), 422)
+    await refused(house.accounts.change_password(CONSOLE, BREAK_GLASS, PASSWORD), 409)
+    await refused(house.accounts.create_entry(CONSOLE, BREAK_GLASS), 409)
+    await refused(house.open(hub=True).seal_glass(CONSOLE), 409)
+    await refused(house.accounts.disable_account(CONSOLE, "alice"), 409)
+
+
+async def test_a_box_with_nobody_but_an_envelope_still_asks_for_its_first_admin(tmp_path: Path) -> None:
+    house = House(tmp_path / "birch")
+    await house.accounts.seal_glass(CONSOLE)
+    assert await house.accounts.needs_setup()
+    assert await house.accounts.set_up(await house.accounts.setup_secret(), "alice", PASSWORD, HERE)
+    await house.reader.close()
+    house.alder.stop()
+
+
+# -- who looked ------------------------------------------------------------------------------------------------------
+
+
+async def test_who_looks_across_tenants_is_told_once_a_minute_and_route(house: House) -> None:
+    olga = Identity(name="olga", role=Role.OPERATOR, address=HERE)
+    for _ in range(3):
+        await house.accounts.seen(olga, "GET /", "Firefox\x1b[31m" + "x" * 300)
+        await house.accounts.seen(olga, "GET /nodes/{id}", "Firefox")
+    house.now_ns += MINUTE
+    await house.accounts.seen(olga, "GET /", "Firefox")
+    with connect_reader(house.alder.folder.site_db) as db:
+        seen = [one.body for batch in journal.read(db) for one in batch if isinstance(one.body, events.AccessSeen)]
+    assert [(one.name, one.route, one.address) for one in seen] == [
+        ("olga", "GET /", HERE),
+        ("olga", "GET /nodes/{id}", HERE),
+        ("olga", "GET /", HERE),
+    ]
+    assert seen[0].agent.startswith("Firefox?[31m")
+    assert len(seen[0].agent) == 200
+
+
+def test_the_two_that_look_across_tenants_are_watched_and_the_console_is_not() -> None:
+    watched = [role for role in Role if Identity(name="x", role=role).watched]
+    assert watched == [Role.OPERATOR, Role.OPERATOR_ADMIN]
+    assert not CONSOLE.watched
+
+
 # -- tokens ----------------------------------------------------------------------------------------------------------
 
 
@@ -297,6 +512,7 @@ async def test_no_secret_is_on_the_disk_in_the_clear(house: House) -> None:
         await house.accounts.sign_in("alice", PASSWORD, HERE),
         await house.accounts.create_entry(CONSOLE, "alice"),
         await house.accounts.setup_secret(),
+        await house.accounts.seal_glass(CONSOLE),
     ]
     held = house.everything_on_disk()
     assert [secret for secret in secrets if secret.encode() in held] == []

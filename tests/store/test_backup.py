@@ -234,7 +234,7 @@ def test_a_damaged_partition_is_left_out_and_named(alder: Alder, tmp_path: Path)
 
 def test_who_was_signed_in_must_sign_in_again(alder: Alder, tmp_path: Path) -> None:
     def job(db: sqlite3.Connection) -> None:
-        db.execute("INSERT INTO account VALUES ('Alice', ?, 'ADMIN', 'x', 1, 0)", (TENANT,))
+        db.execute("INSERT INTO account VALUES ('Alice', ?, 'ADMIN', 'x', 1, 0, NULL, NULL, NULL)", (TENANT,))
         db.execute("INSERT INTO session VALUES (x'00', 'Alice', 1, 9, '10.0.0.1')")
 
     alder.site.submit(job).result()

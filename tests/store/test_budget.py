@@ -85,6 +85,19 @@ def test_a_lost_reserve_wants_twice_its_size_and_room_to_seal() -> None:
     assert budget.plan(usage._replace(disk_free=19 * MIB), BOUNDS, NOW, [_segment(1)]) == []
 
 
+def test_files_of_charts_go_before_the_records_of_their_sort_and_age_by_themselves() -> None:
+    def charts(number: int, **rest: int) -> Segment:
+        return _segment(number, **rest)._replace(first_id=number - (1 << 62), last_id=number - (1 << 62), records=0)
+
+    old, new, taken = charts(1, age_ns=40 * DAY), charts(2), charts(3)._replace(in_custody=True)
+    segments = [old, new, taken, _segment(4, in_custody=True), _segment(5)]
+    usage = ROOMY._replace(raw=50 * MIB)
+    assert _segments_of(budget.plan(usage, BOUNDS, NOW, segments)) == [old]
+    assert _segments_of(budget.plan(usage, BOUNDS, NOW, segments, has_hub=True)) == []
+    sheds = budget.plan(usage._replace(log=100 * MIB), BOUNDS, NOW, segments, has_hub=True)
+    assert _segments_of(sheds) == [taken, segments[3], old, new, segments[4]]
+
+
 def test_series_go_after_the_last_segment_and_damaged_copies_after_them() -> None:
     copies = [Copy("a.db", 2 * MIB, 1), Copy("b.db", 2 * MIB, 2)]
     usage = ROOMY._replace(log=120 * MIB, raw=10 * MIB, series=5 * MIB, damaged=4 * MIB)

@@ -95,6 +95,25 @@ def test_an_older_database_is_brought_up(tmp_path: Path) -> None:
         assert folder.revision_of(db) == folder.REVISION
 
 
+@pytest.mark.parametrize(("box", "role"), [("hub", "OPERATOR_ADMIN"), ("appliance", "ADMIN")])
+def test_old_accounts_stay_what_they_could_do(tmp_path: Path, box: str, role: str) -> None:
+    path = tmp_path / "older.db"
+    migrations.upgrade(path, "0002")
+    with closing(sqlite3.connect(path)) as db:
+        db.execute("INSERT INTO meta VALUES ('box', ?)", (box,))
+        for name, held in (("alice", "ADMIN"), ("olga", "OPERATOR"), ("bob", "VIEWER")):
+            db.execute("INSERT INTO account VALUES (?, 'fleet', ?, 'x', 1, 0)", (name, held))
+        db.execute("INSERT INTO token VALUES (x'00', 'fleet', 'ci', 'ADMIN', 1, NULL)")
+        db.commit()
+    bring_up(path)
+    bring_up(path)
+    with closing(sqlite3.connect(path)) as db:
+        found = dict(db.execute("SELECT name, role FROM account").fetchall())
+        assert found == {"alice": role, "olga": "OPERATOR", "bob": "VIEWER"}
+        assert db.execute("SELECT role FROM token").fetchone() == ("ADMIN",)
+        assert db.execute("SELECT DISTINCT origin, sites FROM account").fetchall() == [(None, None)]
+
+
 @pytest.mark.parametrize("revision", ["0042", "9999", "*", "../0001"])
 def test_a_database_of_a_newer_version_is_left_alone_and_says_who_can_read_it(fresh: Path, revision: str) -> None:
     with closing(sqlite3.connect(fresh, isolation_level=None)) as db:

@@ -18,7 +18,7 @@ from fleet.document import Id
 from fleet.envelope import Log
 from fleet.limits import MS
 from fleet.present import Present as NodePresent
-from store import document, journal, peers, shared
+from store import document, journal, peers, roster, shared
 from sync import messages, present, receipt, stream
 from sync.hub import Phase
 from sync.link import Parcel
@@ -271,6 +271,88 @@ def test_what_mallory_says_means_nothing_and_honest_data_comes_through(name: str
     _still_works(stage)
     assert stage.hub.harbor.sessions[ALDER].phase is Phase.LIVE
     assert stage.alder.state == State.LIVE
+
+
+PERSON = "INSERT OR REPLACE INTO account VALUES (?,?,?,?,?,?,NULL,?,'Alice')"
+
+
+def people(stage: Stage) -> None:
+    """Mallory was an admin everywhere, and was let go; both lists went over the line, and she kept what she heard."""
+    for disabled in (False, True):
+        row = ("mallory", TENANT, "ADMIN", "$argon2id$of-mallory", 1, disabled, roster.bind(None, ["*"]))
+        stage.hub.run(lambda db, row=row: db.execute(PERSON, row))  # type: ignore[misc]
+        stage.hub.run(lambda db: roster.changed(db, stage.now))
+        stage.talk(20)
+    assert let_in(stage) == []
+
+
+def let_in(stage: Stage) -> list[tuple[str, str]]:
+    return stage.alder.db.execute("SELECT name, role FROM account WHERE NOT disabled").fetchall()
+
+
+def made_roster(stage: Stage, key: Any, *, after: int = 1000, **changed: Any) -> Message:
+    mallory = roster.Entry("mallory", "ADMIN", False, False, "Alice", "$argon2id$of-mallory")
+    version = roster.made(stage.hub.db)[0] + after
+    made = roster.Roster(TENANT, HUB, "harbor", ALDER, version, stage.now, (mallory,))
+    content = roster.encode(msgspec.structs.replace(made, **changed))
+    return messages.RosterOffered(stage.fence, content, key.sign(messages.roster_content(content)))
+
+
+def heard_roster(stage: Stage, peer: str) -> Message:
+    """The first that the hub told a site, under the fence of now."""
+    said = next(
+        m for p in stage.told if p.peer == peer and isinstance(m := messages.decode(p.data), messages.RosterOffered)
+    )
+    return msgspec.structs.replace(said, fence=stage.fence)
+
+
+def altered_roster(stage: Stage) -> Message:
+    said = heard_roster(stage, ALDER)
+    assert isinstance(said, messages.RosterOffered)
+    return msgspec.structs.replace(said, content=said.content + b"\x00")
+
+
+OF_PEOPLE: dict[str, Callable[[Stage], Message]] = {
+    "a list by another key": lambda s: made_roster(s, MALLORY),
+    "a list that nobody signed": lambda s: msgspec.structs.replace(made_roster(s, MALLORY), signature=b""),
+    "a list by alder's own key": lambda s: made_roster(s, key_of(ALDER)),
+    "an old list of the hub again": lambda s: heard_roster(s, ALDER),
+    "birch's list at alder": lambda s: heard_roster(s, BIRCH),
+    "a list of the hub that was altered": altered_roster,
+    "a list of another tenant": lambda s: made_roster(s, s.hub.key, tenant="other"),
+    "a list of another hub": lambda s: made_roster(s, s.hub.key, hub="01MALLORY"),
+    "two lists of one version": lambda s: made_roster(s, s.hub.key, after=0),
+    "a version that cannot be": lambda s: made_roster(s, s.hub.key, version=(1 << 63) - 1),
+    "more people than there may be": lambda s: made_roster(
+        s, s.hub.key, people=(roster.Entry("mallory", "ADMIN", False, False, "", ""),) * 2_001
+    ),
+    "bytes that are no list": lambda s: messages.RosterOffered(
+        s.fence, b"junk", s.hub.key.sign(messages.roster_content(b"junk"))
+    ),
+    "a list of a session that never was": lambda s: msgspec.structs.replace(
+        made_roster(s, s.hub.key), fence=s.fence + 1
+    ),
+}
+
+
+@pytest.mark.parametrize("name", OF_PEOPLE)
+def test_no_list_but_the_hubs_newest_for_this_site_lets_anybody_in(name: str, stage: Stage) -> None:
+    people(stage)
+    before = stage.alder.db.execute("SELECT * FROM account").fetchall()
+    held = roster.here(stage.alder.db)
+    for _ in range(3):
+        stage.to_site(OF_PEOPLE[name](stage))
+    assert let_in(stage) == []
+    assert stage.alder.db.execute("SELECT * FROM account").fetchall() == before
+    assert roster.here(stage.alder.db) == held
+    told = stage.alder.db.execute("SELECT count(*) FROM event WHERE kind='roster.refused'").fetchone()[0]
+    assert told == (0 if "never was" in name else 1), "three in a minute are one line in the log"
+    assert not any(b"argon2" in raw for (raw,) in stage.alder.db.execute("SELECT raw FROM event"))
+    _still_works(stage)
+    stage.hub.run(lambda db: db.execute("UPDATE account SET disabled=0"))
+    stage.hub.run(lambda db: roster.changed(db, stage.now))
+    stage.talk(20)
+    assert let_in(stage) == [("mallory", "ADMIN")], "what the hub says next holds"
 
 
 @pytest.mark.parametrize(

@@ -17,12 +17,25 @@ import pytest
 
 from fleet import events as facts
 from fleet.connectivity import Mode, Reach
-from fleet.node import Actual, Desired, Difference, Endpoint, Hardware, Inventory, Kind, Lifecycle, Node, SupplyChain
+from fleet.drift import Difference
+from fleet.node import Actual, Desired, Endpoint, Hardware, Inventory, Kind, Lifecycle, Node, SupplyChain
 from fleet.reading import Position
 from tests.web.browser import assert_clean, chromium, needs_chromium, page_of, sign_in
 from tests.web.conftest import Server, served  # noqa: F401 - the fixture
-from tests.web.island import NOW_NS, PASSWORD, Island
-from web.ports import Attention, NodeRow, QuarantineItem, RecordView, Severity, SourceView, Value
+from tests.web.island import NOW_NS, PASSWORD, Island, People
+from web.ports import (
+    AccountView,
+    Attention,
+    Glass,
+    NodeRow,
+    QuarantineItem,
+    RecordView,
+    Role,
+    RosterView,
+    Severity,
+    SourceView,
+    Value,
+)
 
 pytestmark = [pytest.mark.trial, pytest.mark.browser, needs_chromium, pytest.mark.xdist_group("browser")]
 
@@ -140,9 +153,24 @@ def _infect(island: Island, number: int, node_id: str, payload: str) -> None:
 
 def _filled(kind: type[facts.Body], field: str, payload: str) -> object:
     said = kind.__annotations__[field]
+    if said.startswith("tuple[tuple["):
+        return (tuple(payload if one == "str" else 5 for one in said[12:].partition("]")[0].split(", ")),)
     if said == "str":
         return payload
     return b"<b>" if said == "bytes" else (payload,) if said.startswith("tuple") else False if said == "bool" else 5
+
+
+def infect_people(people: People, written: list[str]) -> None:
+    """Accounts as a hub might send them, whatever it means by that."""
+    first = written[0]
+    people.held = {name: one for name, one in people.held.items() if not one.origin}
+    for payload in written:
+        named: dict[str, Any] = dict.fromkeys(("name", "tenant", "origin", "changed_by"), payload)
+        people.held[payload] = AccountView(
+            **named, role=Role.VIEWER, created_ns=NOW_NS, disabled=False, sites=(payload,)
+        )
+    people.list = RosterView(version=1, made_ns=1, hub=first, clashes=tuple(written), problems={first: first})
+    people.glass = Glass(used_ns=1, address=first, until_ns=NOW_NS * 2)
 
 
 class Infected(Island):
@@ -217,8 +245,11 @@ def test_nothing_that_is_written_ever_runs(browser: Any, part: int, served: Serv
             written = mine[first : first + TOGETHER]
             island.written = tuple(written)
             infect(island, ids, written)
+            infect_people(served.people, written)
             paths = ["/", "/intake", "/quarantine", "/quarantine?settled=1", "/journal?limit=500"]
             paths += [f"/nodes/{node_id}" for node_id in island.rows]
+            paths += ["/account", "/audit?limit=500"]
+            paths += [f"/audit?person={quote(payload[:64], safe='')}" for payload in written[:1]]
             paths += [f"/journal?subject={quote(payload[:120], safe='')}" for payload in written[:1]]
             paths += [f"/?text={quote(payload[:120], safe='')}" for payload in written[:1]]
             for path in paths:

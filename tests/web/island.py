@@ -9,11 +9,13 @@ from __future__ import annotations
 import asyncio
 import math
 import random
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Sequence
 
 import msgspec
 
+from fleet import audit, past
 from fleet import events as facts
+from fleet.audit import Page, Query
 from fleet.connectivity import REACH, Mode, Reach
 from fleet.events import Body, Clock, Recorded
 from fleet.ids import ulid
@@ -23,19 +25,23 @@ from fleet.node import (
     Actual,
     Connectivity,
     Desired,
-    Difference,
     Endpoint,
     Inventory,
     Kind,
     Lifecycle,
     LinkQuality,
     Node,
-    drift,
 )
 from fleet.reading import Flight, Health, Position
+from tests.web.agenda import Agenda
+from tests.web.board import Slate
+from web.past import Then
 from web.ports import (
     AccountView,
     Attention,
+    AuthorityLine,
+    AuthorityTerms,
+    AuthorityView,
     BudgetClass,
     BudgetView,
     BundleView,
@@ -43,6 +49,7 @@ from web.ports import (
     FieldConflict,
     Fitness,
     Gauge,
+    Glass,
     Identity,
     IntakeLine,
     IntakeView,
@@ -52,12 +59,14 @@ from web.ports import (
     NodeQuery,
     NodeRow,
     NodeView,
+    ParkedValue,
     QuarantineItem,
     ReceiptView,
     RecordPage,
     RecordView,
     Refused,
     Role,
+    RosterView,
     Series,
     Severity,
     SiteView,
@@ -120,6 +129,29 @@ class People:
             for name, role in roles.items()
         }
         self.failures = 0
+        self.glass = Glass()
+        self.list: RosterView | None = None
+        self.looked: list[tuple[str, str, str]] = []
+
+    async def change_account(
+        self, who: Identity, name: str, role: Role | None = None, sites: Sequence[str] | None = None
+    ) -> None:
+        if name not in self.held:
+            raise Refused("There is no such account.", 404)
+        account = self.held[name]
+        self.held[name] = msgspec.structs.replace(
+            account, role=role or account.role, sites=tuple(account.sites if sites is None else sites)
+        )
+
+    async def roster(self) -> RosterView | None:
+        return self.list
+
+    async def seal_glass(self, who: Identity) -> str:
+        self.glass = Glass(sealed_ns=NOW_NS)
+        return "7KQ2M-4XD9A-HHT3V-0Z8YB-PWC5N-6EGRS"
+
+    async def seen(self, who: Identity, route: str, agent: str) -> None:
+        self.looked.append((who.name, route, agent))
 
     async def needs_setup(self) -> bool:
         return not self.held
@@ -160,10 +192,13 @@ class People:
     async def accounts(self) -> Sequence[AccountView]:
         return tuple(self.held.values())
 
-    async def create_account(self, who: Identity, name: str, password: str, role: Role) -> None:
+    async def create_account(
+        self, who: Identity, name: str, password: str, role: Role, sites: Sequence[str] = ()
+    ) -> None:
         if name in self.held:
             raise Refused(f"There is an account {name} already. Choose another name.")
         self._make(name, password, role)
+        self.held[name] = msgspec.structs.replace(self.held[name], sites=tuple(sites))
 
     async def disable_account(self, who: Identity, name: str) -> None:
         if name == who.name:
@@ -232,6 +267,53 @@ def harbor_link() -> LinkView:
     )
 
 
+def hlc(wall_ns: int, count: int) -> int:
+    return (wall_ns // 1_000_000 << 16) + count
+
+
+class Remembered:
+    """The island's past, folded from its log at each question (`web.past.History`)."""
+
+    def __init__(self, log: list[Recorded]) -> None:
+        self.log = log
+
+    def _turns(self, upto: int = past.STAMP_MAX) -> list[tuple[str, int, past.Was]]:
+        found = [(one, past.turn(one)) for one in sorted(self.log, key=lambda one: one.stamp) if one.hlc <= upto]
+        return [
+            (one.subject, one.hlc, past.Was(*turn, past.moment_of(one.hlc), one.clock, one.position))
+            for one, turn in found
+            if turn is not None
+        ]
+
+    def known(self) -> past.Known:
+        turns = self._turns()
+        return past.Known(turns[0][2].since_ns if turns else None, len(self.log), 0)
+
+    def first_of(self, subject: str) -> int | None:
+        return next((was.since_ns for about, _, was in self._turns() if about == subject), None)
+
+    def fleet(self, moment_ns: int) -> dict[str, str]:
+        found: dict[str, str] = {}
+        for subject, _, was in self._turns(past.stamp_at(moment_ns)):
+            said = was.said if was.track is past.Track.CONNECTIVITY else found.get(subject, "")
+            if was.track is not past.Track.LINK:
+                found[subject] = said
+        return found
+
+    def of(
+        self, subjects: Iterable[str], moment_ns: int, tracks: Iterable[past.Track] = past.Track
+    ) -> dict[str, dict[past.Track, past.Was]]:
+        found: dict[str, dict[past.Track, past.Was]] = {}
+        wanted = set(subjects)
+        for subject, _, was in self._turns(past.stamp_at(moment_ns)):
+            if subject in wanted and was.track in tracks:
+                found.setdefault(subject, {})[was.track] = was
+        return found
+
+    def turns(self, subject: str, limit: int) -> list[past.Was]:
+        return [was for about, _, was in self._turns() if about == subject][-limit:]
+
+
 class Island:
     """The box. `moving` makes it live: positions, ages and batteries change with the clock it is given."""
 
@@ -256,8 +338,15 @@ class Island:
         self.brought = b""
         self.notes: dict[str, str] = {}
         self.conflicts: dict[str, FieldConflict] = {}
+        self.plans = Agenda(self)
+        self.parked: dict[str, tuple[ParkedValue, ...]] = {}
+        self.lines_of_authority: list[AuthorityLine] = []
+        self.granted: list[tuple[str, str, AuthorityTerms | None, str]] = []
         self.down = ""
         self.broken: Exception | None = None
+        self.slate = Slate(self.rows, self.nodes_held, self.now)
+        self.policies = self.slate.policies
+        self.past: Then | None = Then(Remembered(self.log), self, lambda: list(self.rows.values()), tuple)
         self._fact("", facts.LogStarted(reason="first", public_key=b"\x17" * 32), 6 * HOUR)
         self._fact("", facts.ApplianceStarted(version=self.version, clean=True), 6 * HOUR)
         for number in range(nodes):
@@ -516,7 +605,17 @@ class Island:
         wall = (NOW_NS if before_ns else self.now()) - before_ns
         self.log.append(
             Recorded(
-                position, writer, 1, position, wall // 1000, wall, Clock.SYNCED, body.KIND, 1, subject or writer, body
+                position,
+                writer,
+                1,
+                position,
+                hlc(wall, position),
+                wall,
+                Clock.SYNCED,
+                body.KIND,
+                1,
+                subject or writer,
+                body,
             )
         )
 
@@ -610,14 +709,17 @@ class Island:
             if row.seen_ns
             else ()
         )
-        found: tuple[Difference, ...] = drift(node.desired, node.actual)
+        lines = await self.policies.differences(who, (node_id,))
+        domains, bundles = await self.policies.names()
         moves = tuple(str(one) for one in targets(Place(node.lifecycle.phase, node.lifecycle.state)))
         return NodeView(
             now_ns=now,
             row=row,
             node=node,
             values=values,
-            drift=found,
+            drift=lines.get(node_id, ()),
+            domains=domains,
+            policies=bundles,
             sources=tuple(source for source in self.claimed.values() if source.node_id == node_id),
             moves=moves,
             text=self.texts.get(node_id, "EKF3 IMU0 is using GPS") if row.seen_ns else None,
@@ -625,6 +727,8 @@ class Island:
             metrics=(*figures, "rtt_ms", "loss_pct") if row.seen_ns else (),
             notes=self.notes.get(node_id, ""),
             conflicts=(self.conflicts[node_id],) if node_id in self.conflicts else (),
+            parked=self.parked.get(node_id, ()),
+            authority=next((one for one in self.lines_of_authority if one.subject == node_id), None),
         )
 
     async def nodes(self, who: Identity, after: str, limit: int) -> Sequence[Node]:
@@ -652,13 +756,22 @@ class Island:
         return [one for one in self.log if one.position > after][:limit]
 
     async def timeline(
-        self, who: Identity, before: int, limit: int, subject: str | None = None, kind: str | None = None
+        self,
+        who: Identity,
+        before: int,
+        limit: int,
+        subject: str | None = None,
+        kind: str | None = None,
+        until_ns: int | None = None,
     ) -> Sequence[Recorded]:
         self._check()
         return [
             one
             for one in reversed(self.log)
-            if (not before or one.position < before) and subject in (None, one.subject) and kind in (None, one.kind)
+            if (not before or one.position < before)
+            and subject in (None, one.subject)
+            and kind in (None, one.kind)
+            and (until_ns is None or one.wall_ns <= until_ns)
         ][:limit]
 
     async def records_after(self, who: Identity, after: int, limit: int, node_id: str | None) -> RecordPage:
@@ -820,6 +933,23 @@ class Island:
         there = Choice(value="1.4.9", by="bob", where="harbor", at_ns=NOW_NS - 2 * HOUR, clock=Clock.SYNCED)
         self.conflicts[node_id] = FieldConflict(field="target_version", choices=(here, there))
 
+    async def authority(self, who: Identity, subject: str) -> AuthorityView:
+        name = self.rows[subject].name if subject in self.rows else subject
+        lines = tuple(one for one in self.lines_of_authority if one.subject == subject)
+        return AuthorityView(now_ns=self.now(), subject=subject, name=name, lines=lines, actions=("grant", "return"))
+
+    async def grant(self, who: Identity, subject: str, terms: AuthorityTerms, why: str) -> None:
+        self.granted.append((who.name, subject, terms, why))
+
+    async def hand_back(self, who: Identity, subject: str, why: str) -> None:
+        self.granted.append((who.name, subject, None, why))
+
+    async def settle_parked(
+        self, who: Identity, node_id: str, field: str, choice: int, decision: str, why: str
+    ) -> None:
+        self.parked = {one: held for one, held in self.parked.items() if one != node_id}
+        self._fact(node_id, facts.AuthoritySettled(field, "", who.name, decision, who.name, why))
+
     async def take(self, who: Identity, node_id: str, field: str, choice: int) -> None:
         chosen = self.conflicts.pop(node_id).choices[choice]
         node = self.nodes_held[node_id]
@@ -883,6 +1013,19 @@ class Island:
         moved = Lifecycle(phase=wanted.phase, state=wanted.state, last_transition_ns=self.now(), reason=reason)
         self.nodes_held[node_id] = msgspec.structs.replace(node, lifecycle=moved)
         self._fact(node_id, facts.LifecycleMoved(origin=str(origin), target=target, reason=reason, actor=who.name))
+
+    async def audit(self, who: Identity, query: Query) -> Page:
+        found = [
+            one
+            for one in reversed(self.log)
+            if one.kind in audit.kinds_of(query)
+            and (not query.person or audit.concerns(one, query.person))
+            and (not query.before or one.position < query.before)
+        ][: query.limit]
+        return Page(events=tuple(found), next=found[-1].position if len(found) == query.limit else 0)
+
+    async def audit_export(self, who: Identity, query: Query) -> AsyncIterator[bytes]:
+        yield b'{"kind":"skerry audit"}\n'
 
     async def verify(self, who: Identity) -> AsyncIterator[VerifyStep]:
         for checked in range(0, 1200, 300):

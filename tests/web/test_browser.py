@@ -42,6 +42,7 @@ def every_path(served: Server) -> list[str]:
         "/journal",
         "/journal/verify",
         "/account",
+        "/audit",
         "/nowhere",
     ]
 

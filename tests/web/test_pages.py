@@ -21,7 +21,7 @@ from tests.web.conftest import bearer
 from tests.web.island import NOW_NS, Island, People
 from web import chart, words
 from web.app import application
-from web.ports import NodeRow
+from web.ports import NodeRow, Series
 
 WEB = Path(web.__path__[0])
 PAGES = ("/", "/intake", "/quarantine", "/quarantine?settled=1", "/journal", "/journal/verify", "/account")
@@ -347,6 +347,25 @@ def test_in_a_crowd_what_needs_attention_keeps_its_own_mark() -> None:
     assert drawn
     assert any(mark.row.name == "buoy-999" for mark in drawn.marks)
     assert dict(drawn.crowd).keys() == {Reach.ONLINE}
+
+
+def series(*at_s: float, step_s: int = 60) -> Series:
+    mean = tuple(float(index) for index, _ in enumerate(at_s))
+    return Series(metric="battery_pct", unit="%", step_s=step_s, at_s=at_s, low=mean, mean=mean, high=mean)
+
+
+def test_a_chart_breaks_where_nothing_was_heard_and_leaves_its_ends_empty() -> None:
+    drawn = chart.trace(series(100, 160, 220, 700, 760), 0, 1000, 1000, 40)
+    assert drawn == "M100.0 40.0h.1L160.0 30.0L220.0 20.0M700.0 10.0h.1L760.0 0.0"
+    assert chart.trace(series(), 0, 1000, 1000, 40) == ""
+    assert chart.trace(series(500), 0, 1000, 1000, 40) == "M500.0 40.0h.1"
+
+
+def test_a_node_that_speaks_seldom_has_no_gap_between_its_words() -> None:
+    assert chart.gap_s((0, 30, 60, 90, 400), 10) == 75
+    assert chart.gap_s((0, 60, 120), 60) == 150
+    assert chart.gap_s((), 60) == 150
+    assert "M" not in chart.trace(series(*range(0, 600, 30), step_s=10), 0, 600, 600, 40)[1:]
 
 
 def test_parts_of_a_bar_never_leave_it() -> None:

@@ -1,17 +1,25 @@
-"""Coming in and going out: sign-in, first start, one's own password, and for admins accounts and tokens."""
+"""Coming in and going out: sign-in, first start, one's own password, and for admins accounts and tokens.
+
+At a hub an account may be for sites too; at a site those of its hub are shown with their age and changed at the hub.
+"""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 from starlette.requests import Request
 from starlette.responses import Response
 
 from fleet import limits
+from fleet.connectivity import Mode
+from fleet.people import ALL, BREAK_GLASS, role_of
 from web import asked, auth, forms, render
-from web.ports import Refused, Role
+from web.ports import LinkView, Refused, Role, RosterView
 
 PASSWORD_CHARS_MIN = 10
+_HEARD = frozenset({Mode.LIVE, Mode.REPLAYING, Mode.DELAYED})
+_LACKING_SHOWN = 12
 
 
 async def sign_in_page(request: Request) -> Response:
@@ -105,13 +113,17 @@ async def show(request: Request) -> Response:
     return await _show(request)
 
 
-async def _show(request: Request, *, problem: str = "", status: int = 200, fresh: str = "") -> Response:
+async def _show(
+    request: Request, *, problem: str = "", status: int = 200, fresh: str = "", envelope: str = ""
+) -> Response:
     who, people = asked.who(request), asked.people(request)
     admin = who.role >= Role.ADMIN
     accounts = await people.accounts() if admin else ()
     tokens = await people.tokens() if admin else ()
+    roster = await people.roster() if admin else None
+    links = (await asked.box(request).links(who)).links if admin else ()
     if asked.wants_json(request):
-        return render.data({"me": me_of(request), "accounts": accounts, "tokens": tokens})
+        return render.data({"me": me_of(request), "accounts": accounts, "tokens": tokens, "roster": roster})
     return render.page(
         request,
         "account",
@@ -119,23 +131,54 @@ async def _show(request: Request, *, problem: str = "", status: int = 200, fresh
         problem=problem,
         accounts=accounts,
         tokens=tokens,
-        roles=tuple(Role),
+        roster=roster,
+        standing=_standing(roster, links) if roster else None,
+        roles=_roles(request),
+        sites_here=tuple(sorted(link.name for link in links)),
         fresh=fresh,
+        envelope=envelope,
+        sealed_name=BREAK_GLASS,
+        every=ALL,
         password_chars_min=PASSWORD_CHARS_MIN,
     )
 
 
+class Standing(NamedTuple):
+    """How the hub's list of people stands: at a site, as of when, and whether the hub would say so if it were another; at a
+    hub, who has it and who lacks it, with the reason where there is one."""
+
+    as_of_ns: int
+    in_touch: bool
+    have: int = 0
+    lack: Sequence[tuple[str, str]] = ()
+    more: int = 0
+
+
+def _standing(roster: RosterView, links: Sequence[LinkView]) -> Standing:
+    if roster.hub:
+        link = next(iter(links), None)
+        said = link is not None and link.mode in _HEARD and roster.heard_ns >= (link.since_ns or 0)
+        heard_ns = (link.heard_ns or 0) if link is not None and said else 0
+        return Standing(max(roster.heard_ns, heard_ns), said)
+    lack = [
+        (link.name, roster.problems.get(link.peer, ""))
+        for link in links
+        if roster.held.get(link.peer, 0) != roster.version
+    ]
+    return Standing(
+        roster.made_ns, True, len(links) - len(lack), tuple(lack[:_LACKING_SHOWN]), len(lack[_LACKING_SHOWN:])
+    )
+
+
+def _roles(request: Request) -> tuple[Role, ...]:
+    """Those that whoever asks may give; the store decides."""
+    who, hub = asked.who(request), asked.box(request).hub
+    return tuple(role for role in Role if role <= who.role and (who.role.across or not role.across or not hub))
+
+
 def me_of(request: Request) -> dict[str, Any]:
     who = asked.who(request)
-    return {"name": who.name, "role": who.role.name.lower(), "tenant": who.tenant, "via": who.via}
-
-
-def role_of(raw: str) -> Role:
-    """Refused (422) unless it is viewer, operator or admin."""
-    try:
-        return Role[raw.upper()]
-    except KeyError as error:
-        raise Refused("A role is viewer, operator or admin.", 422) from error
+    return {"name": who.name, "role": who.role.word, "tenant": who.tenant, "via": who.via}
 
 
 async def change_password(request: Request) -> Response:
@@ -156,10 +199,49 @@ async def create_account(request: Request) -> Response:
     try:
         name = forms.text(fields, "name", chars_max=limits.name_chars_max, need="Write a name for the account.")
         role = role_of(fields.get("role", ""))
-        await asked.people(request).create_account(asked.who(request), name, new_password(fields), role)
+        sites = await _sites(request, fields)
+        await asked.people(request).create_account(asked.who(request), name, new_password(fields), role, sites or ())
     except Refused as refused:
         return await _show(request, problem=str(refused), status=refused.status)
     return render.see("/account?done=account")
+
+
+async def change_account(request: Request) -> Response:
+    """POST /account/accounts/change: the role, and at a hub the sites."""
+    fields, who = await forms.form(request), asked.who(request)
+    try:
+        name = forms.text(fields, "name", chars_max=limits.name_chars_max, need="Which one? The name is missing.")
+        role = role_of(fields["role"]) if fields.get("role") else None
+        await asked.people(request).change_account(who, name, role, await _sites(request, fields))
+    except Refused as refused:
+        return await _show(request, problem=str(refused), status=refused.status)
+    return render.see("/account?done=changed")
+
+
+async def _sites(request: Request, fields: Mapping[str, str]) -> Sequence[str] | None:
+    """Where an account is to hold beside the hub; None where the form says nothing of it. A name that nobody has would let
+    nobody in, and nobody would see why: it is refused (422)."""
+    where = fields.get("where", "")
+    if where in ("", "hub", "all"):
+        return {"": None, "hub": (), "all": (ALL,)}[where]
+    if where != "named":
+        raise Refused("An account holds at the hub alone, at every site, or at those that are named.", 422)
+    named = [one.strip() for one in fields.get("sites", "").split(",") if one.strip()]
+    known = {link.name for link in (await asked.box(request).links(asked.who(request))).links}
+    strangers = [one for one in named if one not in known]
+    if not named or strangers:
+        said = f"There is no site {', '.join(strangers[:5])}. " if strangers else "Name the sites. "
+        raise Refused(f"{said}The sites here are {', '.join(sorted(known)[:20]) or 'none yet'}.", 422)
+    return named
+
+
+async def seal_glass(request: Request) -> Response:
+    """POST /account/glass: the one answer that shows the secret."""
+    try:
+        secret = await asked.people(request).seal_glass(asked.who(request))
+    except Refused as refused:
+        return await _show(request, problem=str(refused), status=refused.status)
+    return await _show(request, envelope=secret)
 
 
 async def disable_account(request: Request) -> Response:

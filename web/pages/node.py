@@ -11,8 +11,8 @@ from fleet import limits
 from fleet.ids import is_ulid
 from fleet.limits import HOUR
 from fleet.node import Kind
-from web import asked, forms, render
-from web.ports import EDITABLE, NodeView, Refused, Series
+from web import asked, forms, past, render
+from web.ports import EDITABLE, NodeView, Refused, Series, Unavailable
 
 SPANS_H = {1: "1 hour", 6: "6 hours", 24: "1 day", 168: "7 days"}
 TAIL_RECORDS = 20
@@ -24,16 +24,52 @@ NOTES_CHARS_MAX = 4_000
 
 async def show(request: Request) -> Response:
     """GET /nodes/{id}"""
-    return await _show(request)
+    moment = await asked.moment(request)
+    return await _show(request) if moment is None else await _then(request, moment)
 
 
 async def find(request: Request) -> NodeView:
     """Refused (404) when there is no such node, or it is not this person's to see: the two look the same."""
     node_id = request.path_params["id"]
-    view = await asked.box(request).node(asked.who(request), node_id) if is_ulid(node_id) else None
+    return _found(await asked.box(request).node(asked.who(request), node_id) if is_ulid(node_id) else None)
+
+
+async def find_then(request: Request, moment: asked.Moment) -> NodeView:
+    """The same as of a moment."""
+    who, node_id = asked.who(request), request.path_params["id"]
+    return _found(await moment.past.node(who, node_id, moment.at_ns) if is_ulid(node_id) else None)
+
+
+def _found(view: NodeView | None) -> NodeView:
     if view is None:
         raise Refused("There is no node with this id here. It may be at another site.", 404)
     return view
+
+
+async def _then(request: Request, moment: asked.Moment) -> Response:
+    """The node as of a moment."""
+    view = await find_then(request, moment)
+    who, node_id, query = asked.who(request), view.row.id, request.query_params
+    if asked.wants_json(request):
+        return render.data(view)
+    before = forms.number(query, "before", default=0, low=0, high=2**62)
+    timeline = await moment.past.timeline(who, before, TIMELINE_EVENTS, node_id, moment.at_ns)
+    chosen = [name for name in (_first_metric(view), "rtt_ms") if name in view.metrics]
+    box, start_ns = asked.box(request), moment.at_ns - HOUR
+    return render.page(
+        request,
+        "node_then",
+        view=view,
+        row=view.row,
+        node=view.node,
+        now_ns=view.now_ns,
+        as_of=view.as_of,
+        series=[await box.series(who, node_id, name, start_ns, moment.at_ns) for name in dict.fromkeys(chosen)],
+        timeline=timeline,
+        older=timeline[-1].position if len(timeline) == TIMELINE_EVENTS else 0,
+        band=past.band(await moment.past.turns(who, node_id), asked.house(request).clock(), moment.at_ns),
+        base=f"/nodes/{node_id}",
+    )
 
 
 async def _show(request: Request, *, problem: str = "", status: int = 200) -> Response:
@@ -74,8 +110,21 @@ async def _show(request: Request, *, problem: str = "", status: int = 200) -> Re
         spans=SPANS_H,
         kinds=tuple(Kind),
         base=f"/nodes/{node_id}",
+        called=dict(view.domains + view.policies),
+        band=await _band(request, node_id) if part == "" else None,
         quote=quote,
     )
+
+
+async def _band(request: Request, node_id: str) -> past.Band | None:
+    """The slider of the node as it is now; none while the past cannot be read, for the present does not wait for it."""
+    held, now_ns = asked.box(request).past, asked.house(request).clock()
+    if held is None:
+        return None
+    try:
+        return past.band(await held.turns(asked.who(request), node_id), now_ns, now_ns)
+    except Unavailable:
+        return None
 
 
 def _first_metric(view: NodeView) -> str:

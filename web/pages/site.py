@@ -29,6 +29,9 @@ SITES_SHOWN_MAX = 40  # the others stand on the page Links, and in the filter
 async def show(request: Request) -> Response:
     """GET /"""
     query = query_of(request)
+    moment = await asked.moment(request)
+    if moment is not None:
+        return await _then(request, query, moment)
     view = await asked.box(request).site(asked.who(request), query)
     if asked.wants_json(request):
         return render.data(view)
@@ -48,6 +51,25 @@ async def show(request: Request) -> Response:
         doors=() if total or asked.box(request).hub else await _doors(request),
         lines=view.sites[:SITES_SHOWN_MAX],
         http=request.headers.get("host", ""),
+    )
+
+
+async def _then(request: Request, query: NodeQuery, moment: asked.Moment) -> Response:
+    """The fleet as of a moment."""
+    view = await moment.past.site(asked.who(request), query, moment.at_ns)
+    if asked.wants_json(request):
+        return render.data(view)
+    return render.page(
+        request,
+        "site_then",
+        view=view,
+        now_ns=view.now_ns,
+        as_of=view.as_of,
+        query=query,
+        total=sum(view.reach.values()),
+        kinds=tuple(Kind),
+        link=lambda **change: link(query, **change),
+        lines=view.sites[:SITES_SHOWN_MAX],
     )
 
 

@@ -19,6 +19,7 @@
   }
   const clock = (date) => date.toISOString().slice(11, 19);
   function tick() {
+    if (document.getElementById("past")) return; // ages on a page of the past are of its moment
     const now = Date.now() / 1000 + skew;
     for (const one of document.querySelectorAll("time.tick")) {
       const { ago, for: since } = one.dataset;
@@ -131,10 +132,22 @@
 
   // -- charts: uPlot over the drawing that the server made --
   const colour = (name) => getComputedStyle(body).getPropertyValue(name).trim();
+  // Nothing is drawn where nothing was heard: a point without a value stands there, and at both ends of the time.
+  function gapped(s, { from, to, gap }) {
+    const data = [[], [], [], []];
+    const put = (...point) => point.forEach((one, i) => data[i].push(one));
+    if (from < s.at_s[0]) put(Number(from), null, null, null);
+    s.at_s.forEach((at, i) => {
+      if (i && at - s.at_s[i - 1] > gap) put(s.at_s[i - 1] + 1, null, null, null);
+      put(at, s.high[i], s.mean[i], s.low[i]);
+    });
+    if (to > s.at_s.at(-1)) put(Number(to), null, null, null);
+    return data;
+  }
   function draw(box) {
     fetch(box.dataset.series, { headers: { accept: "application/json" } }).then((r) => (r.ok ? r.json() : null)).then((s) => {
-      if (!s || s.at_s.length < 2) return;
-      const data = [s.at_s, s.high, s.mean, s.low];
+      if (!s || !s.at_s.length) return;
+      const data = gapped(s, box.dataset);
       if (box.plot) { box.plot.setData(data); return; }
       const ink = getComputedStyle(box).color, line = getComputedStyle(box.querySelector("svg path") || box).stroke;
       const axis = { stroke: ink, grid: { stroke: getComputedStyle(box).borderColor, width: 1 }, ticks: { show: false }, font: "13px system-ui" };
@@ -146,8 +159,8 @@
       box.plot = new uPlot({
         width: box.clientWidth, height: 220, tzDate: (s) => uPlot.tzDate(new Date(s * 1000), "UTC"), cursor: { y: false }, legend: { live: true },
         series: [{ label: "At", value: (u, v) => (v == null ? "–" : `${clock(new Date(v * 1000))} UTC`) },
-          { label: "High", stroke: line, width: 0.5, value }, { label: "Mean", stroke: line, width: 2, value },
-          { label: "Low", stroke: line, width: 0.5, value }],
+          { label: "High", stroke: line, width: 0.5, points: { show: false }, value }, { label: "Mean", stroke: line, width: 2, value },
+          { label: "Low", stroke: line, width: 0.5, points: { show: false }, value }],
         bands: [{ series: [1, 3], fill: colour("--band") || "rgb(0 0 0 / 0.08)" }],
         axes: [{ ...axis, values: hours, space: 70 }, { ...axis, size: 64, values: (u, v) => v.map((one) => `${one} ${s.unit}`) }],
       }, data, box);

@@ -1,0 +1,199 @@
+"""Which nodes are there, how many of which, and which are asked for? For pages of a hub with a hundred thousand nodes.
+
+Rules of the file
+  1  A node is looked at anew only when it was told anew, or when its site was lost, heard again or renamed.
+  2  Sums and the order by urgency are kept up with each look; what is asked for is a walk along that order.
+  3  Everything happens on the thread that answers pages.
+"""
+
+from __future__ import annotations
+
+import heapq
+from bisect import bisect_left, insort
+from collections import Counter
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+from fleet.connectivity import Reach
+from hub.state import FleetHere, NodeHere, SiteHere
+from web import rows
+from web.ports import Attention, NodeQuery, NodeRow
+
+_FEW = 500  # moves in one order that are made one by one
+_MANY = 5_000
+_DEEP = 100  # a page so far from the end of what is found is picked, and not sorted for
+
+Lost = Callable[[SiteHere | None, NodeHere], int | None]  # since when the node's site is not heard
+Make = Callable[[NodeHere, str, int | None], NodeRow]  # of a node, the name of its site, and since when that is lost
+_Key = tuple[str, str]  # name, id
+_Standing = tuple[str, bool, str, int | None]  # what of a site its nodes' rows depend on
+
+
+class Found(NamedTuple):
+    """A page of what matches, how many match in all, and those of them that the map shows."""
+
+    page: tuple[NodeRow, ...]
+    matching: int
+    places: tuple[NodeRow, ...]
+
+
+class Roll:
+    def __init__(self, fleet: FleetHere, make: Make, lost_ns: Lost, heard: Callable[[SiteHere], bool]) -> None:
+        self._fleet, self._make, self._lost_ns, self._heard = fleet, make, lost_ns, heard
+        self._rows: dict[str, NodeRow] = {}
+        self._words: dict[str, str] = {}  # by node, what a search finds it by
+        self._reach: Counter[Reach] = Counter()
+        self._tags: Counter[str] = Counter()
+        self._troubled: set[str] = set()  # nodes that may need a person
+        self._standing: dict[str, _Standing] = {}  # by the site's writer
+        self._ranks: dict[int, list[_Key]] = {}  # by urgency, in order
+        self._order: list[str] | None = None  # all nodes, the most urgent first; None: something moved
+
+    # -- keeping up ---------------------------------------------------------------------------------------------------
+
+    def refresh(self) -> None:
+        """Look at what has changed since the last time."""
+        fleet, fresh = self._fleet, set[str]()
+        while fleet.changed:
+            fresh.add(fleet.changed.pop())
+        for writer, site in tuple(fleet.sites.items()):
+            heard = self._heard(site)
+            standing = (site.name, heard, site.via, None if heard else site.heard_ns)
+            if self._standing.get(writer) != standing:
+                self._standing[writer] = standing
+                fresh |= fleet.nodes_of.get(writer, set())
+        leave: dict[int, list[_Key]] = {}
+        join: dict[int, list[_Key]] = {}
+        for node_id in fresh:
+            former, row = self._rows.get(node_id), self._row(node_id)
+            was, now = _place(former), _place(row)
+            if was != now:
+                if was is not None:
+                    leave.setdefault(was[0], []).append(was[1])
+                if now is not None:
+                    join.setdefault(now[0], []).append(now[1])
+            self._count(former, row)
+            self._keep(node_id, row)
+        for rank, keys in leave.items():
+            self._ranks[rank] = _without(self._ranks[rank], keys)
+        for rank, keys in join.items():
+            _insert(self._ranks.setdefault(rank, []), keys)
+        if leave or join:
+            self._order = None
+
+    def _row(self, node_id: str) -> NodeRow | None:
+        here = self._fleet.nodes.get(node_id)
+        if here is None:
+            return None
+        site = self._fleet.sites.get(here.site)
+        return self._make(here, site.name if site else "", self._lost_ns(site, here))
+
+    def _count(self, former: NodeRow | None, row: NodeRow | None) -> None:
+        if former is not None:
+            self._reach[former.reach] -= 1
+            self._tags.subtract(former.tags)
+        if row is not None:
+            self._reach[row.reach] += 1
+            self._tags.update(row.tags)
+
+    def _keep(self, node_id: str, row: NodeRow | None) -> None:
+        if row is None:
+            self._rows.pop(node_id, None)
+            self._words.pop(node_id, None)
+            self._troubled.discard(node_id)
+            return
+        self._rows[node_id] = row
+        words = rows.words_of(row)
+        if self._words.get(node_id) != words:
+            self._words[node_id] = words
+        if rows.is_well(row):
+            self._troubled.discard(node_id)
+        else:
+            self._troubled.add(node_id)
+
+    # -- what is asked ------------------------------------------------------------------------------------------------
+
+    def every(self) -> list[NodeRow]:
+        return list(self._rows.values())
+
+    def reach(self) -> dict[Reach, int]:
+        return {reach: self._reach[reach] for reach in Reach}
+
+    def tags(self) -> tuple[str, ...]:
+        return tuple(sorted(tag for tag, count in self._tags.items() if count > 0))
+
+    def needs(self, now_ns: int) -> list[Attention]:
+        return [line for node_id in self._troubled for line in rows.needs(self._rows[node_id], now_ns)]
+
+    def find(self, query: NodeQuery) -> Found:
+        order = query.order if query.order in rows.ORDERS else rows.BY_URGENCY
+        ids, held, end = self._in_order(), self._rows, query.offset + max(1, query.limit)
+        if order == rows.BY_URGENCY and not rows.filters(query):
+            page = tuple(held[node_id] for node_id in ids[query.offset : end])
+            return Found(page, len(ids), rows.places(map(held.__getitem__, ids)))
+        found = self._chosen(query, ids)
+        shown: Sequence[NodeRow] = found
+        if order != rows.BY_URGENCY:
+            key = rows.ORDERS[order]
+            shown = heapq.nsmallest(end, found, key=key) if _DEEP * end < len(found) else sorted(found, key=key)
+        return Found(rows.page(shown, query), len(found), rows.places(found))
+
+    def _chosen(self, query: NodeQuery, ids: Sequence[str]) -> list[NodeRow]:
+        """What matches, the most urgent first."""
+        if query.site:
+            here = [writer for writer, standing in self._standing.items() if standing[0] == query.site]
+            among = {node_id for writer in here for node_id in self._fleet.nodes_of.get(writer, ())}
+            ids = self._sorted(among, ids)
+        elif query.reach:
+            ranks = sorted(rows.ranks_of(query.reach))
+            ids = [node_id for rank in ranks for _, node_id in self._ranks.get(rank, ())]
+        text = query.text.strip().lower()
+        if text and len(ids) < len(self._words):
+            ids = [node_id for node_id in ids if text in self._words[node_id]]
+        elif text:
+            ids = self._sorted({node_id for node_id, words in self._words.items() if text in words}, ids)
+        reach, kind, tag = query.reach, query.kind, query.tag
+        found = [self._rows[node_id] for node_id in ids]
+        if reach or kind or tag:
+            found = [
+                row
+                for row in found
+                if (reach is None or row.reach is reach)
+                and (kind is None or row.kind is kind)
+                and (not tag or tag in row.tags)
+            ]
+        return found
+
+    def _sorted(self, among: set[str], ids: Sequence[str]) -> list[str]:
+        """Those `among` in the order of `ids`: a few are sorted, of many the rest is left out."""
+        if len(among) > _MANY:
+            return [node_id for node_id in ids if node_id in among]
+        key = rows.ORDERS[rows.BY_URGENCY]
+        return sorted(among, key=lambda node_id: (*key(self._rows[node_id]), node_id))
+
+    def _in_order(self) -> list[str]:
+        if self._order is None:
+            self._order = [node_id for rank in sorted(self._ranks) for _, node_id in self._ranks[rank]]
+        return self._order
+
+
+def _place(row: NodeRow | None) -> tuple[int, _Key] | None:
+    return None if row is None else (rows.rank(row), (row.name, row.id))
+
+
+def _insert(into: list[_Key], keys: list[_Key]) -> None:
+    if len(keys) > _FEW:
+        into += keys
+        into.sort()
+        return
+    for key in keys:
+        insort(into, key)
+
+
+def _without(held: list[_Key], keys: list[_Key]) -> list[_Key]:
+    if len(keys) > _FEW:
+        gone = set(keys)
+        return [key for key in held if key not in gone]
+    for key in keys:
+        del held[bisect_left(held, key)]
+    return held

@@ -1,0 +1,466 @@
+"""history.db: what stood when. Every turn of every subject by the time at which it happened, so that a page can be asked
+for any moment, and what comes weeks late still falls into its own place.
+
+Rules of the file
+  1  It is derived: made from the journal alone, from a cursor, behind the commit and on a thread of its own. Whatever is
+     wrong with the file, it is thrown away and made anew; nothing is lost with it.
+  2  The order is the event's stamp. Of two turns with one hybrid time the later stamp stands, and the other never did.
+  3  The cursor names the event it stands on by its hash: after a restore of site.db it is known to be of another past.
+  4  One writing connection, the thread's. Readers open the file, ask one thing, and close it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import itertools
+import logging
+import sqlite3
+import threading
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import TypeVar
+
+from fleet import limits, past
+from fleet.events import Clock
+from fleet.past import Known, Track, Was
+from fleet.people import Unavailable
+from store.database import connect, connect_reader
+from store.faults import Fault, StoreFault, fault_of
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+
+VERSION = 1
+BATCH_EVENTS_MAX = 20_000  # journal positions to a transaction
+PAUSE_S = 0.25  # between two looks at the journal: what comes meanwhile is one batch
+REOPEN_S = 2.0
+NAMES_MAX = 500_000  # kept in memory; beyond it they are read again
+MOMENTS_MAX = 4  # whole fleets of the past kept for the next page
+
+_SCHEMA = """
+CREATE TABLE name (id INTEGER PRIMARY KEY, text TEXT NOT NULL UNIQUE);
+CREATE TABLE turn (
+    track INTEGER NOT NULL, subject INTEGER NOT NULL, hlc INTEGER NOT NULL, writer INTEGER NOT NULL,
+    epoch INTEGER NOT NULL, seq INTEGER NOT NULL, said INTEGER NOT NULL, clock INTEGER NOT NULL,
+    position INTEGER NOT NULL, PRIMARY KEY (track, subject, hlc)
+) WITHOUT ROWID;
+CREATE TABLE born (subject INTEGER PRIMARY KEY, hlc INTEGER NOT NULL);
+CREATE TABLE told (writer INTEGER PRIMARY KEY, hlc INTEGER NOT NULL);
+CREATE TABLE meta (key TEXT PRIMARY KEY, value) WITHOUT ROWID;
+"""
+_STAMP = "((SELECT text FROM name WHERE id={0}.writer), {0}.epoch, {0}.seq)"
+_LATER = (
+    " ON CONFLICT DO UPDATE SET writer=excluded.writer, epoch=excluded.epoch, seq=excluded.seq, said=excluded.said,"
+    " clock=excluded.clock, position=excluded.position"
+    f" WHERE {_STAMP.format('excluded')} > {_STAMP.format('turn')}"
+)
+_TURN = "INSERT INTO turn VALUES (?,?,?,?,?,?,?,?,?)" + _LATER
+_BORN = "INSERT INTO born VALUES (?,?) ON CONFLICT DO UPDATE SET hlc=min(hlc, excluded.hlc)"
+_TOLD = "INSERT INTO told VALUES (?,?) ON CONFLICT DO UPDATE SET hlc=max(hlc, excluded.hlc)"
+_META = "INSERT INTO meta VALUES (?,?) ON CONFLICT DO UPDATE SET value=excluded.value"
+_FIRST = "INSERT INTO meta VALUES (?,?) ON CONFLICT DO UPDATE SET value=min(value, excluded.value)"
+_READ = "SELECT position, log_id, seq, raw FROM event WHERE position BETWEEN ? AND ?"
+_NOT_NOW = "The past cannot be read now; it is being put together from the journal again. The present is not touched."
+_TRUSTED, _ANY = "first trusted", "first"  # stamps: of a clock to be believed, of any
+
+Row = tuple[int, int, int, int, int, int, int, int, int]  # a row of `turn`
+
+
+class Names:
+    """Subjects, writers and words by number. Each is written once, in the transaction of its first row."""
+
+    def __init__(self, db: sqlite3.Connection) -> None:
+        self._db = db
+        self._ids: dict[str, int] = {}
+
+    def id(self, text: str) -> int:
+        found = self._ids.get(text)
+        if found is None:
+            row = self._db.execute("SELECT id FROM name WHERE text=?", (text,)).fetchone()
+            found = row[0] if row else self._db.execute("INSERT INTO name (text) VALUES (?)", (text,)).lastrowid
+            assert found is not None
+            if len(self._ids) >= NAMES_MAX:
+                self._ids.clear()
+            self._ids[text] = found
+        return found
+
+    def forget(self) -> None:
+        """The transaction was undone, and names with it."""
+        self._ids.clear()
+
+
+def gather(
+    site: sqlite3.Connection, names: Names, logs: dict[int, tuple[str, int]], after: int, upto: int
+) -> tuple[list[Row], dict[str, int]]:
+    """The turns of the journal's events after one position, up to another, and the newest stamp of each writer."""
+    rows = site.execute(_READ, (after + 1, upto)).fetchall()
+    if {row[1] for row in rows} - logs.keys():
+        logs.update({one: (writer, epoch) for one, writer, epoch in site.execute("SELECT id, writer, epoch FROM log")})
+    found: list[Row] = []
+    told: dict[str, int] = {}
+    name, add = names.id, found.append
+    for track, subject, stamp, writer, epoch, seq, said, clock, position in past.lines(rows, logs):
+        if stamp > told.get(writer, -1):
+            told[writer] = stamp
+        if track:
+            add((track, name(subject), stamp, name(writer), epoch, seq, name(said), clock, position))
+    return found, told
+
+
+def mark(site: sqlite3.Connection, position: int) -> bytes:
+    """What the event at a position is known by."""
+    row = site.execute("SELECT raw FROM event WHERE position=?", (position,)).fetchone()
+    return hashlib.sha256(row[0]).digest() if row else b""
+
+
+def _write(db: sqlite3.Connection, turns: Sequence[Row]) -> None:
+    db.executemany(_TURN, sorted(turns))
+    db.executemany(_BORN, [(row[1], row[2]) for row in turns if row[0] != Track.LINK])
+    db.executemany(_FIRST, [(_TRUSTED if row[7] else _ANY, row[2]) for row in turns])
+
+
+def _tell(db: sqlite3.Connection, names: Names, told: Mapping[str, int]) -> None:
+    db.executemany(_TOLD, [(names.id(writer), stamp) for writer, stamp in told.items()])
+
+
+def _stand(db: sqlite3.Connection, site: sqlite3.Connection, position: int) -> None:
+    db.executemany(_META, (("position", position), ("mark", mark(site, position)), ("version", VERSION)))
+
+
+def _position(db: sqlite3.Connection) -> int:
+    row = db.execute("SELECT value FROM meta WHERE key='position'").fetchone()
+    return int(row[0]) if row else 0
+
+
+def remove(path: Path) -> None:
+    for suffix in ("", "-wal", "-shm"):
+        path.with_name(path.name + suffix).unlink(missing_ok=True)
+
+
+def open_history(path: Path, site: sqlite3.Connection) -> sqlite3.Connection:
+    """The writing connection; a file that is damaged, of another version or of another past is begun anew."""
+    for _ in range(2):
+        try:
+            db = connect(path)
+            if _fits(db, site):
+                return db
+            db.close()
+        except (StoreFault, sqlite3.DatabaseError) as error:
+            fault = error.fault if isinstance(error, StoreFault) else fault_of(error)
+            if fault is not Fault.DAMAGED:
+                raise
+            log.warning("%s is damaged (%s)", path.name, error)
+        log.info("%s is made anew from the journal", path.name)
+        remove(path)
+    raise StoreFault(Fault.IO, path.name, "it cannot be made")
+
+
+def _fits(db: sqlite3.Connection, site: sqlite3.Connection) -> bool:
+    if not db.execute("SELECT 1 FROM sqlite_master WHERE name='turn'").fetchone():
+        db.executescript(f"BEGIN IMMEDIATE;{_SCHEMA}")
+        _stand(db, site, 0)
+        db.execute("COMMIT")
+        return True
+    held = dict(db.execute("SELECT key, value FROM meta"))
+    return held.get("version") == VERSION and held.get("mark") == mark(site, held.get("position", 0))
+
+
+def _step(
+    db: sqlite3.Connection,
+    site: sqlite3.Connection,
+    names: Names,
+    logs: dict[int, tuple[str, int]],
+    after: int,
+    upto: int,
+) -> tuple[list[Row], dict[str, int]]:
+    """One stretch of the journal, in a transaction of its own."""
+    db.execute("BEGIN IMMEDIATE")
+    try:
+        turns, told = gather(site, names, logs, after, upto)
+        _write(db, turns)
+        _tell(db, names, told)
+        _stand(db, site, upto)
+        db.execute("COMMIT")
+    except BaseException:
+        names.forget()
+        with contextlib.suppress(sqlite3.DatabaseError):
+            db.execute("ROLLBACK")
+        raise
+    return turns, told
+
+
+# -- the thread --------------------------------------------------------------------------------------------------
+
+
+class HistoryIndex:
+    """Follows the journal of `site_db` into `path`. `noticed` may be called from any thread and costs nothing."""
+
+    def __init__(self, path: Path, site_db: Path, journal_position: Callable[[], int]) -> None:
+        self.path, self._site_db, self._journal_position = path, site_db, journal_position
+        self.problem = ""
+        self.position = 0
+        self._told: dict[str, int] = {}
+        self._moments: dict[int, dict[str, str] | None] = {}
+        self._lock = threading.Lock()
+        self._wake, self._stop = threading.Event(), threading.Event()
+        self._thread = threading.Thread(target=self._run, name="history", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def noticed(self, _: object = None) -> None:
+        """There is something new in the journal."""
+        self._wake.set()
+
+    def stop(self) -> None:
+        self._stop.set()
+        self._wake.set()
+        if self._thread.is_alive():
+            self._thread.join()
+
+    @property
+    def behind(self) -> int:
+        """Events of the journal that are not in the past yet."""
+        return max(self._journal_position() - self.position, 0)
+
+    @property
+    def condition(self) -> str:
+        """For /healthz. A past that stands still keeps nobody from sending here."""
+        if not self._thread.is_alive():
+            return "stopped"
+        return f"running; it stands still: {self.problem}" if self.problem else "running"
+
+    def _run(self) -> None:
+        while not self._stop.is_set():
+            try:
+                with closing(connect_reader(self._site_db)) as site, closing(open_history(self.path, site)) as db:
+                    self._follow(db, site)
+            except (StoreFault, sqlite3.DatabaseError, OSError) as error:
+                if fault_of(error) is Fault.DAMAGED:
+                    remove(self.path)  # if it is site.db that is damaged, others say so, and this one waits for it
+                self._fell(str(error))
+            except Exception as error:  # a bug of ours here must not take the box with it: the past can be made again
+                log.exception("history: a fault of ours")
+                self._fell(str(error))
+
+    def _fell(self, words: str) -> None:
+        if words != self.problem:
+            log.error("history: %s; the past stands still at event %d until it can go on", words, self.position)
+        self.problem = words
+        self._stop.wait(REOPEN_S)
+
+    def _follow(self, db: sqlite3.Connection, site: sqlite3.Connection) -> None:
+        self.position = _position(db)
+        self._told = dict(db.execute("SELECT (SELECT text FROM name WHERE id=writer), hlc FROM told"))
+        names, logs = Names(db), dict[int, tuple[str, int]]()
+        with self._lock:
+            self._moments.clear()
+        while not self._stop.is_set():
+            self._wake.clear()
+            head = self._journal_position()
+            if head <= self.position:
+                self.problem = ""
+                self._wake.wait(60.0)
+                continue
+            upto = min(head, self.position + BATCH_EVENTS_MAX)
+            turns, told = _step(db, site, names, logs, self.position, upto)
+            for writer, stamp in told.items():
+                self._told[writer] = max(stamp, self._told.get(writer, 0))
+            self.position, self.problem = upto, ""
+            self._changed(min((row[2] for row in turns), default=None))
+            self._stop.wait(PAUSE_S if upto == head else 0.01)  # far behind, it lets others have their turn
+
+    def _changed(self, least: int | None) -> None:
+        """Moments at or after the oldest new turn are not what they were."""
+        if least is not None:
+            with self._lock:
+                self._moments = {stamp: held for stamp, held in self._moments.items() if stamp < least}
+
+    # -- readers, from any thread; Unavailable when the file cannot be read -------------------------------------
+
+    def known(self) -> Known:
+        held = self._ask(lambda db: dict(db.execute("SELECT key, value FROM meta").fetchall()))
+        first = held.get(_TRUSTED, held.get(_ANY))
+        position = int(held.get("position", 0))
+        behind = max(self._journal_position() - position, 0)
+        return Known(past.moment_of(first) if first is not None else None, position, behind)
+
+    def first_of(self, subject: str) -> int | None:
+        """The first moment of a node (Unix ns); None when nothing is known of it."""
+        row = self._ask(
+            lambda db: db.execute(
+                "SELECT hlc FROM born WHERE subject=(SELECT id FROM name WHERE text=?)", (subject,)
+            ).fetchone()
+        )
+        return past.moment_of(row[0]) if row else None
+
+    def fleet(self, moment_ns: int) -> Mapping[str, str]:
+        """Every node that was there at a moment, and its mode; empty when it had not been heard."""
+        stamp = past.stamp_at(moment_ns)
+        with self._lock:
+            held = self._moments.get(stamp)
+            if held is None:
+                while len(self._moments) >= MOMENTS_MAX:
+                    del self._moments[next(iter(self._moments))]
+                self._moments[stamp] = None  # gone again when something older comes while it is read
+        if held is None:
+            held = self._ask(lambda db: _fleet(db, stamp))
+            with self._lock:
+                if stamp in self._moments:
+                    self._moments[stamp] = held
+        return held
+
+    def of(
+        self, subjects: Iterable[str], moment_ns: int, tracks: Iterable[Track] = Track
+    ) -> Mapping[str, Mapping[Track, Was]]:
+        """What stood at a moment on each of these tracks of these subjects, where anything did."""
+        stamp, wanted, on = past.stamp_at(moment_ns), tuple(subjects), tuple(tracks)
+        return self._ask(lambda db: {one: held for one in wanted if (held := _standing(db, one, stamp, on))})
+
+    def turns(self, subject: str, limit: int) -> Sequence[Was]:
+        """The newest turns of a subject on all tracks, oldest first."""
+        return self._ask(lambda db: _turns(db, subject, limit))
+
+    def told_ns(self, writer: str) -> int | None:
+        """The time of the newest event of a writer that is here; asks no file."""
+        stamp = self._told.get(writer)
+        return past.moment_of(stamp) if stamp is not None else None
+
+    def _ask(self, question: Callable[[sqlite3.Connection], T]) -> T:
+        try:
+            with closing(connect_reader(self.path)) as db:
+                deadline = time.monotonic() + limits.query_seconds_max
+                db.set_progress_handler(lambda: time.monotonic() > deadline, 100_000)
+                return question(db)
+        except (StoreFault, sqlite3.DatabaseError) as error:
+            log.warning("history: %s", error)
+            raise Unavailable(_NOT_NOW) from error
+
+
+_FLEET = """
+SELECT (SELECT text FROM name WHERE id=born.subject),
+       (SELECT said FROM turn WHERE track=1 AND turn.subject=born.subject AND hlc<=?1 ORDER BY hlc DESC LIMIT 1)
+FROM born WHERE hlc<=?1
+"""
+
+
+def _fleet(db: sqlite3.Connection, stamp: int) -> dict[str, str]:
+    words = {None: ""}
+    found: dict[str, str] = {}
+    for subject, said in db.execute(_FLEET, (stamp,)):
+        word = words.get(said)
+        if word is None:
+            (word,) = db.execute("SELECT text FROM name WHERE id=?", (said,)).fetchone()
+            words[said] = word
+        found[subject] = word
+    return found
+
+
+_TURNS = (
+    "SELECT track, (SELECT text FROM name WHERE id=said), hlc, clock, position FROM turn"
+    " WHERE track=? AND subject=(SELECT id FROM name WHERE text=?) AND hlc<=? ORDER BY hlc DESC LIMIT ?"
+)
+
+
+def _was(track: int, said: str, stamp: int, clock: int, position: int) -> Was:
+    return Was(Track(track), said, past.moment_of(stamp), Clock(clock), position)
+
+
+def _standing(db: sqlite3.Connection, subject: str, stamp: int, tracks: Iterable[Track] = Track) -> dict[Track, Was]:
+    rows = (db.execute(_TURNS, (int(track), subject, stamp, 1)).fetchone() for track in tracks)
+    return {Track(row[0]): _was(*row) for row in rows if row}
+
+
+def _turns(db: sqlite3.Connection, subject: str, limit: int) -> list[Was]:
+    newest = 1 << 62
+    found = [_was(*row) for track in Track for row in db.execute(_TURNS, (int(track), subject, newest, limit))]
+    return sorted(found, key=lambda was: (was.since_ns, was.position))[-limit:]
+
+
+def catch_up(path: Path, site_db: Path) -> bool:
+    """Bring the file of a box that does not run to the end of its journal. False when there is none that can be used."""
+    if not path.exists():
+        return False
+    try:
+        with closing(connect_reader(site_db)) as site, closing(connect(path)) as db:
+            if not db.execute("SELECT 1 FROM sqlite_master WHERE name='turn'").fetchone() or not _fits(db, site):
+                return False
+            (head,) = site.execute("SELECT coalesce(max(position), 0) FROM event").fetchone()
+            names, logs = Names(db), dict[int, tuple[str, int]]()
+            for after in range(_position(db), head, BATCH_EVENTS_MAX):
+                _step(db, site, names, logs, after, min(after + BATCH_EVENTS_MAX, head))
+    except (StoreFault, sqlite3.DatabaseError) as error:
+        log.warning("%s cannot be used: %s", path.name, error)
+        return False
+    return True
+
+
+# -- all of it at once --------------------------------------------------------------------------------------------
+
+
+def build(site_db: Path, path: Path, progress: Callable[[int], None] = lambda position: None) -> int:
+    """history.db of a journal that stands still, made in one go; the position it reaches.
+
+    Rows go into a heap and are sorted once at the end: put one by one where they belong, each would cost a page.
+    """
+    remove(path)
+    with closing(connect_reader(site_db)) as site, closing(open_history(path, site)) as db:
+        (head,) = site.execute("SELECT coalesce(max(position), 0) FROM event").fetchone()
+        names, logs = Names(db), dict[int, tuple[str, int]]()
+        db.execute("PRAGMA temp_store=1")  # the heap and its sorting go to the disk
+        db.execute("ATTACH '' AS heap")
+        db.execute("PRAGMA heap.journal_mode=off")
+        db.execute("CREATE TABLE heap.row (a, b, c, d, e, f, g, h, i)")
+        db.execute("BEGIN IMMEDIATE")
+        told: dict[str, int] = {}
+        for after in range(0, head, BATCH_EVENTS_MAX):
+            upto = min(after + BATCH_EVENTS_MAX, head)
+            turns, newest = gather(site, names, logs, after, upto)
+            _heap(db, turns)
+            for writer, stamp in newest.items():
+                told[writer] = max(stamp, told.get(writer, stamp))
+            progress(upto)
+        db.execute(f"INSERT INTO turn SELECT * FROM heap.row WHERE true ORDER BY a, b, c {_LATER}")
+        db.execute("INSERT INTO born SELECT subject, min(hlc) FROM turn WHERE track<>? GROUP BY subject", (Track.LINK,))
+        for which, clocks in ((_TRUSTED, "clock>0"), (_ANY, "clock=0")):
+            (first,) = db.execute(f"SELECT min(hlc) FROM turn WHERE {clocks}").fetchone()
+            if first is not None:
+                db.execute(_FIRST, (which, first))
+        _tell(db, names, told)
+        _stand(db, site, head)
+        db.execute("COMMIT")
+        db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    return int(head)
+
+
+def _heap(db: sqlite3.Connection, turns: Sequence[Row]) -> None:
+    """Many rows to a statement: a statement costs more than a row."""
+    whole = len(turns) - len(turns) % _STATEMENT_ROWS
+    some = (
+        tuple(itertools.chain.from_iterable(turns[start : start + _STATEMENT_ROWS]))
+        for start in range(0, whole, _STATEMENT_ROWS)
+    )
+    db.executemany(f"INSERT INTO heap.row VALUES {','.join([_ROW] * _STATEMENT_ROWS)}", some)
+    db.executemany(f"INSERT INTO heap.row VALUES {_ROW}", turns[whole:])
+
+
+_ROW = "(?,?,?,?,?,?,?,?,?)"
+_STATEMENT_ROWS = 128
+_DIGEST = """
+SELECT track, (SELECT text FROM name WHERE id=subject),
+       group_concat(hlc || ' ' || (SELECT text FROM name WHERE id=writer) || ' ' || epoch || ' ' || seq || ' ' || clock
+                    || ' ' || position || ' ' || (SELECT text FROM name WHERE id=said), char(10))
+FROM turn GROUP BY track, subject
+"""
+
+
+def digest(path: Path) -> tuple[int, bytes]:
+    """The position and the SHA-256 of all turns, whatever numbers their names have in this file."""
+    with closing(connect_reader(path)) as db:
+        held = sorted(
+            (track, subject, hashlib.sha256(said.encode()).digest()) for track, subject, said in db.execute(_DIGEST)
+        )
+        return _position(db), hashlib.sha256(repr(held).encode()).digest()

@@ -1,0 +1,173 @@
+"""The pages as of a moment: what stood then, unmistakable, without anything to press; and which moments may be asked for."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+from starlette.testclient import TestClient
+
+from fleet import past
+from fleet.limits import HOUR, MINUTE, SECOND
+from tests.web.conftest import bearer
+from tests.web.island import NOW_NS, Island
+from web import asked, render
+from web.ports import Refused
+from web.words import iso
+
+HOUR_AGO = iso(NOW_NS - HOUR)
+
+
+@pytest.mark.parametrize(
+    ("raw", "at_ns"),
+    [
+        ("2026-11-20T14:21:00Z", 1_795_184_460 * SECOND),
+        ("2026-11-20t14:21:00z", 1_795_184_460 * SECOND),
+        ("2026-11-20 14:21", 1_795_184_460 * SECOND),
+        ("2026-11-20T15:21:00+01:00", 1_795_184_460 * SECOND),
+        ("2026-11-20T14:21:00.250Z", 1_795_184_460 * SECOND + 250_000_000),
+        ("1795184460", 1_795_184_460 * SECOND),
+        ("1795184460000000001", 1_795_184_460_000_000_001),
+    ],
+)
+def test_a_moment_is_written_in_three_ways(raw: str, at_ns: int) -> None:
+    assert asked.read_moment(raw) == at_ns
+
+
+@pytest.mark.parametrize(
+    "raw",
+    ["yesterday", "-5", "1e9", "٣٣٣", "2026-13-40T99:00", "2026-11-20", "179518446000", "2026-11-20T14:21:00Z\x00"],
+)
+def test_what_is_no_moment_is_refused_with_how_to_write_one(ask: TestClient, raw: str) -> None:
+    with pytest.raises(Refused, match="2026-11-20T14:21:00Z"):
+        asked.read_moment(raw)
+    answer = ask.get("/api/v1/nodes", params={"as_of": raw}, headers=bearer("bob"))
+    assert answer.status_code == 400
+    assert "as_of" in answer.json()["error"]
+
+
+@pytest.mark.parametrize(
+    "path", ["/", "/nodes/{id}", "/api/v1/nodes", "/api/v1/nodes/{id}", "/api/v1/nodes/{id}/series"]
+)
+@pytest.mark.parametrize(
+    ("moment", "words"), [("2040-01-01T00:00:00Z", "in the future"), ("5", "before the first event")]
+)
+def test_a_moment_out_of_range_gets_one_clear_answer(
+    ask: TestClient, island: Island, path: str, moment: str, words: str
+) -> None:
+    node_id = next(iter(island.rows))
+    answer = ask.get(path.format(id=node_id), params={"as_of": moment, "metric": "battery_pct"}, headers=bearer("bob"))
+    assert answer.status_code == 400
+    assert words in answer.text
+    assert "from 2026-11-21" in answer.text
+    assert iso(NOW_NS).replace("T", " ").replace("Z", " UTC") in answer.text
+
+
+def test_a_box_without_a_past_says_so(ask: TestClient, island: Island) -> None:
+    island.past = None
+    answer = ask.get("/", params={"as_of": HOUR_AGO}, headers=bearer("bob"))
+    assert answer.status_code == 400
+    assert "keeps no past" in answer.text
+
+
+def test_the_fleet_of_a_moment_is_what_the_log_says_of_it(ask: TestClient, island: Island) -> None:
+    assert island.past is not None
+    for minutes in (0, 10, 60, 200):
+        moment_ns = NOW_NS - minutes * MINUTE
+        there = island.past._history.fleet(moment_ns)
+        view = ask.get("/", params={"as_of": str(moment_ns), "format": "json"}, headers=bearer("bob")).json()
+        assert sum(view["reach"].values()) == view["matching"] == len(there)
+        assert view["as_of"]["at_ns"] == view["now_ns"] == moment_ns
+        listed = ask.get(
+            "/api/v1/nodes", params={"as_of": str(moment_ns), "limit": "500"}, headers=bearer("bob")
+        ).json()
+        assert {one["node"]["id"]: one["node"]["connectivity"]["mode"] or "" for one in listed["nodes"]} == there
+
+
+def test_a_list_of_the_past_goes_on_page_by_page(ask: TestClient) -> None:
+    seen: list[str] = []
+    after = ""
+    while True:
+        query = {"as_of": str(NOW_NS), "limit": "7", "after": after}
+        answer = ask.get("/api/v1/nodes", params=query, headers=bearer("bob")).json()
+        seen += [one["node"]["id"] for one in answer["nodes"]]
+        if answer["next"] is None:
+            break
+        after = answer["next"]
+    assert seen == sorted(set(seen))
+    whole = ask.get("/", params={"as_of": str(NOW_NS), "format": "json", "limit": "500"}, headers=bearer("bob")).json()
+    assert len(seen) == whole["matching"]
+    pages = [
+        row["id"]
+        for offset in range(0, whole["matching"], 7)
+        for row in ask.get(
+            "/",
+            params={"as_of": str(NOW_NS), "format": "json", "limit": "7", "offset": str(offset)},
+            headers=bearer("bob"),
+        ).json()["rows"]
+    ]
+    assert pages == [row["id"] for row in whole["rows"]]
+
+
+def test_a_page_of_the_past_says_so_and_has_nothing_to_press(alice: TestClient, island: Island) -> None:
+    node_id = next(iter(island.rows))
+    for path in ("/", f"/nodes/{node_id}"):
+        page = alice.get(path, params={"as_of": HOUR_AGO}).text
+        assert 'id="past"' in page
+        for words in ("As of", "1 h 00 min ago", "Back to now"):
+            assert words in page
+        main = page[page.index("<main") : page.index("</main>")]
+        assert 'method="post"' not in main
+        assert "sse:connect" not in page, "nothing of it moves"
+        for link in re.findall(r'href="(/(?:nodes/[^"]*|\?[^"]*)?)"', page):
+            assert "as_of=" in link, link
+    assert 'id="past"' not in alice.get("/").text
+
+
+def test_links_of_a_past_page_keep_their_own_query_and_place() -> None:
+    moment = "2026-11-20T14:21:00Z"
+    for given, wanted in (
+        ('<a href="/">', f'<a href="/?as_of={moment}">'),
+        ('<a href="/?site=alder">', f'<a href="/?site=alder&amp;as_of={moment}">'),
+        ('<a href="/nodes/X?before=3#h">', f'<a href="/nodes/X?before=3&amp;as_of={moment}#h">'),
+        ('<a href="/?as_of=">', '<a href="/?as_of=">'),
+        ('<a href="/journal">', '<a href="/journal">'),
+        ('<form data-moment hx-get="/">', '<form data-moment hx-get="/">'),
+        (
+            '<form method="get" action="/">',
+            f'<form method="get" action="/"><input type="hidden" name="as_of" value="{moment}">',
+        ),
+        ('<form method="get" action="/" data-moment>', '<form method="get" action="/" data-moment>'),
+    ):
+        assert render.carried(given, moment) == wanted
+
+
+def test_a_node_that_was_not_there_yet_is_named_with_its_first_moment(ask: TestClient, island: Island) -> None:
+    assert island.past is not None
+    history = island.past._history
+    first = {node_id: history.first_of(node_id) for node_id in island.rows}
+    node_id, first_ns = max(((one, at) for one, at in first.items() if at is not None), key=lambda pair: pair[1])
+    answer = ask.get(f"/nodes/{node_id}", params={"as_of": str(first_ns - MINUTE)}, headers=bearer("bob"))
+    assert answer.status_code == 400
+    assert "was not there" in answer.text or "before the first event" in answer.text
+    assert ask.get(f"/nodes/{node_id}", params={"as_of": str(first_ns)}, headers=bearer("bob")).status_code == 200
+
+
+def test_the_slider_spans_the_life_of_a_node_and_marks_its_turns(alice: TestClient, island: Island) -> None:
+    assert island.past is not None
+    node_id = next(node for node in island.rows if len(island.past._history.turns(node, 99)) > 1)
+    page = alice.get(f"/nodes/{node_id}").text
+    turns = island.past._history.turns(node_id, 99)
+    assert f'type="range" min="{turns[0].since_ns // SECOND}" max="{NOW_NS // SECOND + 1}"' in page
+    assert 'class="turns"' in page
+    then = alice.get(f"/nodes/{node_id}", params={"as_of": str(turns[-1].since_ns // SECOND)}).text
+    assert f'value="{turns[-1].since_ns // SECOND}"' in then
+
+
+def test_nobody_else_s_words_get_into_a_page_of_the_past(alice: TestClient, island: Island) -> None:
+    page = alice.get("/", params={"as_of": HOUR_AGO, "text": '"><script>alert(1)</script>'}).text
+    assert "<script>alert" not in page
+
+
+def test_a_moment_in_a_stamp_is_the_moment() -> None:
+    assert past.moment_of(past.stamp_at(NOW_NS)) == NOW_NS

@@ -1,0 +1,369 @@
+"""The pages as of a moment: what the history says stood then, on the rows that the box has now.
+
+Rules of the file
+  1  What the log knows of a moment is shown: modes, places, health, versions, links; and what the means of the charts
+     say. A name, its tags and its kind are those of now. What nobody kept is not shown at all, never as of now.
+  2  A site that was cut off at that moment and has told of it since is shown as it was. What it has not told yet is
+     unknown, since its last word.
+  3  The times of an answer are seen from the moment: `now_ns` of a view is the moment itself.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Protocol
+
+import msgspec
+
+from fleet import lifecycle
+from fleet.connectivity import REACH, Mode, Reach
+from fleet.events import Recorded
+from fleet.limits import MINUTE, SECOND
+from fleet.node import Actual, Connectivity, Desired, Firmware, Lifecycle, Node, SupplyChain
+from fleet.past import MISSING, Known, Track, Was
+from fleet.people import Identity, Refused
+from fleet.reading import Health, Position
+from web import ports, rows
+from web.words import age, when
+
+TURNS_MAX = 2_000  # of one node, for its slider
+VALUES_MAX = 32  # metrics of a node whose mean is looked up
+_MEAN_NS_MAX = 10 * MINUTE  # an older mean says nothing of the moment
+_URGENCY = (Reach.OFFLINE, Reach.DEGRADED, Reach.UNKNOWN, Reach.ONLINE)
+_MODES: Mapping[str, Mode | None] = {mode.value: mode for mode in Mode}
+_LINKS = {"QUARANTINED": Mode.DELAYED}  # the other states of a session are modes by name
+_HEALTH: Mapping[str, Health] = {health.value: health for health in Health}
+
+
+class History(Protocol):
+    """`store.history`, as far as it is read here. Calls block; Unavailable when the file cannot be read."""
+
+    def known(self) -> Known: ...
+
+    def first_of(self, subject: str) -> int | None: ...
+
+    def fleet(self, moment_ns: int) -> Mapping[str, str]: ...
+
+    def of(
+        self, subjects: Iterable[str], moment_ns: int, tracks: Iterable[Track] = Track
+    ) -> Mapping[str, Mapping[Track, Was]]: ...
+
+    def turns(self, subject: str, limit: int) -> Sequence[Was]: ...
+
+
+class SiteTold(msgspec.Struct, frozen=True):
+    """A site of a hub, and up to which moment it has told everything (None: up to now)."""
+
+    peer: str
+    name: str
+    upto_ns: int | None
+
+
+class Now(Protocol):
+    """The box as it is now."""
+
+    name: str
+
+    async def node(self, who: Identity, node_id: str) -> ports.NodeView | None: ...
+
+    async def nodes(self, who: Identity, after: str, limit: int) -> Sequence[Node]: ...
+
+    async def series(self, who: Identity, node_id: str, metric: str, from_ns: int, to_ns: int) -> ports.Series: ...
+
+    async def timeline(
+        self,
+        who: Identity,
+        before: int,
+        limit: int,
+        subject: str | None = None,
+        kind: str | None = None,
+        until_ns: int | None = None,
+    ) -> Sequence[Recorded]: ...
+
+
+class Then:
+    """`ports.Past` of a box: its history, and what the box has now: itself, all its rows, and what its sites have told."""
+
+    def __init__(
+        self,
+        history: History,
+        box: Now,
+        every: Callable[[], Sequence[ports.NodeRow]],
+        told: Callable[[], Sequence[SiteTold]],
+    ) -> None:
+        self._history, self._box, self._every, self._told = history, box, every, told
+
+    async def known(self, who: Identity) -> Known:
+        return await asyncio.to_thread(self._history.known)
+
+    async def timeline(
+        self, who: Identity, before: int, limit: int, node_id: str, moment_ns: int
+    ) -> Sequence[Recorded]:
+        return await self._box.timeline(who, before, limit, node_id, None, moment_ns)
+
+    async def turns(self, who: Identity, node_id: str) -> Sequence[Was]:
+        return await asyncio.to_thread(lambda: self._history.turns(node_id, TURNS_MAX))
+
+    # -- the fleet --------------------------------------------------------------------------------------------
+
+    async def site(self, who: Identity, query: ports.NodeQuery, moment_ns: int) -> ports.SiteView:
+        """Tallies, lines of sites and a page of the list. In the past a list is ordered by reach and name, or by name."""
+        told, every = self._told(), self._every()
+        known, listed = await asyncio.to_thread(
+            lambda: (self._history.known(), _list(every, self._history.fleet(moment_ns), told, query, moment_ns))
+        )
+        return ports.SiteView(
+            site=self._box.name,
+            now_ns=moment_ns,
+            reach=listed.tally,
+            attention=(),
+            rows=tuple(await self._rows(listed.page, moment_ns, told)),
+            matching=listed.matching,
+            places=(),
+            tags=rows.tags(every) if len(every) <= _TAGS_ROWS_MAX else (),
+            messages_per_s=0.0,
+            unclaimed=0,
+            uptime_s=0.0,
+            sites=tuple(await self._lines(told, listed.nodes, moment_ns)),
+            as_of=_as_of(known, moment_ns),
+        )
+
+    async def _rows(
+        self, now: Sequence[ports.NodeRow], moment_ns: int, told: Sequence[SiteTold]
+    ) -> list[ports.NodeRow]:
+        stood = await asyncio.to_thread(lambda: self._history.of([row.id for row in now], moment_ns))
+        upto = {one.name: one.upto_ns for one in told}
+        return [row_then(row, stood.get(row.id, {}), moment_ns, upto.get(row.site)) for row in now]
+
+    async def _lines(self, told: Sequence[SiteTold], nodes: Mapping[str, int], moment_ns: int) -> list[ports.SiteLine]:
+        stood = await asyncio.to_thread(lambda: self._history.of([one.peer for one in told], moment_ns, (Track.LINK,)))
+        lines = [_line(one, stood.get(one.peer, {}).get(Track.LINK), nodes[one.name], moment_ns) for one in told]
+        return sorted(lines, key=lambda line: (not line.quarantined, line.mode is Mode.LIVE, line.name))
+
+    # -- nodes ------------------------------------------------------------------------------------------------
+
+    async def node(self, who: Identity, node_id: str, moment_ns: int) -> ports.NodeView | None:
+        """None when there is no such node; Refused (400) when it was not there yet."""
+        view = await self._box.node(who, node_id)
+        if view is None:
+            return None
+        first_ns, known, stood = await asyncio.to_thread(
+            lambda: (
+                self._history.first_of(node_id),
+                self._history.known(),
+                self._history.of([node_id], moment_ns).get(node_id, {}),
+            )
+        )
+        if not stood:
+            since = f" It is known since {when(first_ns)}." if first_ns is not None else " Nothing has happened to it."
+            raise Refused(f"{view.row.name} was not there at {when(moment_ns)}.{since}", 400)
+        upto = {one.name: one.upto_ns for one in self._told()}
+        row = row_then(view.row, stood, moment_ns, upto.get(view.row.site))
+        values = await self._values(who, node_id, view.metrics, moment_ns)
+        places = {value.metric: value for value in values}
+        lat, lon = places.get("lat_deg"), places.get("lon_deg")
+        if lat is not None and lon is not None:
+            where = Position(lat.value, lon.value)
+            row = msgspec.structs.replace(row, position=where, position_ns=min(lat.at_ns, lon.at_ns))
+        return ports.NodeView(
+            now_ns=moment_ns,
+            row=row,
+            node=node_then(view.node, stood, row),
+            values=tuple(value for value in values if value.metric not in ("lat_deg", "lon_deg")),
+            drift=(),
+            sources=(),
+            moves=(),
+            metrics=view.metrics,
+            editable=(),
+            as_of=_as_of(known, moment_ns),
+            clock=max(stood.values(), key=lambda was: was.since_ns).clock,
+        )
+
+    async def _values(self, who: Identity, node_id: str, metrics: Sequence[str], moment_ns: int) -> list[ports.Value]:
+        found: list[ports.Value] = []
+        for metric in metrics[:VALUES_MAX]:
+            series = await self._box.series(who, node_id, metric, moment_ns - _MEAN_NS_MAX, moment_ns)
+            if series.mean:
+                at_ns, source = int(series.at_s[-1] * SECOND), f"mean of {age(series.step_s)}"
+                found.append(ports.Value(metric=metric, value=series.mean[-1], at_ns=at_ns, source=source))
+        return found
+
+    async def nodes(self, who: Identity, after: str, limit: int, moment_ns: int) -> Sequence[Node]:
+        """Canonical objects by ascending id, of the nodes that were there."""
+        there, told = await asyncio.to_thread(lambda: self._history.fleet(moment_ns)), self._told()
+        by_id = {row.id: row for row in self._every()}
+        found: list[Node] = []
+        while len(found) < limit:
+            some = await self._box.nodes(who, after, limit)
+            found += [node for node in some if node.id in there and node.id in by_id]
+            if len(some) < limit:
+                break
+            after = some[-1].id
+        found = found[:limit]
+        stood = await asyncio.to_thread(lambda: self._history.of([node.id for node in found], moment_ns))
+        upto = {one.name: one.upto_ns for one in told}
+        then = [(node, stood.get(node.id, {}), by_id[node.id]) for node in found]
+        return [node_then(node, was, row_then(row, was, moment_ns, upto.get(row.site))) for node, was, row in then]
+
+
+_TAGS_ROWS_MAX = 5_000
+_REACH = {text: REACH[mode] for text, mode in _MODES.items()} | {"": Reach.UNKNOWN}
+
+
+class _Listed(msgspec.Struct, frozen=True):
+    """The list of a moment: tallies of all nodes, a page of rows as they are now, and how many nodes each site had."""
+
+    tally: dict[Reach, int]
+    page: list[ports.NodeRow]
+    matching: int
+    nodes: Counter[str]
+
+
+def _list(
+    every: Sequence[ports.NodeRow],
+    there: Mapping[str, str],
+    told: Sequence[SiteTold],
+    query: ports.NodeQuery,
+    moment_ns: int,
+) -> _Listed:
+    silent = {one.name for one in told if one.upto_ns is not None and one.upto_ns < moment_ns}
+    groups: dict[Reach, list[ports.NodeRow]] = {one: [] for one in _URGENCY}
+    for row in every:
+        said = there.get(row.id)
+        if said is not None:
+            groups[Reach.UNKNOWN if row.site in silent else _REACH[said]].append(row)
+    tally = {one: len(groups[one]) for one in Reach}
+    nodes = Counter([row.site for group in groups.values() for row in group])
+    if rows.filters(query):
+        wanted = {row.id for row in rows.chosen(every, msgspec.structs.replace(query, reach=None))}
+        groups = {
+            one: [row for row in group if row.id in wanted]
+            for one, group in groups.items()
+            if query.reach in (None, one)
+        }
+    ordered = [*groups.values()] if query.order == "attention" else [[row for one in groups.values() for row in one]]
+    return _Listed(tally, _page(ordered, query), sum(map(len, ordered)), nodes)
+
+
+def _as_of(known: Known, moment_ns: int) -> ports.AsOf:
+    return ports.AsOf(at_ns=moment_ns, position=known.position, behind=known.behind)
+
+
+def _page(groups: Sequence[Sequence[ports.NodeRow]], query: ports.NodeQuery) -> list[ports.NodeRow]:
+    """A page of what is sorted by name within each group, without sorting all of it."""
+    skip, found = query.offset, list[ports.NodeRow]()
+    for group in groups:
+        left = query.limit - len(found)
+        if left <= 0:
+            break
+        if skip >= len(group):
+            skip -= len(group)
+            continue
+        found += heapq.nsmallest(skip + left, group, key=lambda row: row.name)[skip:]
+        skip = 0
+    return found
+
+
+def row_then(row: ports.NodeRow, stood: Mapping[Track, Was], moment_ns: int, upto_ns: int | None) -> ports.NodeRow:
+    """A row of now as it was. `upto_ns`: its site has told nothing after that."""
+    mode, beat, place = stood.get(Track.CONNECTIVITY), stood.get(Track.HEARTBEAT), stood.get(Track.LIFECYCLE)
+    version, health = stood.get(Track.VERSION), stood.get(Track.HEALTH)
+    lost_ns = upto_ns if upto_ns is not None and upto_ns < moment_ns else None
+    was = _MODES.get(mode.said) if mode else None
+    return ports.NodeRow(
+        id=row.id,
+        name=row.name,
+        kind=row.kind,
+        tags=row.tags,
+        site=row.site,
+        mode=was,
+        reach=REACH[was] if lost_ns is None else Reach.UNKNOWN,
+        since_ns=mode.since_ns if mode else None,
+        health=_HEALTH.get(health.said, Health.UNKNOWN) if health else Health.UNKNOWN,
+        heartbeat_missing_ns=beat.since_ns if beat and beat.said == MISSING else None,
+        phase=place.said if place else str(lifecycle.START),
+        version=version.said if version else None,
+        lost_ns=lost_ns,
+    )
+
+
+def node_then(node: Node, stood: Mapping[Track, Was], row: ports.NodeRow) -> Node:
+    """A canonical object as it was; what was wanted of it then is not in the history, and is left out."""
+    moved = stood.get(Track.LIFECYCLE)
+    place = lifecycle.place(row.phase)
+    return msgspec.structs.replace(
+        node,
+        connectivity=Connectivity(mode=row.mode),
+        desired=Desired(),
+        actual=Actual(reported_version=row.version, health=row.health),
+        supply_chain=SupplyChain(firmware=Firmware(version=row.version)),
+        lifecycle=Lifecycle(phase=place.phase, state=place.state, last_transition_ns=moved.since_ns if moved else None),
+    )
+
+
+def _line(site: SiteTold, link: Was | None, nodes: int, moment_ns: int) -> ports.SiteLine:
+    silent = site.upto_ns is not None and site.upto_ns < moment_ns
+    said = link.said if link else ""
+    mode = Mode.DISCONNECTED if silent else _LINKS.get(said, _MODES.get(said))
+    since_ns = site.upto_ns if silent and site.upto_ns is not None else link.since_ns if link else moment_ns
+    return ports.SiteLine(
+        peer=site.peer,
+        name=site.name,
+        mode=mode,
+        since_ns=since_ns,
+        heard_ns=site.upto_ns if silent else None,
+        nodes=nodes,
+        quarantined=said == "QUARANTINED" and not silent,
+    )
+
+
+# -- the slider of a node -------------------------------------------------------------------------------------------
+
+_BAND = 1_000  # units of the drawing
+_STEPS_S = (1, 5, 10, 30, 60, 300, 600, 1_800, 3_600)
+
+
+class Band(msgspec.Struct, frozen=True):
+    """What a slider shows: from the first to the last second, in steps; spans of reach, ticks of everything else that
+    turned (in thousandths of the width); the turns before and after the moment."""
+
+    first_s: int
+    last_s: int
+    step_s: int
+    spans: tuple[tuple[Reach, float, float], ...]
+    ticks: tuple[float, ...]
+    before: Was | None
+    after: Was | None
+    words: str
+
+
+def band(turns: Sequence[Was], now_ns: int, moment_ns: int) -> Band | None:
+    """None when nothing has turned yet."""
+    if not turns or turns[0].since_ns >= now_ns:
+        return None
+    first_s, last_s = turns[0].since_ns // SECOND, now_ns // SECOND + 1
+    step_s = next((step for step in _STEPS_S if (last_s - first_s) / step <= _BAND), _STEPS_S[-1])
+    modes = [was for was in turns if was.track is Track.CONNECTIVITY]
+    ends = [*(was.since_ns for was in modes[1:]), *((now_ns,) if modes else ())]
+
+    def x(at_ns: int) -> float:
+        return round((at_ns / SECOND - first_s) / (last_s - first_s) * _BAND, 1)
+
+    spans = [
+        (REACH[_MODES.get(was.said)], x(was.since_ns), max(round(x(end) - x(was.since_ns), 1), 1.0))
+        for was, end in zip(modes, ends, strict=True)
+    ]
+    silent = sum(reach is Reach.OFFLINE for reach, _, _ in spans)
+    return Band(
+        first_s=first_s,
+        last_s=last_s,
+        step_s=step_s,
+        spans=tuple(sorted(spans, key=lambda span: -span[2])),  # a short outage is drawn over what is long
+        ticks=tuple(dict.fromkeys(x(was.since_ns) for was in turns if was.track is not Track.CONNECTIVITY)),
+        before=next((was for was in reversed(turns) if was.since_ns // SECOND < moment_ns // SECOND), None),
+        after=next((was for was in turns if was.since_ns // SECOND > moment_ns // SECOND), None),
+        words=f"{len(turns)} turns since {when(turns[0].since_ns)}, silent {silent} times",
+    )
