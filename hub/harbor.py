@@ -5,7 +5,6 @@ Rules of the file
      Then every session is over (`fell`): what was decided may not be there, and the sites say hello again.
   2  A parcel's site is who the link says it is.
   3  Bad bytes are counted and kept apart, and cost nobody else anything.
-  4  Whoever returns waits for its turn to send its log (`turns`); what it says of its present never waits.
 """
 
 from __future__ import annotations
@@ -18,7 +17,6 @@ from fleet.connectivity import Mode
 from fleet.limits import MS
 from hub.shelf import HubShelf
 from hub.state import FleetHere, SiteHere
-from hub.turns import Turns
 from sync import messages
 from sync.hub import Me, Phase, Session
 from sync.link import Parcel
@@ -43,7 +41,6 @@ class Harbor:
         self.shelf = shelf
         self.sessions: dict[str, Session] = {}
         self.refused: Counter[str] = Counter()
-        self.turns = Turns()
         self._fleet, self._random = fleet, random_bytes
         self._tick_ns, self._ticked_ns = tick_ns, 0
         self._people_version = 0
@@ -74,8 +71,6 @@ class Harbor:
             for session in self.sessions.values():
                 session.tick(now_ns, self.shelf)
             touched = self.sessions
-        for writer in self.turns.turn(touched, self.sessions, now_ns):
-            touched[writer] = self.sessions[writer]
         self._touched.update(touched)
         return [
             Parcel(writer, said.LANE, messages.encode(said))
@@ -107,9 +102,7 @@ class Harbor:
                     self.refused["too many sites"] += 1
                     return None
                 del self.sessions[idle]
-                self.turns.forget(idle)
             session = self.sessions[writer] = Session(self.me, writer)
-            session.first_window_bytes = 0
         return session
 
     def committed(self, now_ns: int) -> None:

@@ -124,7 +124,6 @@ class Wharf:
         if len(named) < len(parcels):
             self.harbor.refused["a link that may not speak for that site"] += len(parcels) - len(named)
         now_ns = self._now_ns()
-        self.harbor.turns.busy = self._carrier is not None and self._carrier.behind
         try:
             said = await self._site.write(lambda db: self.harbor.work(db, named, now_ns))
         except StoreFault as fault:

@@ -64,11 +64,6 @@ class Carrier:
         """There may be something to say; from any thread."""
         self._loop.call_soon_threadsafe(self._wake.set)
 
-    @property
-    def behind(self) -> bool:
-        """More of the log and segments has come than one transaction holds."""
-        return bool(self._queue)
-
     async def run(self) -> None:
         """Until cancelled."""
         await self.link.open()

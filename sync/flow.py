@@ -137,8 +137,7 @@ class Outflow:
 
     @property
     def window(self) -> int:
-        """0 while the other side grants nothing: it will say when it is our turn."""
-        return max(min(self.rate.window, self.granted_bytes), WINDOW_BYTES_MIN) if self.granted_bytes > 0 else 0
+        return max(min(self.rate.window, self.granted_bytes), WINDOW_BYTES_MIN)
 
     @property
     def under_way(self) -> int:
@@ -174,7 +173,7 @@ class Outflow:
             self._parts.append(part)
             return part
         room = self.window - self.under_way
-        if not self._queued or room <= 0 or (room < _SCRAP_BYTES and self.under_way):
+        if not self._queued or (room < _SCRAP_BYTES and self.under_way):
             return None
         data = self._take(min(self.rate.part_bytes, room))
         part = Part(self.offset, data, now_ns)

@@ -240,7 +240,7 @@ class Session:
         self.acked: dict[int, int] = {}
         self.hello: Hello | None = None
         self.out = Outflow()
-        self.window_bytes = self.first_window_bytes = WINDOW_BYTES
+        self.window_bytes = WINDOW_BYTES
         self.receipt_ns = self.heads_ns = 0
         self.present_ns: int | None = None
         self._key = b""
@@ -314,18 +314,6 @@ class Session:
         self.out.granted_bytes = 1 << 40
         self._restream(1, tuple(heard))
         self.phase, self.since_ns, self.heard_ns, self._by_file = Phase.REPLAYING, now_ns, now_ns, True
-
-    def grant(self, window_bytes: int) -> None:
-        """How much of its log the site may have under way from now on; 0: it waits for its turn. To be said again while
-        nothing comes, for it may be lost."""
-        self.window_bytes = window_bytes
-        if self.in_session:
-            self._ack(self._in.stream, None)
-
-    @property
-    def offset(self) -> int:
-        """How far the stream of this session is taken in: what the site does with its window."""
-        return self._in.offset
 
     # -- what the site says -------------------------------------------------------------------------------------
 
@@ -559,7 +547,7 @@ class Session:
         self._level, self._was_held, self._announce = (), False, False
         self._number, self._parts, self._wanted, self._asked, self._look = 0, set(), {}, {}, True
         self.since_ns = self.heard_ns = self._pinged_ns = now_ns
-        self.phase, self.window_bytes = Phase.REPLAYING, self.first_window_bytes
+        self.phase = Phase.REPLAYING
         self._order(Welcome(self.fence, token, tuple(known.logs), self.window_bytes, now_ns, known.receipt_number))
 
     def _hold(self, reasons: Sequence[str], now_ns: int, shelf: Shelf) -> None:
