@@ -6,19 +6,22 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from contextlib import closing
 from typing import NamedTuple, TypeVar
 
 import msgspec
 
+from appliance import attention as needs
 from appliance.gauges import gauges
 from appliance.parts import Line, Parts
 from appliance.presents import Here, Presents, Seen
 from appliance.world import NodeState, SourceState, source_key
 from fleet import lifecycle, series
+from fleet.attention import Item
 from fleet.audit import Page, Query
 from fleet.authority import Chain, Judged, handed_back
+from fleet.board import text as text_of
 from fleet.connectivity import REACH, Mode, Reach
 from fleet.document import Id
 from fleet.document import Kind as DocumentKind
@@ -28,6 +31,7 @@ from fleet.metrics import BY_NAME
 from fleet.node import Actual, Connectivity, Endpoint, Firmware, Kind, Lifecycle, LinkQuality, Node, SupplyChain
 from fleet.people import Identity, Refused, Unavailable
 from store import audit, journal, keys, node_words, proof
+from store.attention import Marks
 from store.database import connect_reader
 from store.drifting import Drifting
 from store.faults import StoreFault
@@ -37,8 +41,9 @@ from store.shared import told
 from sync import audit_file, export, receipt, receipt_file
 from sync.messages import Lane
 from sync.protocol import State
-from web import deciding, policies, ports
+from web import attention, deciding, policies, ports
 from web import rows as lists
+from web.attention import Made
 from web.past import Then
 
 T = TypeVar("T")
@@ -65,7 +70,7 @@ class _Listed(NamedTuple):
 
     at_s: float
     rows: Sequence[ports.NodeRow]
-    needs: Sequence[ports.Attention]
+    needs: Sequence[Item]
     reach: dict[Reach, int]
     tags: tuple[str, ...]
 
@@ -73,6 +78,7 @@ class _Listed(NamedTuple):
 class ApplianceBox:
     hub = False
     plans: ports.Plans  # given by whoever wires it
+    marks: Marks
 
     def __init__(self, parts: Parts) -> None:
         self.name = parts.identity.site
@@ -82,7 +88,8 @@ class ApplianceBox:
         self._presents = Presents(parts.world, lambda: parts.connectivity.state)
         seen = Seen(Presents(parts.world, lambda: parts.connectivity.state))
         self.drifting = Drifting(parts.folder.site_db, parts.identity.log.tenant, seen, policies.overview)
-        self.drifting.look = parts.shared.look
+        self.drifting.look = parts.shared.judged
+        self._queue = attention.Queue(self.drifting.board, hub=False)
         self.policies = policies.Policies(
             self.drifting,
             parts.policies,
@@ -99,12 +106,14 @@ class ApplianceBox:
     async def site(self, who: Identity, query: ports.NodeQuery) -> ports.SiteView:
         parts, now_ns = self._parts, self._parts.clock.now_ns()
         listed = self._listed()
-        matching = lists.chosen(listed.rows, query)
+        matching, drift = lists.chosen(listed.rows, query), await self.drifting.latest()
+        needing = await self._needing(drift, now_ns)
         return ports.SiteView(
             site=self.name,
             now_ns=now_ns,
             reach=listed.reach,
-            attention=tuple(await self._attention(listed.needs, now_ns)),
+            attention=self._queue.lines(needing, now_ns),
+            needing=len(needing.awake),
             rows=lists.page(matching, query),
             matching=len(matching),
             places=lists.places(matching),
@@ -112,7 +121,7 @@ class ApplianceBox:
             messages_per_s=sum(_rate(line.rates) for line in parts.lines.values()),
             unclaimed=sum(source.node_id is None for source in tuple(parts.world.sources.values())),
             uptime_s=(parts.steady_ns() - parts.started_ns) / SECOND,
-            drift=await self.drifting.latest(),
+            drift=drift,
         )
 
     def _listed(self) -> _Listed:
@@ -120,8 +129,8 @@ class ApplianceBox:
         if listed is None or now_s - listed.at_s > _ROWS_FRESH_S:
             rows = [self._row(state) for state in tuple(self._parts.world.nodes.values())]
             now_ns = self._parts.clock.now_ns()
-            needs = [line for row in rows for line in lists.needs(row, now_ns)]
-            listed = self._list = _Listed(now_s, rows, needs, lists.tally(rows), lists.tags(rows))
+            items = [one for row in rows for one in lists.needs(row, now_ns)]
+            listed = self._list = _Listed(now_s, rows, items, lists.tally(rows), lists.tags(rows))
         return listed
 
     def _row(self, state: NodeState) -> ports.NodeRow:
@@ -159,26 +168,26 @@ class ApplianceBox:
             spark=tuple(state.spark),
         )
 
-    async def _attention(self, needs: Sequence[ports.Attention], now_ns: int) -> list[ports.Attention]:
-        parts = self._parts
-        lines = [*needs]
-        lines += [
-            lists.notice(ports.Severity.ACT, intake.problem, now_ns, intake.intake, "/intake")
-            for intake in parts.lines.values()
-            if intake.problem
-        ]
-        glass = parts.glass()
-        if glass.used_ns is not None and glass.sealed_ns is None:
-            words = "the break-glass account was used; ask who it was, and seal another one"
-            lines.append(lists.notice(ports.Severity.ACT, words, glass.used_ns, "people", "/account"))
-        fault = parts.gate.fault
-        if fault is not None:
-            lines.append(lists.notice(ports.Severity.ACT, str(fault), now_ns, "storage", "/intake"))
-        for reason in parts.link.uplink.site.quarantine:
-            words = f"the hub holds this site in quarantine: {reason}"
-            lines.append(lists.notice(ports.Severity.ACT, words, now_ns, "link", "/links"))
-        lines += lists.waiting(await parts.quarantine.count(), now_ns)
-        return sorted(lines, key=lists.by_urgency)
+    async def _needing(self, drift: ports.DriftView, now_ns: int) -> Made:
+        """All that needs a person, in order."""
+        parts, listed = self._parts, self._listed()
+        others = needs.of_box(parts, self.name)
+        others += self._queue.common(drift, await parts.quarantine.count())
+        others = self._queue.begun(others, drift.pending, now_ns)
+        return self._queue.order(listed.at_s, lambda: listed.needs, others, now_ns)
+
+    async def attention(self, who: Identity, query: ports.AttentionQuery) -> ports.AttentionView:
+        now_ns, drift = self._parts.clock.now_ns(), await self.drifting.latest()
+        names = {one.id: one.name for one in drift.domains}
+        return self._queue.view(await self._needing(drift, now_ns), query, names, now_ns)
+
+    async def handle(self, who: Identity, wish: ports.AttentionWish) -> None:
+        now_ns = self._parts.clock.now_ns()
+        made = await self._needing(await self.drifting.latest(), now_ns)
+        item, values = attention.values_of(made, wish, who.name, now_ns)
+        await self.marks.write(who.name, item.subject_kind, item.subject, values)
+        await self.drifting.refresh()
+        self._parts.stale.mark("site")
 
     # -- node -------------------------------------------------------------------------------------------------
 
@@ -209,6 +218,8 @@ class ApplianceBox:
             requires_online=lists.online(view),
             domains=domains,
             policies=bundles,
+            upstream=text_of(view, "upstream"),
+            relays=self._relays(node_id),
             sources=tuple(_source_view(source) for source in self._parts.world.sources_of(node_id)),
             moves=tuple(str(place) for place in lifecycle.targets(state.place)),
             text=snapshot.text,
@@ -219,6 +230,10 @@ class ApplianceBox:
             authority=self._authority_line(chain),
             parked=deciding.parked(judged.parked, self._where),
         )
+
+    def _relays(self, node_id: str) -> tuple[tuple[str, str], ...]:
+        held = [state.node for state in tuple(self._parts.world.nodes.values())]
+        return lists.relays((node.id, node.name, node.kind) for node in held if node.id != node_id)
 
     def _judgement(self, node_id: str) -> tuple[Judged, Chain]:
         """A node's document with the words that take effect, and the authority that says which."""
@@ -273,6 +288,10 @@ class ApplianceBox:
         chosen = sorted(node_id for node_id in tuple(self._parts.world.nodes) if node_id > after)[:limit]
         states = [self._parts.world.nodes[node_id] for node_id in chosen]
         return [self._canonical(state, self._row(state)) for state in states]
+
+    async def called(self, who: Identity, ids: Collection[str]) -> Mapping[str, str]:
+        held = self._parts.world.nodes
+        return {one: held[one].node.name for one in ids if one in held}
 
     def _canonical(self, state: NodeState, row: ports.NodeRow) -> Node:
         snapshot, held = state.snapshot, self._parts.lifecycle.state.standing.get(state.node.id)
@@ -634,7 +653,24 @@ class ApplianceBox:
         self._parts.stale.mark("intake")
 
     async def change(self, who: Identity, node_id: str, field: str, value: str) -> None:
+        if field == "upstream":
+            lists.check_relay(value.strip(), self._relays(node_id), self.name)
         self._followed(node_id, await self._parts.commands.change(who.name, node_id, field, value))
+
+    async def debts(self, who: Identity, domain: str) -> Sequence[ports.DebtLine]:
+        return ()
+
+    async def change_many(
+        self, who: Identity, node_ids: Sequence[str], field: str, value: str, *, dry_run: bool
+    ) -> ports.BatchView:
+        done, nodes = await self._parts.commands.change_many(who.name, node_ids, field, value, dry_run=dry_run)
+        for node in nodes:
+            self._followed(node.id, node)
+        if nodes:
+            await self.drifting.refresh()
+        held = self._parts.world.nodes
+        named = ((*one, held[one.node_id].node.name if one.node_id in held else one.node_id, self.name) for one in done)
+        return lists.batch(named, done=not dry_run)
 
     def _followed(self, node_id: str, node: Node) -> None:
         state = self._parts.world.nodes[node_id]

@@ -45,6 +45,7 @@ from fleet.projections import lifecycle as lifecycle_view
 from fleet.snapshot import Snapshot
 from store import budget, keys, ports, sealing
 from store.accounts import Accounts
+from store.attention import Marks
 from store.commands import Commands, load_nodes
 from store.database import connect_reader
 from store.faults import Fault, StoreFault
@@ -299,6 +300,7 @@ class Appliance:
             self.stale.mark,
             self._nodes_changed,
         )
+        self.box.marks = Marks(self.site, self.shared, tenant, lambda db, one: (None, ()))
         self.journal.listen(self.box.drifting.heard)
         with contextlib.closing(connect_reader(folder.site_db)) as db:
             self.box.drifting.load(db)

@@ -211,7 +211,27 @@ def _adopt(control: Path, simulator: list[str], domain: str, wanted: Mapping[str
         node_id = call(control, "POST", "/api/v1/adopt", body)["id"]
         bundle = wanted[_DRONES if device["role"] == "drone" else _STATIONS]
         for field, value in (("domain_id", domain), ("policy_bundle_id", bundle)):
-            call(control, "PATCH", f"/api/v1/nodes/{quote(node_id)}", {"field": field, "value": value})
+            _write(control, node_id, field, value)
+    _relay(control, nodes)
+
+
+_OVER = 2  # drones that go over each relay of the demo
+
+
+def _relay(control: Path, before: Sequence[Any]) -> None:
+    """On a site's first start its second relay goes over its first, and some drones over both."""
+    nodes = _nodes(control)
+    relays = [node["id"] for node in nodes if node["kind"] == "RELAY"][:2]
+    drones = [node["id"] for node in nodes if "drone" in node["tags"]]
+    if before or len(relays) < 2:
+        return
+    _write(control, relays[1], "upstream", relays[0])
+    for number, node_id in enumerate(drones[: len(relays) * _OVER]):
+        _write(control, node_id, "upstream", relays[number // _OVER])
+
+
+def _write(control: Path, node_id: str, field: str, value: str) -> None:
+    call(control, "PATCH", f"/api/v1/nodes/{quote(node_id)}", {"field": field, "value": value})
 
 
 def _nodes(control: Path) -> list[Any]:

@@ -15,7 +15,7 @@ Rules of the file
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from datetime import datetime
 from enum import StrEnum
 from typing import NamedTuple
@@ -33,6 +33,7 @@ class Cause(StrEnum):
     IN_AIR = "in_air"
     FORK = "fork"
     CONTEST = "contest"
+    INTAKE = "intake"
     FAILED = "failed"
     HEARTBEAT = "heartbeat"
     BATTERY = "battery"
@@ -55,6 +56,7 @@ WEIGHT: Mapping[Cause, int] = {
     Cause.IN_AIR: 86,
     Cause.FORK: 84,
     Cause.CONTEST: 82,
+    Cause.INTAKE: 78,
     Cause.FAILED: 76,
     Cause.HEARTBEAT: 72,
     Cause.BATTERY: 70,
@@ -83,7 +85,7 @@ class Handled(NamedTuple):
 
     seen_by: str = ""
     seen_ns: int | None = None
-    remark: str = ""  # what was said with it
+    remark: str = ""  # what was said last with any of it
     later_by: str = ""
     later_until_ns: int | None = None
     assigned: str = ""
@@ -93,10 +95,9 @@ class Handled(NamedTuple):
 NOBODY = Handled()
 
 
-def is_quiet(handled: Handled, since_ns: int, now_ns: int) -> bool:
-    """Whether it need not stand in the queue now: somebody has seen it as it is, or it is to come back later."""
-    seen = handled.seen_ns is not None and handled.seen_ns >= since_ns
-    return seen or (handled.later_until_ns is not None and now_ns < handled.later_until_ns)
+# A reading says how low a battery is, nobody says when it became so: each would begin anew. So "seen" holds a while.
+retold = frozenset({Cause.BATTERY})
+retold_ns = HOUR
 
 
 # -- as it stands in a document ---------------------------------------------------------------------------------------
@@ -107,22 +108,36 @@ SEEN, LATER, MINE = "acknowledged/", "snoozed/", "assigned/"
 def handled(values: Mapping[str, Stamped]) -> dict[Cause, Handled]:
     """What a document says of its subject's items, by cause. What none of our versions wrote is left out."""
     found: dict[Cause, Handled] = {}
-    for pointer, said in values.items():
-        name, _, entry = pointer.partition("/")
+    told = [(*pointer.partition("/"), said) for pointer, said in values.items() if pointer.startswith(_NAMES)]
+    for name, slash, entry, said in sorted(told, key=lambda one: (one[3].wall_ns, one[0])):
         if entry not in _CAUSES or not isinstance(said.value, str):
             continue
         cause = Cause(entry)
         held = found.get(cause, NOBODY)
-        if name + "/" == SEEN:
-            held = held._replace(seen_by=said.who, seen_ns=said.wall_ns, remark=said.value)
-        elif name + "/" == LATER:
-            held = held._replace(later_by=said.who, later_until_ns=moment(said.value))
-        elif name + "/" == MINE:
-            held = held._replace(assigned=said.value, assigned_by=said.who)
-        found[cause] = held
+        first, _, remark = said.value.partition("\n")
+        if name + slash == SEEN:
+            remark = remark if moment(first) is not None else said.value
+            held = held._replace(seen_by=said.who, seen_ns=said.wall_ns)
+        elif name + slash == LATER:
+            held = held._replace(later_by=said.who, later_until_ns=moment(first))
+        else:
+            held = held._replace(assigned=first, assigned_by=said.who)
+        found[cause] = held._replace(remark=remark or held.remark)
     return found
 
 
+def words(act: str, cause: Cause, said: str, remark: str) -> dict[str, str]:
+    """What to write, for `SEEN` (said: the time, so that it is another word each time), `LATER` (until when, RFC 3339)
+    or `MINE` (whose). A remark stands on lines of its own below."""
+    return {act + cause: f"{said}\n{remark}" if remark else said}
+
+
+def untaken(cause: Cause) -> dict[str, None]:
+    """What to write so that it stands as if nobody had said anything."""
+    return dict.fromkeys(act + cause for act in _NAMES)
+
+
+_NAMES = (SEEN, LATER, MINE)
 _CAUSES = frozenset(Cause)
 
 
@@ -152,17 +167,17 @@ class Item(NamedTuple):
     handled: Handled = NOBODY
 
 
+def is_quiet(one: Item, now_ns: int) -> bool:
+    """Whether it need not stand in the queue now: somebody has seen it as it is, or it is to come back later."""
+    handled = one.handled
+    if handled.later_until_ns is not None and now_ns < handled.later_until_ns:
+        return True
+    if handled.seen_ns is None:
+        return False
+    return now_ns - handled.seen_ns < retold_ns if one.cause in retold else handled.seen_ns >= one.since_ns
+
+
 def queue(items: Iterable[Item], now_ns: int) -> list[Item]:
     """What stands in the queue, most urgent first."""
-    awake = [one for one in items if not is_quiet(one.handled, one.since_ns, now_ns)]
+    awake = [one for one in items if not is_quiet(one, now_ns)]
     return sorted(awake, key=lambda one: (-score(one.cause, one.since_ns, now_ns), one.since_ns, one.subject))
-
-
-def by_domain(ordered: Sequence[Item], most: int) -> dict[str, list[Item]]:
-    """The first `most` of each domain, of items in order; "" is what belongs to none."""
-    found: dict[str, list[Item]] = {}
-    for one in ordered:
-        held = found.setdefault(one.domain, [])
-        if len(held) < most:
-            held.append(one)
-    return found

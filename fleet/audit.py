@@ -69,7 +69,10 @@ def place_of(event: Recorded) -> str:
 
 
 def concerns(event: Recorded, person: str) -> bool:
-    """Whether somebody of that name did it, or it is about their account."""
+    """Whether somebody of that name did it, or it is about their account; for no name, whether anybody did it: a node
+    that is heard for the first time moves by itself."""
+    if not person:
+        return getattr(event.body, "actor", None) != ""
     wanted = person.casefold()
     return wanted in person_of(event).casefold() or any(wanted in name.casefold() for name in _named(event.body))
 

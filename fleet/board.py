@@ -10,14 +10,14 @@ Rules of the file
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import islice
-from typing import Protocol, TypeVar
+from typing import NamedTuple, Protocol, TypeVar
 
 import msgspec
 
-from fleet import drift
-from fleet.document import Kind, Stamped, Value, View
+from fleet import attention, drift
+from fleet.document import Kind, Stamped, Value, View, taken_up
 from fleet.drift import FREE, Standing, Verdict, Want
 from fleet.present import Present
 
@@ -38,6 +38,7 @@ class Own(msgspec.Struct, frozen=True):
     domain: str = ""
     bundle: str = ""
     said: Mapping[str, Stamped] = {}
+    upstream: str = ""  # the node that it is reached over
 
 
 _NOTHING = Own()
@@ -75,6 +76,19 @@ class Group(msgspec.Struct):
 
 
 _EMPTY = Group()
+_T = TypeVar("_T")
+
+
+class Open(NamedTuple):
+    """How many words stand against each other or are parked in a document, and since when by the clocks they have."""
+
+    conflicts: int
+    parked: int
+    conflicts_ns: int
+    parked_ns: int
+
+    def __bool__(self) -> bool:
+        return bool(self.conflicts or self.parked)
 
 
 class Board:
@@ -84,6 +98,9 @@ class Board:
         self.bundles: dict[str, View] = {}
         self.domains: dict[str, View] = {}
         self.nodes: dict[str, Judged] = {}
+        self.handled: dict[tuple[str, str], Mapping[attention.Cause, attention.Handled]] = {}  # by document
+        self.open: dict[tuple[str, str], Open] = {}  # documents in which somebody has to choose
+        self.written = 0  # how often a document was
         self._own: dict[str, Own] = {}
         self._wants: dict[str, Mapping[str, Stamped]] = {}  # of a bundle alone
         self._shared: dict[str, tuple[Want, ...]] = {}  # of nodes of a bundle that say nothing themselves
@@ -95,8 +112,12 @@ class Board:
 
     # -- what changes -------------------------------------------------------------------------------------------
 
-    def write(self, kind: str, name: str, view: View) -> None:
-        """A document as it stands now."""
+    def write(self, kind: str, name: str, view: View, parked: Sequence[Stamped] = ()) -> None:
+        """A document as it stands now, and the words in it that are parked."""
+        self.written += 1
+        _keep(self.handled, (kind, name), attention.handled(view.values))
+        held_ns = [word.wall_ns for one in view.conflicts if not taken_up(one.pointer) for word in one.others]
+        _keep(self.open, (kind, name), Open(len(held_ns), len(parked), min(held_ns, default=0), _first(parked)))
         if kind == Kind.NODE:
             self._own[name] = own(view)
             self._dirty.add(name)
@@ -257,9 +278,26 @@ class Preview(msgspec.Struct):
     turned: int = 0
 
 
+def _first(words: Sequence[Stamped]) -> int:
+    return min((one.wall_ns for one in words), default=0)
+
+
+def _keep(held: dict[tuple[str, str], _T], place: tuple[str, str], value: _T) -> None:
+    """Only what is something."""
+    if value:
+        held[place] = value
+    else:
+        held.pop(place, None)
+
+
 def own(view: View) -> Own:
     return (
-        Own(text(view, "domain_id"), text(view, "policy_bundle_id"), drift.said(view.values))
+        Own(
+            text(view, "domain_id"),
+            text(view, "policy_bundle_id"),
+            drift.said(view.values),
+            text(view, "upstream"),
+        )
         if view.values
         else _NOTHING
     )

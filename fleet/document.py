@@ -35,10 +35,14 @@ class Kind(StrEnum):
     NODE = "node"
     BUNDLE = "bundle"
     DOMAIN = "domain"
+    SITE = "site"
+
+
+LOCAL = frozenset({Kind.NODE, Kind.SITE})  # of one site and the hub; every other document is common to all sites
 
 
 class Id(NamedTuple):
-    """Which document: at most one for each node, bundle and domain."""
+    """Which document: at most one for each node, bundle, domain and site (by the site's writer)."""
 
     tenant: str
     kind: str
@@ -85,6 +89,9 @@ class Range(NamedTuple):
 
 Field = Text | Number | Flag | Mark | Span
 
+# What people say of what needs them (`fleet.attention`), by its cause: the last word holds, and nobody is asked to choose.
+TAKEN_UP: Mapping[str, Field] = {"acknowledged/": Text(1_024), "snoozed/": Text(1_024), "assigned/": Text(1_024)}
+
 # A name that ends in "/" is a map: any pointer that begins so is one of its entries.
 SCHEMA: Mapping[str, Mapping[str, Field]] = {
     Kind.NODE: {
@@ -93,13 +100,14 @@ SCHEMA: Mapping[str, Mapping[str, Field]] = {
         "tags/": Mark(),
         "notes": Text(16_384),
         "domain_id": Text(64),
+        "upstream": Text(64),
         "policy_bundle_id": Text(64),
         "target_version": Text(128),
         "maintenance_window": Text(256),
         "min_battery_pct": Number(0, 100),
         "requires_online": Flag(),
         "constraints/": Span(),
-        "acknowledged/": Text(1_024),
+        **TAKEN_UP,
     },
     Kind.BUNDLE: {
         "name": Text(512),
@@ -113,6 +121,12 @@ SCHEMA: Mapping[str, Mapping[str, Field]] = {
         "name": Text(512),
         "notes": Text(16_384),
         "maintenance_window": Text(256),
+        **TAKEN_UP,
+    },
+    Kind.SITE: {
+        "name": Text(512),
+        "notes": Text(16_384),
+        **TAKEN_UP,
     },
 }
 
@@ -181,6 +195,11 @@ def view(kind: str, values: Mapping[str, Iterable[Stamped]]) -> View:
         if others:
             conflicts.append(Conflict(pointer, shown[pointer], tuple(others)))
     return View(shown, tuple(conflicts))
+
+
+def taken_up(pointer: str) -> bool:
+    """Whether a field says who has taken something up."""
+    return pointer.startswith(tuple(TAKEN_UP))
 
 
 def apart(values: Iterable[Stamped]) -> list[Stamped]:

@@ -10,15 +10,17 @@ Rules of the file
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from contextlib import closing
 from typing import Any, Protocol, TypeVar
 
 import msgspec
 
 from fleet import lifecycle, series
+from fleet.attention import Cause, Item
 from fleet.audit import Page, Query
 from fleet.authority import NOBODY, Chain, Judged
+from fleet.board import text as text_of
 from fleet.connectivity import REACH, Mode, Reach
 from fleet.document import Id, Value, View
 from fleet.document import Kind as DocumentKind
@@ -29,13 +31,17 @@ from fleet.node import Actual, Connectivity, Endpoint, Firmware, Kind, Lifecycle
 from fleet.people import Identity, Refused, Unavailable
 from fleet.present import Present, Told
 from fleet.projections import lifecycle as lifecycle_view
+from hub import attention as needs
 from hub import gauges
 from hub.authority import Granting
 from hub.charts import STEP_S, Charts
+from hub.debts import HEARD as _HEARD
+from hub.debts import Debts, debt_s
 from hub.records import Records
 from hub.roll import Roll
 from hub.state import Certificate, FleetHere, NodeHere, SiteHere
-from store import audit, journal, node_words, peers, proof
+from store import audit, batch, journal, node_words, peers, proof
+from store.attention import Marks
 from store.clock import WallClock
 from store.database import Reader, connect_reader
 from store.drifting import Drifting
@@ -49,14 +55,14 @@ from store.supervisor import Supervisor
 from store.views import View as Folded
 from sync import audit_file, export, receipt_file
 from sync.link import Link
-from web import deciding, policies, ports, rows
+from web import attention, deciding, policies, ports, rows
+from web.attention import Made
 from web.past import SiteTold, Then
 from web.stale import Stale
 from web.words import age, counted, when
 
 T = TypeVar("T")
 
-_HEARD = frozenset({Mode.LIVE, Mode.REPLAYING, Mode.DELAYED, Mode.EDGE_CACHED})
 _NO_LINE = "this hub has no line for sites open, so nothing can be said to them"
 _NAME_A_NODE = "records belong to a node; name one"
 _NO_RECORDS = "None is here yet: {site} seals its records once an hour, and sends them when nothing more urgent waits."
@@ -79,6 +85,10 @@ class Lines(Protocol):
     async def release(self, actor: str, writer: str, reason: str) -> None: ...
 
     async def edit(self, actor: str, node_id: str, values: Mapping[str, Value]) -> None: ...
+
+    async def edit_many(
+        self, actor: str, node_ids: Sequence[str], values: Mapping[str, Value], *, dry_run: bool
+    ) -> list[batch.Outcome]: ...
 
     async def take(self, actor: str, node_id: str, pointer: str, choice: int) -> None: ...
 
@@ -111,6 +121,7 @@ class Parts(msgspec.Struct, kw_only=True):
     version: str
     started_ns: int
     charts: Charts | None = None
+    debts: Debts | None = None
     lines: Lines | None = None
     sticks: Sticks | None = None
     granting: Granting | None = None
@@ -122,6 +133,7 @@ class Parts(msgspec.Struct, kw_only=True):
 class HubBox:
     hub = True
     plans: ports.Plans  # given by whoever wires it
+    marks: Marks
 
     def __init__(self, parts: Parts) -> None:
         self.name = parts.identity.site
@@ -132,7 +144,8 @@ class HubBox:
         self._roll.refresh()
         self.drifting = Drifting(parts.folder.site_db, parts.identity.log.tenant, self._seen, policies.overview)
         if parts.shared is not None:
-            self.drifting.look = parts.shared.look
+            self.drifting.look = parts.shared.judged
+        self._queue = attention.Queue(self.drifting.board, hub=True)
         self.policies = policies.Policies(
             self.drifting,
             parts.policies,
@@ -148,13 +161,15 @@ class HubBox:
     async def site(self, who: Identity, query: ports.NodeQuery) -> ports.SiteView:
         parts, now_ns = self._parts, self._parts.clock.now_ns()
         roll, sites, nodes_of = self._rolled(), self._sites(), parts.fleet.nodes_of
-        found = roll.find(query)
+        found, drift = roll.find(query), await self.drifting.latest()
+        needing = await self._needing(drift, now_ns)
         lines = [_line(site, len(nodes_of.get(site.writer, ())), now_ns) for site in _in_order(sites)]
         return ports.SiteView(
             site=self.name,
             now_ns=now_ns,
             reach=roll.reach(),
-            attention=tuple(await self._attention(sites, now_ns)),
+            attention=self._queue.lines(needing, now_ns),
+            needing=len(needing.awake),
             rows=await self._with_sparks(found.page),
             matching=found.matching,
             places=found.places,
@@ -163,7 +178,7 @@ class HubBox:
             unclaimed=0,
             uptime_s=(parts.steady_ns() - parts.started_ns) / SECOND,
             sites=tuple(lines),
-            drift=await self.drifting.latest(),
+            drift=drift,
         )
 
     async def _with_sparks(self, page: tuple[ports.NodeRow, ...]) -> tuple[ports.NodeRow, ...]:
@@ -193,26 +208,30 @@ class HubBox:
         site = self._parts.fleet.sites.get(here.site)
         return _row(here, site.name if site else "", _lost_ns(site, here))
 
-    async def _attention(self, sites: Sequence[SiteHere], now_ns: int) -> list[ports.Attention]:
-        lines = self._roll.needs(now_ns)
-        for site in sites:
-            if site.quarantine:
-                words = f"is held in quarantine: {'; '.join(site.quarantine)}"
-                lines.append(rows.notice(ports.Severity.ACT, words, site.since_ns, site.name, f"/links/{site.writer}"))
-            if site.glass_ns:
-                where = f" from {site.glass_address}" if site.glass_address else ""
-                words = f"its break-glass account was used{where}; ask who it was, and have another one sealed there"
-                lines.append(rows.notice(ports.Severity.ACT, words, site.glass_ns, site.name, f"/links/{site.writer}"))
-        fault = self._parts.fault()
+    async def _needing(self, drift: ports.DriftView, now_ns: int) -> Made:
+        """All that needs a person, in order."""
+        parts, sites, fault = self._parts, self._sites(), self._parts.fault()
+        others = [one for site in sites for one in needs.of_site(site, now_ns, heard=site.mode in _HEARD)]
+        others += self._queue.common(drift, await parts.quarantine.count())
         if fault is not None:
-            lines.append(rows.notice(ports.Severity.ACT, str(fault), now_ns, "storage", "/journal"))
-        for line in self._parts.granting.contested() if self._parts.granting is not None else ():
-            what = "nodes" if line.subject in self._parts.fleet.nodes else "domains"
-            words = f"two believe that they decide there. {line.contests[0]}"
-            link = f"/{what}/{line.subject}/authority"
-            lines.append(rows.notice(ports.Severity.ACT, words, line.since_ns or now_ns, line.site, link))
-        lines += rows.waiting(await self._parts.quarantine.count(), now_ns)
-        return sorted(lines, key=rows.by_urgency)
+            others.append(Item(Cause.STORAGE, attention.BOX, "storage", "storage", str(fault), 0))
+        for line in parts.granting.contested() if parts.granting is not None else ():
+            others.append(needs.contested(line, parts.fleet.nodes.get(line.subject)))
+        others, roll = self._queue.begun(others, drift.pending, now_ns), self._rolled()
+        return self._queue.order(roll.version, lambda: roll.needs(now_ns), others, now_ns)
+
+    async def attention(self, who: Identity, query: ports.AttentionQuery) -> ports.AttentionView:
+        now_ns, drift = self._parts.clock.now_ns(), await self.drifting.latest()
+        names = {one.id: one.name for one in drift.domains}
+        return self._queue.view(await self._needing(drift, now_ns), query, names, now_ns)
+
+    async def handle(self, who: Identity, wish: ports.AttentionWish) -> None:
+        now_ns = self._parts.clock.now_ns()
+        made = await self._needing(await self.drifting.latest(), now_ns)
+        item, values = attention.values_of(made, wish, who.name, now_ns)
+        await self.marks.write(who.name, item.subject_kind, item.subject, values)
+        await self.drifting.refresh()
+        self._parts.stale.mark("site")
 
     async def node(self, who: Identity, node_id: str) -> ports.NodeView | None:
         here = self._parts.fleet.nodes.get(node_id)
@@ -237,6 +256,8 @@ class HubBox:
             requires_online=rows.online(view),
             domains=domains,
             policies=bundles,
+            upstream=text_of(view, "upstream"),
+            relays=self._relays(node_id, here.site),
             sources=(),
             moves=(),
             text=present.text,
@@ -247,6 +268,10 @@ class HubBox:
             authority=self._parts.granting.line(chain) if self._parts.granting else None,
             parked=deciding.parked(judged.parked, self._where),
         )
+
+    def _relays(self, node_id: str, site: str) -> tuple[tuple[str, str], ...]:
+        held = ((one, self._parts.fleet.nodes[one].present) for one in tuple(self._parts.fleet.nodes_of.get(site, ())))
+        return rows.relays((one, present.name, present.kind) for one, present in held if one != node_id)
 
     def _document(self, node_id: str) -> View:
         return self._judgement(node_id)[0].view
@@ -294,6 +319,10 @@ class HubBox:
     async def nodes(self, who: Identity, after: str, limit: int) -> Sequence[Node]:
         held = dict(self._parts.fleet.nodes)
         return [self._canonical(held[node_id]) for node_id in sorted(one for one in held if one > after)[:limit]]
+
+    async def called(self, who: Identity, ids: Collection[str]) -> Mapping[str, str]:
+        held = self._parts.fleet.nodes
+        return {one: held[one].present.name for one in ids if one in held}
 
     def _canonical(self, here: NodeHere) -> Node:
         present, row = here.present, self._row(here)
@@ -468,7 +497,7 @@ class HubBox:
             mode=site.mode,
             since_ns=site.since_ns or None,
             heard_ns=site.heard_ns,
-            debt_s=_debt_s(site, now_ns, told=told),
+            debt_s=debt_s(site, now_ns, told=told),
             missing_events=backlog if told or backlog else None,
             missing_segments=missing if told or missing else None,
             missing_bytes=site.segment_bytes_missing if told or missing else None,
@@ -569,8 +598,36 @@ class HubBox:
             raise Refused(f"an address is what {site} knows by itself; change it on {site}’s own page")
         if field == "kind" and value not in Kind.__members__:
             raise Refused(f"a kind is one of {', '.join(Kind)}", 422)
+        if field == "upstream":
+            rows.check_relay(value.strip(), self._relays(node_id, self._parts.fleet.nodes[node_id].site), site)
         view = await _in_thread(lambda: self._document(node_id))
         await self._lines().edit(who.name, node_id, node_words.values_of(field, value, view))
+
+    async def debts(self, who: Identity, domain: str) -> Sequence[ports.DebtLine]:
+        debts, now_ns, fleet = self._parts.debts, self._parts.clock.now_ns(), self._parts.fleet
+        writers = await self.drifting.ask(lambda board: tuple(board.domain(domain).sites))
+        return [
+            ports.DebtLine(
+                site=_line(site, len(fleet.nodes_of.get(site.writer, ())), now_ns),
+                debt_s=debt_s(site, now_ns, told=site.mode in _HEARD),
+                trail=debts.trail(site.writer) if debts is not None else (),
+            )
+            for site in _in_order([fleet.sites[writer] for writer in writers if writer in fleet.sites])
+        ]
+
+    async def change_many(
+        self, who: Identity, node_ids: Sequence[str], field: str, value: str, *, dry_run: bool
+    ) -> ports.BatchView:
+        values = batch.values_of(field, value)
+        done = await self._lines().edit_many(who.name, node_ids, values, dry_run=dry_run)
+
+        def called(node_id: str) -> tuple[str, str]:
+            here = self._parts.fleet.nodes.get(node_id)
+            return (here.present.name, self._where(here.site)) if here is not None else (node_id, "")
+
+        if not dry_run:
+            await self.drifting.refresh()
+        return rows.batch(((*one, *called(one.node_id)) for one in done), done=not dry_run)
 
     async def take(self, who: Identity, node_id: str, field: str, choice: int) -> None:
         self._site_of(node_id)
@@ -698,16 +755,6 @@ def _line(site: SiteHere, nodes: int, now_ns: int) -> ports.SiteLine:
         nodes=nodes,
         quarantined=bool(site.quarantine),
     )
-
-
-def _debt_s(site: SiteHere, now_ns: int, *, told: bool) -> float | None:
-    """Since when something is missing here; of a site that is not heard, since its last word."""
-    since_ns = site.oldest_missing_ns if site.oldest_missing_ns is not None else site.heard_ns
-    if told and not site.backlog:
-        return 0.0
-    if told and site.oldest_missing_ns is None:
-        return None
-    return max(now_ns - since_ns, 0) / SECOND if since_ns is not None else None
 
 
 def _receipt(made: Certificate) -> ports.ReceiptView:

@@ -14,15 +14,18 @@ from fleet.events import Recorded
 from fleet.projections import authority as authority_view
 from fleet.projections import lifecycle as lifecycle_view
 from hub import shelf
+from hub.attention import route
 from hub.authority import Granting
 from hub.box import HubBox, Parts
 from hub.charts import Charts
 from hub.config import Config
+from hub.debts import Debts
 from hub.landing import Landing
 from hub.plan import Plans
 from hub.state import FleetHere
 from store import ports
 from store.accounts import Accounts
+from store.attention import Marks
 from store.database import connect_reader
 from store.faults import StoreFault
 from store.folder import Folder
@@ -94,6 +97,7 @@ class Hub:
             self.authority.load(db)
             shelf.load(db, tenant, self.fleet)
         self.charts = Charts(self.folder, self.fleet, now_ns)
+        self.debts = Debts(self.fleet, now_ns)
         ground.journal.listen(self._fold)
         self.turns = HistoryIndex(self.folder.history_db, self.folder.site_db, lambda: ground.journal.position)
         ground.journal.listen(self.turns.noticed)
@@ -116,6 +120,7 @@ class Hub:
             started_ns=self.steady_ns(),
             turns=self.turns,
             charts=self.charts,
+            debts=self.debts,
         )
         self.landing = Landing(ground, self.config, self.fleet, self.quarantine.put, self.stale.mark, self.charts)
         self.parts.lines, self.parts.sticks = self.landing.wharf, self.landing.bundles
@@ -138,6 +143,7 @@ class Hub:
             now_ns,
             self.stale.mark,
         )
+        self.box.marks = Marks(ground.writer, self.landing.shared, tenant, route(tenant, self._place_of))
         ground.journal.listen(self.box.drifting.heard)
         with contextlib.closing(connect_reader(self.folder.site_db)) as db:
             self.box.drifting.load(db)
@@ -149,6 +155,7 @@ class Hub:
         self.supervisor.run("quarantine", self._quarantine_loop)
         self.supervisor.run("views", self._views_loop)
         self.supervisor.run("authority", self.granting.run)
+        self.supervisor.run("debts", self.debts.run)
         self.supervisor.run("drift", lambda: self.box.drifting.run(self.stale.mark))
         self.supervisor.run("clock", self.ground.watch_clock)
         if await self.accounts.needs_setup():

@@ -14,10 +14,11 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
+from fleet.attention import Item
 from fleet.connectivity import Reach
 from hub.state import FleetHere, NodeHere, SiteHere
 from web import rows
-from web.ports import Attention, NodeQuery, NodeRow
+from web.ports import NodeQuery, NodeRow
 
 _FEW = 500  # moves in one order that are made one by one
 _MANY = 5_000
@@ -40,6 +41,7 @@ class Found(NamedTuple):
 class Roll:
     def __init__(self, fleet: FleetHere, make: Make, lost_ns: Lost, heard: Callable[[SiteHere], bool]) -> None:
         self._fleet, self._make, self._lost_ns, self._heard = fleet, make, lost_ns, heard
+        self.version = 0  # while it is the same, so is all that is asked here
         self._rows: dict[str, NodeRow] = {}
         self._words: dict[str, str] = {}  # by node, what a search finds it by
         self._reach: Counter[Reach] = Counter()
@@ -62,6 +64,7 @@ class Roll:
             if self._standing.get(writer) != standing:
                 self._standing[writer] = standing
                 fresh |= fleet.nodes_of.get(writer, set())
+        self.version += bool(fresh)
         leave: dict[int, list[_Key]] = {}
         join: dict[int, list[_Key]] = {}
         for node_id in fresh:
@@ -122,7 +125,7 @@ class Roll:
     def tags(self) -> tuple[str, ...]:
         return tuple(sorted(tag for tag, count in self._tags.items() if count > 0))
 
-    def needs(self, now_ns: int) -> list[Attention]:
+    def needs(self, now_ns: int) -> list[Item]:
         return [line for node_id in self._troubled for line in rows.needs(self._rows[node_id], now_ns)]
 
     def find(self, query: NodeQuery) -> Found:

@@ -464,7 +464,7 @@ class HubShelf:
     # -- documents ----------------------------------------------------------------------------------------------
 
     def _scope(self, writer: str) -> frozenset[str]:
-        return frozenset(self._fleet.nodes_of.get(writer, ()))
+        return frozenset({writer, *self._fleet.nodes_of.get(writer, ())})
 
     def listed(self, writer: str) -> Sequence[tuple[str, str, bytes]]:
         return self._shared.listed(self.db, self._tenant, self._scope(writer))

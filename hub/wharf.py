@@ -20,7 +20,7 @@ from fleet.document import Kind as DocumentKind
 from fleet.people import Refused
 from hub.harbor import Harbor
 from hub.state import FleetHere
-from store import document, peers
+from store import batch, document, peers, upstream
 from store.database import Writer
 from store.faults import StoreFault
 from store.journal import Journal
@@ -208,12 +208,45 @@ class Wharf:
             peer = peers.get(db, self._site_of(node_id))
             if peer is None or peer.log is None:
                 raise Refused("there is no such node", 404)
+            over = values.get(upstream.FIELD)
+            if isinstance(over, str):
+                reason = upstream.refusal(db, self._tenant, node_id, over, self._shared.look, self._called)
+                if reason:
+                    raise Refused(reason)
             made = self._shared.edit(db, Id(self._tenant, DocumentKind.NODE, node_id), values, actor, peer.log)
             if isinstance(made, document.Refused):
                 raise Refused(made.reason, 422)
 
         await self._site.write(job)
         self._stale(f"node:{node_id}")
+
+    async def edit_many(
+        self, actor: str, node_ids: Sequence[str], values: Mapping[str, Value], *, dry_run: bool
+    ) -> list[batch.Outcome]:
+        """One change to many nodes, in one transaction, each in the log towards its site; what became of each."""
+
+        def job(db: sqlite3.Connection) -> list[batch.Outcome]:
+            found: list[batch.Outcome] = []
+            for node_id in node_ids:
+                held = self._fleet.nodes.get(node_id)
+                peer = peers.get(db, held.site) if held is not None else None
+                if peer is None or peer.log is None:
+                    found.append(batch.Outcome(node_id, refused="there is no such node any more"))
+                    continue
+                place = Id(self._tenant, DocumentKind.NODE, node_id)
+                outcome = batch.look(db, self._shared, place, values, {})
+                if outcome.changes and not dry_run:
+                    made = self._shared.edit(db, place, values, actor, peer.log)
+                    if isinstance(made, document.Refused):
+                        outcome = batch.Outcome(node_id, refused=made.reason)
+                found.append(outcome)
+            return found
+
+        done = await self._site.write(job)
+        for one in done:
+            if one.changes and not dry_run:
+                self._stale(f"node:{one.node_id}")
+        return done
 
     async def take(self, actor: str, node_id: str, pointer: str, choice: int) -> None:
         """Of words written at once, take one."""
@@ -249,6 +282,10 @@ class Wharf:
 
         await self._site.write(job)
         self._stale(f"node:{node_id}")
+
+    def _called(self, node_id: str) -> str:
+        held = self._fleet.nodes.get(node_id)
+        return held.present.name if held is not None else node_id
 
     def _site_of(self, node_id: str) -> str:
         held = self._fleet.nodes.get(node_id)

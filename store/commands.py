@@ -9,7 +9,7 @@ from __future__ import annotations
 import ipaddress
 import re
 import sqlite3
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import msgspec
@@ -19,7 +19,7 @@ from fleet.document import Id, Value, View
 from fleet.document import Kind as DocumentKind
 from fleet.node import Constraints, Desired, Endpoint, Kind, Node
 from fleet.people import Refused
-from store import node_words
+from store import batch, node_words, upstream
 from store.database import Writer
 from store.document import Made
 from store.document import Refused as RefusedChange
@@ -100,7 +100,9 @@ class Commands:
             former, changed = _changed(node, field, text)
             if field in node_words.FIELDS:
                 values = node_words.values_of(field, text, view)
-                if field in ("notes", "policy_bundle_id", "maintenance_window", "requires_online"):
+                if field == upstream.FIELD:
+                    self._check_upstream(db, node_id, text)
+                if field in ("notes", "upstream", "policy_bundle_id", "maintenance_window", "requires_online"):
                     held = view.values.get(field)
                     former = str(held.value) if held and held.value is not None else ""
                 if self._edit(db, node, values, actor) is None:
@@ -113,6 +115,41 @@ class Commands:
             return changed
 
         return await self._writer.write(job)
+
+    async def change_many(
+        self, actor: str, node_ids: Sequence[str], field: str, text: str, *, dry_run: bool
+    ) -> tuple[list[batch.Outcome], list[Node]]:
+        """One change to many nodes, in one transaction; what became of each, and the nodes as they are then."""
+        values = batch.values_of(field, text)
+
+        def job(db: sqlite3.Connection) -> tuple[list[batch.Outcome], list[Node]]:
+            outcomes: list[batch.Outcome] = []
+            changed: list[Node] = []
+            for node_id in node_ids:
+                outcome = self._one_of_many(db, node_id, values)
+                if outcome.changes and not dry_run:
+                    node, view = self._look(db, node_id)
+                    former = [view.values[one].value for one in values if one in view.values]
+                    try:
+                        self._edit(db, node, values, actor)
+                    except Refused as refused:
+                        outcomes.append(batch.Outcome(node_id, refused=str(refused)))
+                        continue
+                    changed.append(node_words.applied(node, self._look(db, node_id)[1]))
+                    store_node(db, changed[-1])
+                    self._journal.stage(node_id, _many_changed(field, former, node, changed[-1], text.strip(), actor))
+                outcomes.append(outcome)
+            return outcomes, changed
+
+        return await self._writer.write(job)
+
+    def _one_of_many(self, db: sqlite3.Connection, node_id: str, values: Mapping[str, Value]) -> batch.Outcome:
+        try:
+            node = _load(db, self._tenant, node_id)
+        except Refused as refused:
+            return batch.Outcome(node_id, refused=str(refused))
+        place = Id(self._tenant, DocumentKind.NODE, node_id)
+        return batch.look(db, self._shared, place, values, node_words.of_node(node))
 
     async def take(self, actor: str, node_id: str, pointer: str, choice: int) -> Node:
         """Of words written at once, take one: 0 is the one that holds, the others follow as they are shown."""
@@ -148,6 +185,15 @@ class Commands:
             return changed
 
         return await self._writer.write(job)
+
+    def _check_upstream(self, db: sqlite3.Connection, node_id: str, over: str) -> None:
+        def called(one: str) -> str:
+            row = db.execute("SELECT name FROM node WHERE id=? AND tenant=?", (one, self._tenant)).fetchone()
+            return str(row[0]) if row else one
+
+        reason = upstream.refusal(db, self._tenant, node_id, over, self._shared.look, called)
+        if reason:
+            raise Refused(reason)
 
     def _look(self, db: sqlite3.Connection, node_id: str) -> tuple[Node, View]:
         """The node and its document; one without a document gets the document that it would have begun with."""
@@ -251,13 +297,22 @@ def _changed(node: Node, field: str, value: str) -> tuple[str, Node]:
             return str(desired.constraints.min_battery_pct or ""), replace(
                 node, desired=replace(desired, constraints=limits)
             )
-        case "notes" | "policy_bundle_id" | "maintenance_window" | "requires_online":
+        case "notes" | "upstream" | "policy_bundle_id" | "maintenance_window" | "requires_online":
             return "", node  # its document says it
         case "address":
             former = ", ".join(endpoint.address for endpoint in node.endpoints)
             return former, replace(node, endpoints=_endpoints(value))
         case _:
             raise Refused(f"{field!r} is not a field that can be changed here", 422)
+
+
+def _many_changed(
+    field: str, former: Sequence[Value], before: Node, after: Node, text: str, actor: str
+) -> events.NodeChanged:
+    if field in (batch.ADD_TAG, batch.REMOVE_TAG):
+        return events.NodeChanged("tags", " ".join(before.tags)[:1_000], " ".join(after.tags)[:1_000], actor)
+    was = next((str(one) for one in former if one is not None), "")
+    return events.NodeChanged(field, was[:1_000], text[:1_000], actor)
 
 
 def _constraints(desired: Desired, value: str) -> Constraints:

@@ -323,7 +323,7 @@ def _judged(found: _Found, parked: list[Parked]) -> list[Dispute]:
             _deciders(found.chain, stand.pointer, against[stand.pointer]),
         )
         for stand in stands
-        if stand.pointer in against
+        if stand.pointer in against and not words.taken_up(stand.pointer)
     ]
 
 

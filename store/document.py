@@ -997,16 +997,16 @@ def heads(
     buckets: Collection[int] = range(BUCKETS),
     nodes: Collection[str] | None = None,
 ) -> Heads:
-    """The heads of all documents in these buckets; of those of nodes, if they are given, only these: a hub has a
+    """The heads of all documents in these buckets; of those of nodes and sites, if ids are given, only these: a hub has a
     hundred thousand, and one site a hundred of them."""
     wanted = frozenset(buckets)
     every = "SELECT kind, id, generation, heads FROM document WHERE tenant=?"
     if nodes is None:
         rows = db.execute(f"{every} ORDER BY kind, id, generation", (tenant,)).fetchall()
     else:
-        rows = db.execute(f"{every} AND (kind<'node' OR kind>'node')", (tenant,)).fetchall()
+        rows = db.execute(f"{every} AND (kind<'node' OR kind>'node') AND kind<>'site'", (tenant,)).fetchall()
         named = msgspec.json.encode(sorted(nodes)).decode()
-        listed = f"{every} AND kind='node' AND id IN (SELECT value FROM json_each(?))"
+        listed = f"{every} AND kind IN ('node', 'site') AND id IN (SELECT value FROM json_each(?))"
         rows += db.execute(listed, (tenant, named)).fetchall()
     return {
         Place(Id(tenant, kind, name), generation): held

@@ -2,7 +2,8 @@
 
 Rules of the file
   1  The board is worked on by one thread at a time, never by the event loop; pages read `latest`, which is replaced as a
-     whole, or `ask`.
+     whole, or `ask`. What people said of what needs them, and which documents are open, may be read from it at any time:
+     one entry, or a copy.
   2  What was written is heard of after its commit, as an event of the journal, and read then. So an edit, a merge and a
      replay all come in by one door.
   3  It goes on in slices: a start with a hundred thousand documents keeps nobody waiting. What was written since goes
@@ -21,8 +22,9 @@ from contextlib import closing
 from pathlib import Path
 from typing import Generic, TypeVar
 
+from fleet.authority import Judged
 from fleet.board import Board, Seen
-from fleet.document import Id, Kind, View
+from fleet.document import Id, Kind
 from fleet.events import AuthorityBegan, DocumentChanged, Recorded, VersionChanged
 from store import document, journal
 from store.database import connect_reader
@@ -45,8 +47,8 @@ class Drifting(Generic[S]):
 
     def __init__(self, site_db: Path, tenant: str, told: Told, sum_up: Callable[[Board, int], S]) -> None:
         self._site_db, self._tenant, self._told, self._sum_up = site_db, tenant, told, sum_up
-        self.look: Callable[[sqlite3.Connection, Id], View] = document.look  # the words that take effect
-        self._board = Board()
+        self.look: Callable[[sqlite3.Connection, Id], Judged] = lambda db, place: Judged(document.look(db, place))
+        self.board = Board()
         self._lock = threading.Lock()
         self._written: deque[tuple[str, str]] = deque()
         self._stored: deque[tuple[str, str]] = deque()  # from before the start
@@ -112,7 +114,7 @@ class Drifting(Generic[S]):
 
     def _locked(self, work: Callable[[Board], T]) -> T:
         with self._lock:
-            return work(self._board)
+            return work(self.board)
 
     def _slice(self, *, stored: bool = False) -> bool:
         """Whether there is more to do. With `stored`, what is left from the start is read too."""
@@ -120,8 +122,8 @@ class Drifting(Generic[S]):
             self._read(self._written)
             if stored:
                 self._read(self._stored)
-            left = self._board.fold(*self._told(), SLICE_NODES)
-            self._latest, self._folded_s = self._sum_up(self._board, len(self._stored)), time.monotonic()
+            left = self.board.fold(*self._told(), SLICE_NODES)
+            self._latest, self._folded_s = self._sum_up(self.board, len(self._stored)), time.monotonic()
             return bool(left or self._written or (stored and self._stored))
 
     def _read(self, waiting: deque[tuple[str, str]]) -> None:
@@ -131,17 +133,18 @@ class Drifting(Generic[S]):
         with closing(connect_reader(self._site_db)) as db:
             for kind, name in some:
                 if kind == _DECIDED:  # which words of its nodes take effect is another question from here on
-                    self._written.extend((Kind.NODE, one) for one in self._board.concerned(name))
+                    self._written.extend((Kind.NODE, one) for one in self.board.concerned(name))
                     continue
-                self._board.write(kind, name, self.look(db, Id(self._tenant, kind, name)))
+                judged = self.look(db, Id(self._tenant, kind, name))
+                self.board.write(kind, name, judged.view, [one.stamped for one in judged.parked])
 
     async def run(self, stale: Callable[[str], None]) -> None:
         """Supervised, for ever."""
         while True:
-            former, more = self._latest, True
+            former, written, more = self._latest, self.board.written, True
             while more:
                 more = await asyncio.to_thread(self._slice, stored=True)
-            if self._latest != former:
+            if self._latest != former or self.board.written != written:
                 stale("site")
                 stale("policies")
             await asyncio.sleep(PERIOD_S)

@@ -24,6 +24,7 @@ FIELDS = (
     "kind",
     "notes",
     "domain_id",
+    "upstream",
     "policy_bundle_id",
     "target_version",
     "maintenance_window",

@@ -6,8 +6,9 @@ Rules of the file
   2  What cannot be merged is handed back with its sentence, for quarantine; the line moves on.
   3  What the other side lacks after a comparison of heads is said again in the log, so that it is as durable and as
      provable as the first time.
-  4  A node's document is its site's and the hub's. Every other document is common: all sites of a tenant hold it, so the
-     hub says its changes again to each (`edit` and `pass_on`), and a comparison covers it whatever nodes it is about.
+  4  The documents of a node and of a site are that site's and the hub's. Every other document is common: all sites of a
+     tenant hold it, so the hub says its changes again to each (`edit` and `pass_on`), and a comparison covers it whatever
+     nodes it is about.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ import msgspec
 
 from fleet import authority
 from fleet.authority import MEMBERSHIP, Chain, Judged
-from fleet.document import Author, Id, Kind, Stamped, Value, View
+from fleet.document import LOCAL, Author, Id, Kind, Stamped, Value, View
 from fleet.document import view as view_of
 from fleet.envelope import Log
 from fleet.events import AuthoritySettled, DocumentChanged, DocumentTold, Recorded
@@ -147,6 +148,11 @@ class Shared:
                 return Refused(reason)
         return _Fence(chain.epoch, chain.subject, again, tuple(one.stamped for one in judged.parked))
 
+    def refusal(self, db: sqlite3.Connection, place: Id, values: Mapping[str, Value]) -> str | None:
+        """Why this box may not write these values now; None when it may. Nothing is written."""
+        fence = self._fence(db, place, values)
+        return fence.reason if isinstance(fence, Refused) else None
+
     def settle(
         self,
         db: sqlite3.Connection,
@@ -201,7 +207,7 @@ class Shared:
         spoken = {
             Id(tenant, fact.body.document_kind, fact.body.document)
             for fact in facts
-            if isinstance(fact.body, DocumentChanged) and fact.body.document_kind != Kind.NODE
+            if isinstance(fact.body, DocumentChanged) and fact.body.document_kind not in LOCAL
         }
         held = {Place(one, 0): b"" for one in sorted(spoken)}
         return held | {Place(one, row.generation): row.heads for one in spoken for row in document.generations(db, one)}
@@ -331,8 +337,8 @@ class Shared:
 
 
 def _within(place: Place, scope: Collection[str] | None) -> bool:
-    """`scope`: the nodes of one site; None is everything."""
-    return scope is None or place.document.kind != Kind.NODE or place.document.id in scope
+    """`scope`: the nodes of one site, and its writer; None is everything."""
+    return scope is None or place.document.kind not in LOCAL or place.document.id in scope
 
 
 def _name(place: Place) -> tuple[str, str]:

@@ -16,10 +16,10 @@ from fleet.limits import HOUR
 from fleet.people import role_of
 from web import api_shapes as shapes
 from web import asked, forms, render
-from web.pages import account, node, policies, quarantine
+from web.pages import account, domain, node, policies, quarantine
 from web.pages import authority as pages_authority
 from web.pages import links as pages_links
-from web.ports import Refused
+from web.ports import MemberQuery, Refused
 
 PULL_ITEMS_MAX = 10_000
 _CURSOR_MAX = 2**62
@@ -136,6 +136,21 @@ async def policy_take(request: Request) -> Response:
 async def domain_take(request: Request) -> Response:
     """Of words written at once into a domain, take one: its place in `conflicts`."""
     return await _take(request, DocumentKind.DOMAIN)
+
+
+async def domain_edit(request: Request) -> Response:
+    """Give many nodes of a domain one thing, in one transaction; a node that refuses leaves the others alone."""
+    wish = await forms.document(request, shapes.Batch)
+    change = domain.Wish(wish.field, forms.text({"value": wish.value}, "value", chars_max=256))
+    await domain.check_value(request, change)
+    query = MemberQuery(out=wish.out, site=wish.site, bundle=wish.bundle, version=wish.version)
+    matching = [one.id for one in (await domain.find_members(request, query)).nodes]
+    missing = frozenset(wish.nodes).difference(matching)
+    if missing:
+        raise Refused(f"{min(missing)[:40]!r} is no node of this domain that matches; nothing was written.", 422)
+    chosen = domain.bounded(tuple(dict.fromkeys(wish.nodes)) or matching)
+    box, who = asked.box(request), asked.who(request)
+    return render.data(await box.change_many(who, chosen, *change, dry_run=wish.dry_run))
 
 
 async def _take(request: Request, kind: DocumentKind) -> Response:

@@ -39,6 +39,20 @@ class Named(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     name: str
 
 
+class Batch(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One change to many nodes of a domain: to `nodes`, or to all that match `out` (of spec), `site`, `bundle` and
+    `version`. With `dry_run` nothing is written."""
+
+    field: str
+    value: str
+    nodes: tuple[str, ...] = ()
+    out: bool = False
+    site: str = ""
+    bundle: str = ""
+    version: str = ""
+    dry_run: bool = False
+
+
 class Fields(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Fields by name; an empty text takes one away. A bundle's constraints are fields too: "constraints/temp_c": "..60"."""
 

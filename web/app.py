@@ -43,7 +43,7 @@ def application(
     """The pages and the API of a box. `extra_routes` are the box's own (its HTTP intake), policy included; `clock`
     gives Unix ns. AssertionError when a route has no policy."""
     table = Table((*TABLE, *extra_routes))
-    house = asked.House(box, people, clock, secure_cookies, {})
+    house = asked.House(box, people, clock, secure_cookies)
     return Headers(Finding(Authentication(Answer(), people), table, house))
 
 

@@ -21,13 +21,12 @@ from web.words import when
 
 
 class House(NamedTuple):
-    """What all requests share. `names` is kept by `web.names`: by tenant, since when, and id → name."""
+    """What all requests share."""
 
     box: Box
     people: People
     clock: Callable[[], int]
     secure_cookies: bool
-    names: dict[str, tuple[int, dict[str, str]]]
 
 
 def house(request: Request) -> House:

@@ -13,7 +13,7 @@ from itertools import pairwise
 from typing import NamedTuple
 
 from fleet.connectivity import Reach
-from web.ports import NodeRow, Series
+from web.ports import NodeRow, PathNode, Series, SitePaths
 from web.words import angle
 
 
@@ -39,6 +39,20 @@ def spark(
         y = height - (min(max(value, floor), floor + span) - floor) / span * height
         parts.append(f"{'L' if pen else 'M'}{index * step:.1f} {y:.1f}" + ("" if pen else "h.1"))
         pen = True
+    return "".join(parts)
+
+
+def trail(values: Sequence[float | None], width: float, height: float) -> str:
+    """Path data of something that is best at nothing: from 0 to the highest, each value as long as it held."""
+    high = max((value for value in values if value is not None), default=0.0) or 1.0
+    step = width / max(len(values), 1)
+    parts: list[str] = []
+    pen = False
+    for index, value in enumerate(values):
+        if value is not None:
+            y = height - value / high * (height - 1)
+            parts.append(f"{'V' if pen else f'M{index * step:.1f} '}{y:.1f}h{step:.2f}")
+        pen = value is not None
     return "".join(parts)
 
 
@@ -221,6 +235,49 @@ def _boxes(x: float, y: float, width: float) -> Iterator[tuple[str, Box]]:
     yield "left", (x - 19 - width, y - half, x - 19, y + half)
     yield "above", (x - width / 2, y - 12 - _LINE, x + width / 2, y - 12)
     yield "below", (x - width / 2, y + 12, x + width / 2, y + 12 + _LINE)
+
+
+# -- paths over relays -------------------------------------------------------------------------------------------
+
+ROW, COLUMN = 26, 30
+_LABEL_CHARS_MAX = 34
+
+
+class Twig(NamedTuple):
+    """A node of a drawing, or nodes that are only counted (`node` None): where its mark stands, the way to it from what it
+    is reached over, and how good that way is."""
+
+    x: int
+    y: int
+    way: str
+    path: Reach
+    node: PathNode | None
+    nodes: int = 1
+
+
+class Tree(NamedTuple):
+    width: int
+    height: int
+    twigs: tuple[Twig, ...]
+
+
+def tree(one: SitePaths) -> Tree:
+    """Every node on a line of its own, further in by each hop: no label meets another, however deep it goes."""
+    twigs: list[Twig] = []
+
+    def below(nodes: Sequence[PathNode], folded: Sequence[tuple[Reach, int]], depth: int, from_y: int) -> None:
+        x = 12 + depth * COLUMN
+        for node in nodes:
+            y = 12 + (len(twigs) + 1) * ROW
+            twigs.append(Twig(x, y, f"M{x - COLUMN} {from_y + 7}V{y}H{x - 7}", node.path, node))
+            below(node.over, node.folded, depth + 1, y)
+        for reach, count in folded:
+            y = 12 + (len(twigs) + 1) * ROW
+            twigs.append(Twig(x, y, f"M{x - COLUMN} {from_y + 7}V{y}H{x - 7}", reach, None, count))
+
+    below(one.roots, one.folded, 1, 12)
+    deep = max((twig.x for twig in twigs), default=12)
+    return Tree(deep + 14 + round(_LABEL_CHARS_MAX * _CHAR), 24 + len(twigs) * ROW, tuple(twigs))
 
 
 # -- bars ------------------------------------------------------------------------------------------------------

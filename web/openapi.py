@@ -12,14 +12,25 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from fleet import limits
+from fleet.attention import Cause
 from fleet.node import Kind
 from fleet.plan import Sort
 from web import api_shapes as shapes
 from web import asked, render
 from web.api import PULL_ITEMS_MAX
-from web.pages import plan
+from web.pages import attention, plan
 from web.policy import Entry, Policy, Table
-from web.ports import AuthorityView, GroupView, LinksView, NodeView, PlanView, Preview, Series
+from web.ports import (
+    AttentionView,
+    AuthorityView,
+    BatchView,
+    GroupView,
+    LinksView,
+    NodeView,
+    PlanView,
+    Preview,
+    Series,
+)
 
 
 class Query(NamedTuple):
@@ -86,6 +97,7 @@ SPOKEN: dict[tuple[str, str], Spoken] = {
     ("GET", "/api/v1/domains/{id}"): Spoken(GroupView, (_OFFSET, _LIMIT)),
     ("PATCH", "/api/v1/domains/{id}"): Spoken(shapes.Done, body=shapes.Fields),
     ("POST", "/api/v1/domains/{id}/take"): Spoken(shapes.Done, body=shapes.Take),
+    ("POST", "/api/v1/domains/{id}/edit"): Spoken(BatchView, body=shapes.Batch),
     ("GET", "/api/v1/events"): Spoken(shapes.EventList, (_AFTER, _PULL)),
     ("GET", "/api/v1/events/feed"): Spoken(
         None,
@@ -114,6 +126,15 @@ SPOKEN: dict[tuple[str, str], Spoken] = {
     ("GET", "/api/v1/authority/{id}"): Spoken(AuthorityView),
     ("POST", "/api/v1/authority/{id}"): Spoken(shapes.Done, body=shapes.Grant),
     ("POST", "/api/v1/authority/{id}/return"): Spoken(shapes.Done, body=shapes.Why),
+    ("GET", "/api/v1/attention"): Spoken(
+        AttentionView,
+        (
+            Query("cause", {"type": "string", "enum": ["", *Cause]}, "Only what is here for this."),
+            Query("domain", {"type": "string", "maxLength": 64}, "The id of a domain: only what is of it."),
+            Query("site", {"type": "string", "maxLength": 64}, "A hub's: the name of a site."),
+        ),
+    ),
+    ("POST", "/api/v1/attention/{id}"): Spoken(shapes.Done, body=attention.TakeUp),
     ("GET", "/api/v1/plan"): Spoken(
         PlanView,
         (

@@ -7,6 +7,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from heapq import nsmallest
+from itertools import islice
 from typing import Protocol, TypeVar
 
 import msgspec
@@ -19,12 +20,14 @@ from fleet.drift import Difference, Standing, Verdict
 from fleet.events import Recorded
 from fleet.people import Identity, Refused
 from fleet.reading import Health
-from web import ports, rows
+from web import paths, ports, rows
 
 NO_DOMAIN = "No domain"
 REASONS_MAX = 5
 VERSIONS_MAX = 8
+OUT_LOOKED_AT = 200
 _T = TypeVar("_T")
+_OUT = {Standing.OUT: True, Standing.IN_LINE: False}
 
 
 class Keeper(Protocol):
@@ -166,6 +169,47 @@ class Policies:
             ids,
         )
 
+    async def members(self, who: Identity, name: str, query: ports.MemberQuery) -> ports.MembersView | None:
+        return await self._keeper.ask(lambda board: self._members(board, name, query))
+
+    def _members(self, board: Board, name: str, query: ports.MemberQuery) -> ports.MembersView | None:
+        ids = board.domain(name).nodes
+        if name not in board.domains and not ids:
+            return None
+        every = [
+            (
+                held.own.bundle,
+                ports.Member(
+                    id=node_id,
+                    name=held.seen.present.name,
+                    site=self._site(held.seen.site),
+                    bundle=_called(held.own.bundle, board.bundles),
+                    version=held.seen.present.version or "",
+                    out=_OUT.get(held.verdict.standing),
+                ),
+            )
+            for node_id, held in ((one, board.nodes[one]) for one in ids)
+        ]
+        chosen = [
+            one
+            for bundle, one in every
+            if (not query.out or one.out)
+            and query.site in ("", one.site)
+            and query.bundle in ("", bundle)
+            and query.version in ("", one.version)
+        ]
+        bundles = {bundle: one.bundle for bundle, one in every if bundle}
+        return ports.MembersView(
+            name=_called(name, board.domains) or NO_DOMAIN,
+            nodes=tuple(sorted(chosen, key=lambda one: (one.site, one.name, one.id))),
+            sites=tuple(sorted({one.site for _, one in every})),
+            bundles=tuple(sorted(bundles.items(), key=lambda one: one[::-1])),
+            versions=tuple(sorted({one.version for _, one in every if one.version})),
+        )
+
+    async def paths(self, who: Identity, name: str) -> ports.PathsView:
+        return await self._keeper.ask(lambda board: paths.of_domain(board, name, self._site))
+
     async def history(self, who: Identity, name: str, limit: int) -> Sequence[Recorded]:
         return await self._keeper.history(name, limit)
 
@@ -247,8 +291,15 @@ def _summary(board: Board, kind: Kind, name: str, group: Group, view: View | Non
         written_ns=newest.wall_ns if newest else None,
         written_by=newest.who if newest else "",
         conflicts=len(view.conflicts) if view else 0,
+        since_ns=_since_when(board, group) if kind is Kind.DOMAIN else None,
         described=view is not None or not name,
     )
+
+
+def _since_when(board: Board, group: Group) -> int | None:
+    """Since when any of its nodes is out of spec, as far as is known of the first few."""
+    lines = (line for node_id in islice(group.out, OUT_LOOKED_AT) for line in board.nodes[node_id].verdict.lines)
+    return min((line.since_ns for line in lines if line.since_ns is not None), default=None)
 
 
 def _versions(counted: Sequence[tuple[str | None, int]]) -> tuple[tuple[str, int], ...]:

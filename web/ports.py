@@ -10,7 +10,7 @@ Promises, for every method
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from enum import StrEnum
 from typing import Protocol
 
@@ -83,14 +83,62 @@ class Severity(StrEnum):
 
 
 class Attention(_View, frozen=True):
-    """One line of what needs a person: who, one sentence, since when."""
+    """One line of what needs a person: who, one sentence, since when, and who has taken it up. `key` is its cause and its
+    subject; `takes`: whether a person can take it up, or it goes only with its cause."""
 
     severity: Severity
     words: str
     since_ns: int
     node_id: str | None = None
     name: str = ""
-    link: str = ""  # a page path for what is not about a node
+    link: str = ""  # its page
+    cause: str = ""
+    key: str = ""
+    score: float = 0  # 0 to 100, the higher the sooner
+    site: str = ""  # a hub's: its name
+    domain: str = ""  # its name
+    takes: bool = False
+    seen_by: str = ""
+    seen_ns: int | None = None
+    later_by: str = ""
+    later_until_ns: int | None = None
+    assigned: str = ""
+    assigned_by: str = ""
+    remark: str = ""
+
+
+class AttentionQuery(_View, frozen=True):
+    """Empty is any. `domain` is an id, `site` a name."""
+
+    cause: str = ""
+    domain: str = ""
+    site: str = ""
+
+
+class AttentionView(_View, frozen=True):
+    """What stands in the queue, the most urgent first, and what is seen or sleeps; both cut at their bound, the numbers are
+    over all. The sums are over the whole queue, to filter by."""
+
+    now_ns: int
+    items: tuple[Attention, ...]
+    matching: int
+    total: int
+    quiet: tuple[Attention, ...] = ()
+    quiet_matching: int = 0
+    causes: tuple[tuple[str, int], ...] = ()
+    domains: tuple[tuple[str, str, int], ...] = ()  # id, name
+    sites: tuple[tuple[str, int], ...] = ()
+
+
+class AttentionWish(_View, frozen=True):
+    """What a person says of an item: seen, later (`until_ns`), mine (`to`: whose, if not the person's own), or back (as if
+    nobody had said anything)."""
+
+    key: str
+    action: str
+    remark: str = ""
+    until_ns: int = 0
+    to: str = ""
 
 
 class NodeQuery(_View, frozen=True):
@@ -145,6 +193,7 @@ class DriftGroup(_View, frozen=True):
     written_ns: int | None = None  # the newest word in its document
     written_by: str = ""
     conflicts: int = 0
+    since_ns: int | None = None  # since when any node is out of spec
     described: bool = True  # false: nodes speak of it, and its document is not here
 
 
@@ -161,7 +210,7 @@ class SiteView(_View, frozen=True):
     site: str
     now_ns: int
     reach: dict[Reach, int]  # over all nodes
-    attention: tuple[Attention, ...]
+    attention: tuple[Attention, ...]  # the first of them
     rows: tuple[NodeRow, ...]  # the page of the list
     matching: int  # nodes that match the query, over all pages
     places: tuple[NodeRow, ...]  # every matching node with a position, for the map (at most 1,000)
@@ -172,6 +221,7 @@ class SiteView(_View, frozen=True):
     sites: tuple[SiteLine, ...] = ()  # a hub's, those that need somebody first
     drift: DriftView = DriftView()
     as_of: AsOf | None = None
+    needing: int = 0  # all that stand in the queue
 
 
 class Choice(_View, frozen=True):
@@ -248,6 +298,7 @@ EDITABLE = (
     "kind",
     "address",
     "domain_id",
+    "upstream",
     "notes",
     "target_version",
     "policy_bundle_id",
@@ -277,6 +328,8 @@ class NodeView(_View, frozen=True):
     requires_online: str = ""  # as its own document says: yes, no, or nothing
     domains: tuple[tuple[str, str], ...] = ()  # id and name of each, to choose from
     policies: tuple[tuple[str, str], ...] = ()
+    upstream: str = ""  # the id of the node that it is reached over; empty: from the site itself
+    relays: tuple[tuple[str, str], ...] = ()  # id and name of each other relay and gateway of its site
     as_of: AsOf | None = None
     clock: Clock | None = None  # of a past view: of the clock that wrote its newest turn
 
@@ -331,6 +384,104 @@ class GroupView(_View, frozen=True):
     offset: int = 0
     limit: int = 50
     pending: int = 0
+
+
+class DebtLine(_View, frozen=True):
+    """How far the hub is behind a site, now and over the last day: `trail` is seconds, oldest first, the worst of each ten
+    minutes; None where the hub did not look."""
+
+    site: SiteLine
+    debt_s: float | None
+    trail: tuple[float | None, ...] = ()
+
+
+BATCH_NODES_MAX = 1_000
+BATCH_FIELDS = ("policy_bundle_id", "target_version", "maintenance_window", "domain_id", "add_tag", "remove_tag")
+
+
+class BatchRefusal(_View, frozen=True):
+    """A node that refuses a change, and why."""
+
+    id: str
+    name: str
+    site: str
+    why: str
+
+
+class BatchView(_View, frozen=True):
+    """What one change to many nodes would do, or did if it is `done`. `same`: those that are so already."""
+
+    done: bool
+    changed: int
+    same: int
+    sites: tuple[tuple[str, int], ...]  # name, nodes that change
+    refused: tuple[BatchRefusal, ...] = ()
+
+
+class MemberQuery(_View, frozen=True):
+    """Which nodes of a domain; what is empty asks for nothing."""
+
+    out: bool = False
+    site: str = ""
+    bundle: str = ""
+    version: str = ""
+
+
+class Member(_View, frozen=True):
+    """A node of a domain, in a list to choose from. `out`: None while it cannot be judged, or nothing is wanted."""
+
+    id: str
+    name: str
+    site: str
+    bundle: str
+    version: str
+    out: bool | None
+
+
+class MembersView(_View, frozen=True):
+    """The nodes of a domain that match, by site and name, and what there is to ask for: sites, bundles (id, name),
+    versions."""
+
+    name: str
+    nodes: tuple[Member, ...]
+    sites: tuple[str, ...]
+    bundles: tuple[tuple[str, str], ...]
+    versions: tuple[str, ...]
+
+
+class PathNode(_View, frozen=True):
+    """A node as the end of its path from the site, and what is reached over it. `path` is as good as the worst hop;
+    `folded` are the nodes without anything behind them that are only counted, by their path. `inside`: of this domain."""
+
+    id: str
+    name: str
+    reach: Reach
+    path: Reach
+    rtt_ms: float | None = None
+    loss_pct: float | None = None
+    inside: bool = True
+    over: tuple[PathNode, ...] = ()
+    folded: tuple[tuple[Reach, int], ...] = ()
+
+
+class SitePaths(_View, frozen=True):
+    """Over which relays a site reaches nodes. What goes in a circle is no path: it stands apart, by id and name."""
+
+    site: str
+    nodes: int
+    heard: bool
+    roots: tuple[PathNode, ...] = ()
+    folded: tuple[tuple[Reach, int], ...] = ()
+    circles: tuple[tuple[tuple[str, str], ...], ...] = ()
+    behind: tuple[tuple[str, str], ...] = ()  # reached only over a circle
+    missing: tuple[tuple[str, str], ...] = ()  # over a node that is not at that site; drawn from the site
+
+
+class PathsView(_View, frozen=True):
+    """The sites of a domain, those with relays first; `more` sites are not among them."""
+
+    sites: tuple[SitePaths, ...] = ()
+    more: int = 0
 
 
 class Series(_View, frozen=True):
@@ -628,6 +779,10 @@ class Past(Protocol):
 class Policies(Protocol):
     """Policy bundles, domains and what drifts from them. `kind` is BUNDLE or DOMAIN."""
 
+    async def names(self) -> tuple[tuple[tuple[str, str], ...], tuple[tuple[str, str], ...]]:
+        """Id and name of each domain, and of each bundle, by name."""
+        ...
+
     async def drift(self, who: Identity) -> DriftView: ...
 
     async def differences(self, who: Identity, node_ids: Sequence[str]) -> Mapping[str, tuple[Difference, ...]]:
@@ -636,6 +791,14 @@ class Policies(Protocol):
 
     async def group(self, who: Identity, kind: DocumentKind, name: str, offset: int, limit: int) -> GroupView | None:
         """By its id; None when there is none here."""
+        ...
+
+    async def members(self, who: Identity, name: str, query: MemberQuery) -> MembersView | None:
+        """The nodes of a domain, to choose from; None when there is no such domain here."""
+        ...
+
+    async def paths(self, who: Identity, name: str) -> PathsView:
+        """Over which relays the nodes of a domain are reached."""
         ...
 
     async def history(self, who: Identity, name: str, limit: int) -> Sequence[Recorded]:
@@ -783,10 +946,20 @@ class Box(Protocol):
 
     async def site(self, who: Identity, query: NodeQuery) -> SiteView: ...
 
+    async def attention(self, who: Identity, query: AttentionQuery) -> AttentionView: ...
+
+    async def handle(self, who: Identity, wish: AttentionWish) -> None:
+        """Take an item up, or let it go. It stands in its subject's document, here and at the other end."""
+        ...
+
     async def node(self, who: Identity, node_id: str) -> NodeView | None: ...
 
     async def nodes(self, who: Identity, after: str, limit: int) -> Sequence[Node]:
         """Canonical objects by ascending id, for the API."""
+        ...
+
+    async def called(self, who: Identity, ids: Collection[str]) -> Mapping[str, str]:
+        """The names of those that are nodes here."""
         ...
 
     async def series(self, who: Identity, node_id: str, metric: str, from_ns: int, to_ns: int) -> Series: ...
@@ -825,6 +998,17 @@ class Box(Protocol):
 
     async def change(self, who: Identity, node_id: str, field: str, value: str) -> None:
         """`field` is one of the node's `editable`."""
+        ...
+
+    async def debts(self, who: Identity, domain: str) -> Sequence[DebtLine]:
+        """How far the hub is behind each site of a domain, those that need somebody first; at a site there is none."""
+        ...
+
+    async def change_many(
+        self, who: Identity, node_ids: Sequence[str], field: str, value: str, *, dry_run: bool
+    ) -> BatchView:
+        """One change (`BATCH_FIELDS`) to at most `BATCH_NODES_MAX` nodes, in one transaction; a node that refuses leaves
+        the others alone. `dry_run`: say what would be, write nothing."""
         ...
 
     async def take(self, who: Identity, node_id: str, field: str, choice: int) -> None:

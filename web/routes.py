@@ -7,7 +7,21 @@ end; the tests walk every row as every identity.
 from __future__ import annotations
 
 from web import api, assets, feed, live, metrics, openapi
-from web.pages import account, audit, authority, domain, intake, journal, links, node, plan, policies, quarantine, site
+from web.pages import (
+    account,
+    attention,
+    audit,
+    authority,
+    domain,
+    intake,
+    journal,
+    links,
+    node,
+    plan,
+    policies,
+    quarantine,
+    site,
+)
 from web.policy import Entry, Policy
 
 PUBLIC, VIEWER, OPERATOR, ADMIN = Policy.PUBLIC, Policy.VIEWER, Policy.OPERATOR, Policy.ADMIN
@@ -22,6 +36,8 @@ TABLE: tuple[Entry, ...] = (
     Entry("POST", "/setup/{secret}", account.set_up, PUBLIC),
     Entry("POST", "/scheme", account.scheme, PUBLIC),
     Entry("GET", "/", site.show, VIEWER),
+    Entry("GET", "/attention", attention.show, VIEWER),
+    Entry("POST", "/attention", attention.change, OPERATOR),
     Entry("GET", "/live", live.live, VIEWER),
     Entry("GET", "/nodes/{id}", node.show, VIEWER),
     Entry("POST", "/nodes/{id}/change", node.change, OPERATOR),
@@ -43,6 +59,8 @@ TABLE: tuple[Entry, ...] = (
     Entry("GET", "/domains/{id}", domain.show, VIEWER),
     Entry("POST", "/domains/{id}", domain.change, OPERATOR),
     Entry("POST", "/domains/{id}/take", domain.take, OPERATOR),
+    Entry("GET", "/domains/{id}/edit", domain.edit_page, OPERATOR),
+    Entry("POST", "/domains/{id}/edit", domain.edit, OPERATOR),
     Entry("GET", "/plan", plan.show, VIEWER),
     Entry("POST", "/plan/preview", plan.preview, OPERATOR),
     Entry("POST", "/plan/apply", plan.apply, OPERATOR),
@@ -90,6 +108,7 @@ TABLE: tuple[Entry, ...] = (
     Entry("GET", "/api/v1/domains/{id}", api.one_domain, VIEWER),
     Entry("PATCH", "/api/v1/domains/{id}", api.domain_write, OPERATOR),
     Entry("POST", "/api/v1/domains/{id}/take", api.domain_take, OPERATOR),
+    Entry("POST", "/api/v1/domains/{id}/edit", api.domain_edit, OPERATOR),
     Entry("GET", "/api/v1/events", api.events, VIEWER),
     Entry("GET", "/api/v1/events/feed", feed.feed, VIEWER),
     Entry("GET", "/api/v1/telemetry", api.telemetry, VIEWER),
@@ -104,6 +123,8 @@ TABLE: tuple[Entry, ...] = (
     Entry("GET", "/api/v1/authority/{id}", api.authority, VIEWER),
     Entry("POST", "/api/v1/authority/{id}", api.grant, OPERATOR),
     Entry("POST", "/api/v1/authority/{id}/return", api.hand_back, OPERATOR),
+    Entry("GET", "/api/v1/attention", attention.read, VIEWER),
+    Entry("POST", "/api/v1/attention/{id}", attention.take_up, OPERATOR),
     Entry("GET", "/api/v1/plan", plan.read, VIEWER),
     Entry("POST", "/api/v1/plan/apply", plan.carry_out, OPERATOR),
     Entry("POST", "/api/v1/plan/undo", plan.take_back, OPERATOR),

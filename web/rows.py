@@ -7,15 +7,29 @@ Rules of the file
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from itertools import islice
 
 from fleet import lifecycle
+from fleet.attention import Cause, Item
 from fleet.connectivity import Mode, Reach
-from fleet.document import View
+from fleet.document import Kind as DocumentKind
+from fleet.document import View, taken_up
 from fleet.limits import MINUTE
+from fleet.node import Kind
+from fleet.people import Refused
 from fleet.reading import Health
-from web.ports import Attention, Choice, FieldConflict, NodeQuery, NodeRow, QuarantineItem, RecordView, Severity
+from web.ports import (
+    BatchRefusal,
+    BatchView,
+    Choice,
+    FieldConflict,
+    NodeQuery,
+    NodeRow,
+    QuarantineItem,
+    RecordView,
+)
 
 BATTERY_LOW_PCT = 20.0
 PLACES_MAX = 1_000  # on the map
@@ -109,24 +123,8 @@ ORDERS: dict[str, Callable[[NodeRow], tuple[object, ...]]] = {
 # -- what needs a person -------------------------------------------------------------------------------------------
 
 
-def by_urgency(line: Attention) -> tuple[bool, int]:
-    return (line.severity is not Severity.ACT, -line.since_ns)
-
-
-def notice(severity: Severity, words: str, since_ns: int, name: str, link: str) -> Attention:
-    return Attention(severity=severity, words=words, since_ns=since_ns, name=name, link=link)
-
-
-def waiting(items: int, now_ns: int) -> list[Attention]:
-    """A line for what waits in quarantine."""
-    if not items:
-        return []
-    words = f"{items} item{'s wait' if items > 1 else ' waits'} in quarantine"
-    return [notice(Severity.LOOK, words, now_ns, "quarantine", "/quarantine")]
-
-
 _WELL = (Health.OK, Health.UNKNOWN)
-_NOTHING: list[Attention] = []
+_NOTHING: list[Item] = []
 
 
 def is_well(row: NodeRow) -> bool:
@@ -139,32 +137,29 @@ def is_well(row: NodeRow) -> bool:
     return not low and row.phase != lifecycle.Phase.QUARANTINED
 
 
-def needs(row: NodeRow, now_ns: int) -> list[Attention]:
+def needs(row: NodeRow, now_ns: int) -> list[Item]:
     """Why a node needs a person, in one sentence each."""
     if is_well(row):
         return _NOTHING
-    found: list[tuple[Severity, str, int]] = []
+    found: list[tuple[Cause, str, int]] = []
     since = row.since_ns or now_ns
     if row.reach is Reach.OFFLINE:
         airborne = row.flight is not None and row.flight.value in ("AIR", "TAKEOFF", "LANDING")
         words = "silent while in the air" if airborne else "silent: neither messages nor ping answers"
-        found.append((Severity.ACT, words, since))
+        found.append((Cause.IN_AIR if airborne else Cause.SILENT, words, since))
     elif row.mode is Mode.DELAYED:
-        found.append((Severity.LOOK, "link is slow or lossy, or it answers ping and sends nothing", since))
+        found.append((Cause.DELAYED, "link is slow or lossy, or it answers ping and sends nothing", since))
     if row.health is Health.FAILED:
-        found.append((Severity.ACT, "reports that it has failed", since))
+        found.append((Cause.FAILED, "reports that it has failed", since))
     elif row.health is Health.DEGRADED:
-        found.append((Severity.LOOK, "reports that it is degraded", since))
+        found.append((Cause.DEGRADED, "reports that it is degraded", since))
     if row.heartbeat_missing_ns is not None and row.reach is not Reach.OFFLINE:
-        found.append((Severity.ACT, "no heartbeat, though it is heard", row.heartbeat_missing_ns))
+        found.append((Cause.HEARTBEAT, "no heartbeat, though it is heard", row.heartbeat_missing_ns))
     if row.battery and row.battery.value < BATTERY_LOW_PCT and now_ns - row.battery.at_ns < 10 * MINUTE:
-        found.append((Severity.ACT, f"battery at {row.battery.value:.0f} %", row.battery.at_ns))
+        found.append((Cause.BATTERY, f"battery at {row.battery.value:.0f} %", row.battery.at_ns))
     if row.phase == lifecycle.Phase.QUARANTINED:
-        found.append((Severity.ACT, "is quarantined", since))
-    return [
-        Attention(severity=severity, words=words, since_ns=at_ns, node_id=row.id, name=row.name)
-        for severity, words, at_ns in found
-    ]
+        found.append((Cause.QUARANTINE, "is quarantined", since))
+    return [Item(cause, DocumentKind.NODE, row.id, row.name, words, at_ns, row.site) for cause, words, at_ns in found]
 
 
 def quarantined(
@@ -214,6 +209,37 @@ def online(view: View) -> str:
     return "" if said is None or said.value is None else "yes" if said.value else "no"
 
 
+_CARRY = (Kind.RELAY, Kind.GATEWAY)
+
+
+def relays(nodes: Iterable[tuple[str, str, Kind]]) -> tuple[tuple[str, str], ...]:
+    """Id and name of each that carries others' traffic, of ids, names and kinds; by name."""
+    return tuple(sorted(((one, name) for one, name, kind in nodes if kind in _CARRY), key=lambda each: each[::-1]))
+
+
+def check_relay(over: str, known: Sequence[tuple[str, str]], site: str) -> None:
+    """Refused when no node can be reached over it there; empty is the site itself."""
+    if over and over not in dict(known):
+        raise Refused(f"there is no relay or gateway of that id at {site}; choose one of them, or the site itself", 422)
+
+
+def batch(outcomes: Iterable[tuple[str, bool, str, str, str]], *, done: bool) -> BatchView:
+    """What became of each node, of its id, whether it changes, why not, its name and its site."""
+    sites: Counter[str] = Counter()
+    refused: list[BatchRefusal] = []
+    same = 0
+    for node_id, changes, why, name, site in outcomes:
+        if why:
+            refused.append(BatchRefusal(id=node_id, name=name, site=site, why=why))
+        elif changes:
+            sites[site] += 1
+        else:
+            same += 1
+    return BatchView(
+        done=done, changed=sites.total(), same=same, sites=tuple(sorted(sites.items())), refused=tuple(refused)
+    )
+
+
 def conflicts(view: View, where: Callable[[str], str]) -> tuple[FieldConflict, ...]:
     """What was written at once; `where` names the place of a log's writer."""
     return tuple(
@@ -231,4 +257,5 @@ def conflicts(view: View, where: Callable[[str], str]) -> tuple[FieldConflict, .
             ),
         )
         for one in view.conflicts
+        if not taken_up(one.pointer)
     )

@@ -44,6 +44,22 @@ MODE: dict[Mode | None, str] = {
 
 CUT_OFF = "Cut off"
 
+BATCH: dict[str, str] = {
+    "target_version": "Version wanted",
+    "policy_bundle_id": "Policy bundle",
+    "maintenance_window": "Maintenance window",
+    "domain_id": "Domain",
+    "add_tag": "Tag added",
+    "remove_tag": "Tag removed",
+}
+
+PATH: dict[Reach, str] = {
+    Reach.ONLINE: "live",
+    Reach.DEGRADED: "degraded",
+    Reach.OFFLINE: "silent",
+    Reach.UNKNOWN: "unknown",
+}
+
 # A link as it looks: a shape, and a word for the mode. Cut off is the normal state of a site, never an alarm in itself.
 LINK: dict[Mode | None, tuple[str, str]] = {
     None: ("unknown", "Never heard"),
@@ -65,6 +81,7 @@ LANE: dict[str, str] = {
 
 FIELD: dict[str, str] = {
     "domain_id": "domain",
+    "upstream": "reached over",
     "target_version": "version wanted",
     "policy_bundle_id": "policy bundle",
     "min_battery_pct": "least battery",
@@ -94,6 +111,30 @@ CAUSE: dict[str, str] = {
     "taken": "the lease ran out, the site took over",
     "returned": "handed back",
 }
+
+NEEDS: dict[str, str] = {  # what needs a person, by its cause
+    "storage": "Disk",
+    "quarantine": "Quarantine",
+    "in_air": "Silent in the air",
+    "fork": "Forked log",
+    "contest": "Contested authority",
+    "intake": "Intake",
+    "failed": "Failed",
+    "heartbeat": "No heartbeat",
+    "battery": "Battery",
+    "silent": "Silent",
+    "parked": "Parked words",
+    "conflict": "Conflicts",
+    "gap": "Gaps",
+    "break_glass": "Break glass",
+    "drift": "Drift",
+    "debt": "Behind",
+    "input": "Input",
+    "degraded": "Degraded",
+    "delayed": "Delayed",
+}
+
+TAKEN_UP: dict[str, str] = {"acknowledged": "seen", "snoozed": "can wait until {0}", "assigned": "{0} has it"}
 
 STANDING: dict[Standing, tuple[str, str]] = {
     Standing.IN_LINE: ("ok", "As wanted"),
@@ -194,6 +235,10 @@ DONE: dict[str, str] = {
     "handed-back": "Handed back. The journal says by whom, and why.",
     "parked-take": "Taken. It holds from now on, here and at the other end.",
     "parked-drop": "Let go. What holds stays as it is; the journal keeps what was written, and why it was let go.",
+    "seen": "Seen. It stays out of the queue until it begins anew, here and at the other end.",
+    "later": "It comes back by itself.",
+    "mine": "Taken up. Everybody sees by whom, here and at the other end.",
+    "back": "It stands as if nobody had said anything.",
     "joined": "This site belongs to a hub now. It goes on by itself, with or without a line.",
 }
 
@@ -388,6 +433,10 @@ def _quoted(value: str) -> str:
 def _put(pointer: str, value: str) -> str:
     """One field of a document, and what was written there."""
     name, _, entry = pointer.partition("/")
+    if name in TAKEN_UP:
+        first, _, remark = value.partition("\n")
+        what = NEEDS.get(entry, entry).lower()
+        return f"{what}: {TAKEN_UP[name].format(first or 'nobody')}{f' (“{_shortened(remark)}”)' if remark else ''}"
     if entry:
         said = "" if value == "True" else f": {value}"
         return f"{name.removesuffix('s')} {entry}{said}"

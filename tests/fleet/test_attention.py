@@ -76,10 +76,11 @@ def test_a_time_without_its_offset_is_no_moment(text: str) -> None:
     assert attention.moment(text) is None
 
 
-def test_the_first_of_each_domain_in_the_order_of_all() -> None:
-    items = [item(Cause.DRIFT, f"{number}", domain="north" if number % 2 else "") for number in range(7)]
-    first = attention.by_domain(attention.queue(items, NOW), 2)
-    assert {domain: len(held) for domain, held in first.items()} == {"": 2, "north": 2}
+def test_a_low_battery_that_was_seen_is_not_told_again_with_each_reading() -> None:
+    seen = NOBODY._replace(seen_by="Alice", seen_ns=NOW)
+    low = item(Cause.BATTERY, since_ns=NOW + MINUTE, handled=seen)
+    assert attention.queue([low], NOW + MINUTE) == []
+    assert attention.queue([low], NOW + HOUR) == [low]
 
 
 def test_an_item_is_plain_data() -> None:

@@ -27,6 +27,7 @@ PATHS = (
     "/links",
     *(f"/links/{writer}" for writer in (ALDER, BIRCH, CEDAR, ELM)),
     *(f"/nodes/{present(site, 0, 1).node_id}" for site in (0, 2)),
+    "/attention",
     "/plan",
     f"/plan/{ALDER}",
     "/quarantine",

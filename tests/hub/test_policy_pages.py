@@ -111,12 +111,43 @@ def test_a_limit_that_cannot_be_read_is_refused_in_words_and_nothing_is_lost(
         assert "is no range; write 10..80" in page.inner_text(".summary")
 
 
+def test_the_paths_of_a_domain_are_drawn_and_listed(harbor: Served, browser: Any, told: dict[str, str]) -> None:
+    written(harbor, Kind.NODE, KESTRELS[2], upstream=KESTRELS[1])
+    with page_of(browser, harbor.url) as page:
+        sign_in(page, harbor.url, "alice", PASSWORD)
+        page.goto(f"{harbor.url}/domains/{told['fjord']}")
+        assert page.locator(".tree .offline", has_text="kestrel-3").count() == 1, "its relay is silent"
+        assert "its path is silent" in page.inner_text(".branches")
+        assert_clean(page)
+    with page_of(browser, harbor.url, width=390) as page:
+        sign_in(page, harbor.url, "alice", PASSWORD)
+        page.goto(f"{harbor.url}/domains/{told['fjord']}")
+        assert page.locator(".tree").is_hidden()
+        assert page.locator(".branches").is_visible()
+
+
+def test_what_a_change_of_many_touches_is_seen_without_script(
+    harbor: Served, browser: Any, told: dict[str, str]
+) -> None:
+    with page_of(browser, harbor.url, script=False) as page:
+        sign_in(page, harbor.url, "alice", PASSWORD)
+        page.goto(f"{harbor.url}/domains/{told['coast']}")
+        page.click("text=Change many at once")
+        page.check(f"[name='n-{OSPREYS[0]}']")
+        page.select_option("#b-field", "add_tag")
+        page.fill("#b-value", "winter")
+        page.click("text=See what it touches")
+        page.wait_for_selector("#preview")
+        assert "1 node refuses" in page.inner_text("#preview"), "nothing was ever said to that site"
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark", "night"])
 @pytest.mark.parametrize("width", [1280, 390])
 def test_axe_finds_nothing_and_gloves_hit_everything(
     harbor: Served, browser: Any, told: dict[str, str], scheme: str, width: int
 ) -> None:
-    paths = ("/policies", f"/policies/{told['bundle']}", *(f"/domains/{told[name]}" for name in ("fjord", "coast")))
+    domains = [f"/domains/{told[name]}" for name in ("fjord", "coast")]
+    paths = ("/policies", f"/policies/{told['bundle']}", *domains, f"{domains[0]}/edit")
     with page_of(browser, harbor.url, scheme=scheme, width=width) as page:
         sign_in(page, harbor.url, "alice", PASSWORD)
         for path in (*paths, "/domains/none"):

@@ -309,7 +309,7 @@ def test_an_actor_belongs_to_one_log_and_one_document() -> None:
         for writer in ("01ALDER", "01BIRCH")
         for epoch in (1, 2)
     }
-    assert len(every) == 2 * 3 * 2 * 2 * 2
+    assert len(every) == 2 * 4 * 2 * 2 * 2
     assert {len(one) for one in every} == {16}
     assert document.actor_id(DRONE, ALDER) == document.actor_id(DRONE, Author("01ALDER", 1))
 

@@ -38,6 +38,9 @@ class Slate:
         at_ns = self.now_ns() - ago_ns
         return Stamped(value, who, where, 1, at_ns, at_ns, Clock.SYNCED)  # type: ignore[arg-type]
 
+    def board_view(self, node_id: str) -> View:
+        return View(self.wanted.get(node_id, {}), ())
+
     def put(self, kind: Kind, name: str, fields: Mapping[str, object], **said: Any) -> str:
         held = self.documents.setdefault((kind, name), {})
         for field, value in fields.items():

@@ -9,13 +9,15 @@ from __future__ import annotations
 import asyncio
 import math
 import random
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Collection, Iterable, Mapping, Sequence
+from typing import Any
 
 import msgspec
 
 from fleet import audit, past
 from fleet import events as facts
 from fleet.audit import Page, Query
+from fleet.board import text as text_of
 from fleet.connectivity import REACH, Mode, Reach
 from fleet.events import Body, Clock, Recorded
 from fleet.ids import ulid
@@ -39,13 +41,18 @@ from web.past import Then
 from web.ports import (
     AccountView,
     Attention,
+    AttentionQuery,
+    AttentionView,
+    AttentionWish,
     AuthorityLine,
     AuthorityTerms,
     AuthorityView,
+    BatchView,
     BudgetClass,
     BudgetView,
     BundleView,
     Choice,
+    DebtLine,
     FieldConflict,
     Fitness,
     Gauge,
@@ -76,6 +83,7 @@ from web.ports import (
     Value,
     VerifyStep,
 )
+from web.rows import batch, relays
 
 NOW_NS = 1_795_253_400 * SECOND
 PASSWORD = "correct horse battery"
@@ -339,11 +347,14 @@ class Island:
         self.notes: dict[str, str] = {}
         self.conflicts: dict[str, FieldConflict] = {}
         self.plans = Agenda(self)
+        self.taken_up: dict[str, dict[str, Any]] = {}
         self.parked: dict[str, tuple[ParkedValue, ...]] = {}
         self.lines_of_authority: list[AuthorityLine] = []
         self.granted: list[tuple[str, str, AuthorityTerms | None, str]] = []
         self.down = ""
         self.broken: Exception | None = None
+        self.decided_elsewhere: set[str] = set()
+        self.behind: list[DebtLine] = []
         self.slate = Slate(self.rows, self.nodes_held, self.now)
         self.policies = self.slate.policies
         self.past: Then | None = Then(Remembered(self.log), self, lambda: list(self.rows.values()), tuple)
@@ -654,6 +665,7 @@ class Island:
             if found
         ]
         lines.sort(key=lambda line: line.severity is Severity.LOOK)
+        self.needing = lines
         wanted = query.text.lower()
         found_rows = [
             row
@@ -677,6 +689,7 @@ class Island:
             now_ns=now,
             reach={reach: sum(row.reach is reach for row in rows) for reach in Reach},
             attention=tuple(lines),
+            needing=len(lines),
             rows=tuple(found_rows[query.offset : query.offset + query.limit]),
             matching=len(found_rows),
             places=tuple(row for row in found_rows if row.position),
@@ -685,6 +698,45 @@ class Island:
             unclaimed=len(self.unclaimed),
             uptime_s=21_600 + (now - NOW_NS) / SECOND,
         )
+
+    async def attention(self, who: Identity, query: AttentionQuery) -> AttentionView:
+        await self.site(who, NodeQuery())
+        every = [
+            msgspec.structs.replace(
+                line,
+                cause="silent" if line.severity is Severity.ACT else "delayed",
+                key=f"silent:node:{line.node_id}",
+                link=f"/nodes/{line.node_id}",
+                takes=True,
+                **self.taken_up.get(f"silent:node:{line.node_id}", {}),
+            )
+            for line in self.needing
+        ]
+        items = [line for line in every if line.seen_ns is None and query.cause in ("", line.cause)]
+        quiet = [line for line in every if line.seen_ns is not None]
+        return AttentionView(
+            now_ns=self.now(),
+            items=tuple(items),
+            matching=len(items),
+            total=len(every) - len(quiet),
+            quiet=tuple(quiet),
+            quiet_matching=len(quiet),
+            causes=(("silent", 1), ("delayed", 1)),
+            domains=(("north", "North", 1),),
+        )
+
+    async def handle(self, who: Identity, wish: AttentionWish) -> None:
+        self._check()
+        if not wish.key.startswith("silent:node:"):
+            raise Refused("that does not need anybody any more; look again", 404)
+        held = self.taken_up.setdefault(wish.key, {})
+        held |= {"remark": wish.remark} if wish.remark else {}
+        if wish.action == "seen":
+            held |= {"seen_by": who.name, "seen_ns": self.now()}
+        elif wish.action == "mine":
+            held |= {"assigned": wish.to or who.name, "assigned_by": who.name}
+        elif wish.action == "back":
+            held.clear()
 
     async def node(self, who: Identity, node_id: str) -> NodeView | None:
         self._check()
@@ -720,6 +772,8 @@ class Island:
             drift=lines.get(node_id, ()),
             domains=domains,
             policies=bundles,
+            upstream=text_of(self.slate.board_view(node_id), "upstream"),
+            relays=relays((one.id, one.name, one.kind) for one in self.rows.values() if one.id != node_id),
             sources=tuple(source for source in self.claimed.values() if source.node_id == node_id),
             moves=moves,
             text=self.texts.get(node_id, "EKF3 IMU0 is using GPS") if row.seen_ns else None,
@@ -734,6 +788,9 @@ class Island:
     async def nodes(self, who: Identity, after: str, limit: int) -> Sequence[Node]:
         self._check()
         return [self.nodes_held[one] for one in sorted(self.nodes_held) if one > after][:limit]
+
+    async def called(self, who: Identity, ids: Collection[str]) -> Mapping[str, str]:
+        return {one: self.nodes_held[one].name for one in ids if one in self.nodes_held}
 
     async def series(self, who: Identity, node_id: str, metric: str, from_ns: int, to_ns: int) -> Series:
         self._check()
@@ -926,6 +983,23 @@ class Island:
         self.nodes_held[node_id] = msgspec.structs.replace(self.nodes_held[node_id], **plain)
         self._fact(node_id, facts.NodeChanged(field=field, former=former.name, value=value, actor=who.name))
         self.touch("site", f"node:{node_id}", "journal")
+
+    async def debts(self, who: Identity, domain: str) -> Sequence[DebtLine]:
+        return self.behind
+
+    async def change_many(
+        self, who: Identity, node_ids: Sequence[str], field: str, value: str, *, dry_run: bool
+    ) -> BatchView:
+        """As the boxes do; what another decides on is refused."""
+        outcomes = []
+        for node_id in node_ids:
+            held = self.slate.wanted.setdefault(node_id, {})
+            why = "harbor decides what is wanted here (epoch 3)." if node_id in self.decided_elsewhere else ""
+            changes = not why and (field not in held or held[field].value != value)
+            if changes and not dry_run:
+                held[field] = self.slate.stamped(value, who=who.name)
+            outcomes.append((node_id, changes, why, self.rows[node_id].name, self.name))
+        return batch(outcomes, done=not dry_run)
 
     def disagree(self, node_id: str) -> None:
         """Alice here and Bob at harbor wrote a version at the same time."""

@@ -11,7 +11,7 @@ from starlette.responses import Response, StreamingResponse
 from fleet import audit, limits
 from fleet.audit import Query
 from web import api_shapes, asked, forms, render
-from web.names import names
+from web.names import names, of_policies
 from web.pages.journal import joined
 from web.ports import Refused
 
@@ -51,6 +51,7 @@ async def show(request: Request) -> Response:
         query=query,
         sites={one.peer: one.name for one in links},
         names=await names(request, [one.subject for one in page.events]),
+        called=await of_policies(request),
         person_of=audit.person_of,
         place_of=audit.place_of,
         kinds=KINDS,

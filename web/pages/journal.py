@@ -11,7 +11,7 @@ from starlette.responses import Response, StreamingResponse
 from fleet import limits
 from fleet.events import KINDS
 from web import api_shapes, asked, forms, render
-from web.names import names
+from web.names import names, of_policies
 from web.ports import Refused, Unavailable
 
 
@@ -37,6 +37,7 @@ async def show(request: Request) -> Response:
         topic="journal",
         events=events,
         names=await names(request, [one.subject for one in events]),
+        called=await of_policies(request),
         older=older,
         before=before,
         kind=kind,

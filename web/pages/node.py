@@ -110,7 +110,7 @@ async def _show(request: Request, *, problem: str = "", status: int = 200) -> Re
         spans=SPANS_H,
         kinds=tuple(Kind),
         base=f"/nodes/{node_id}",
-        called=dict(view.domains + view.policies),
+        called=dict(view.domains + view.policies + view.relays),
         band=await _band(request, node_id) if part == "" else None,
         quote=quote,
     )
