@@ -230,12 +230,14 @@ class LightSite:
             self._ca.write_text(file.ca)
         self._due_s = 0.0
 
-    def come(self) -> None:
+    def come(self) -> asyncio.Task[None]:
+        """Its line comes up; the task holds it."""
         file = self._file
         self._link = SiteEnd(file.urls, file.tenant, file.link, file.password, ca=self._ca)
         self._carrier = Carrier(self._link, self._turn)
         self._running = asyncio.create_task(self._carrier.run())
         self.speak()
+        return self._running
 
     async def leave(self) -> None:
         while not self._running.done():  # more than once: `wait_for` may swallow a cancellation

@@ -203,7 +203,7 @@ def _herd(root: Path, sites: Mapping[str, int], ready: Event, go: Event, over: E
 
 async def _live(root: Path, names: Sequence[str], over: Event) -> None:
     sites = [LightSite(root / name, name) for name in names]
-    tasks = [asyncio.create_task(site.run()) for site in sites]
+    tasks = [site.come() for site in sites]
     while not over.is_set():
         for site in sites:
             site.speak()
