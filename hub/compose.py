@@ -10,7 +10,7 @@ from pathlib import Path
 
 from fleet.authority import HUB as HUB_DECIDES
 from fleet.authority import Names
-from fleet.events import Recorded
+from fleet.events import AuthorityBegan, AuthorityGranted, AuthoritySettled, Recorded
 from fleet.projections import authority as authority_view
 from fleet.projections import lifecycle as lifecycle_view
 from hub import shelf
@@ -44,6 +44,7 @@ from web.stale import Stale
 
 VERSION = "0.1.0"
 _QUARANTINE_S = 1.0
+_OF_AUTHORITY = frozenset((AuthorityBegan.KIND, AuthorityGranted.KIND, AuthoritySettled.KIND))
 
 LIFECYCLE = Projection(lifecycle_view.NAME, lifecycle_view.VERSION, lifecycle_view.EMPTY, lifecycle_view.advance)
 AUTHORITY = Projection(authority_view.NAME, authority_view.VERSION, authority_view.EMPTY, authority_view.advance)
@@ -187,7 +188,7 @@ class Hub:
     def _fold(self, batch: Sequence[Recorded]) -> None:
         self.lifecycle.fold(batch)
         self.authority.fold(batch)
-        for subject in {one.subject for one in batch if one.kind.startswith("authority.")}:
+        for subject in {one.subject for one in batch if one.kind in _OF_AUTHORITY}:
             self.stale.mark(f"authority:{subject}")
         self.stale.mark("journal")
 

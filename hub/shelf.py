@@ -29,6 +29,21 @@ from sync.hub import Known, Missing, Took
 from sync.messages import Chunk, Heads, Hello, LogHead, Present
 from sync.receipt import Drop
 
+# Few among a million turns of state; looked for once.
+_ACTED_ON = frozenset(
+    body.KIND
+    for body in (
+        events.DocumentChanged,
+        events.SegmentSealed,
+        events.TelemetryDropped,
+        events.TelemetryDamaged,
+        events.GlassBroken,
+        events.GlassSealed,
+        events.AuthorityBegan,
+        events.AuthorityGranted,
+    )
+)
+
 Aside = Callable[[str, str, str, bytes], None]  # intake, source, reason, raw
 Turn = tuple[NodePresent | None, NodePresent]  # a node as it was told before, and now
 
@@ -229,15 +244,16 @@ class HubShelf:
 
         took = self._take(key, group, now_ns, facts)
         if facts:
+            said = [fact for fact in facts if fact.kind in _ACTED_ON]
             peer = peers.get(self.db, writer)
-            before = self._shared.common(self.db, self._tenant, facts)
-            folded = self._shared.fold(self.db, self._tenant, facts, now_ns, peer.log if peer else None)
+            before = self._shared.common(self.db, self._tenant, said)
+            folded = self._shared.fold(self.db, self._tenant, said, now_ns, peer.log if peer else None)
             if before:
                 self._shared.pass_on(self.db, before, peers.logs_towards(self.db, self._tenant, but=writer))
             for raw, reason in folded.refused:
                 self._aside("document", writer, reason, raw)
-            self._segments.noticed(self.db, writer, facts, now_ns)
-            self._broken_glass(writer, facts)
+            self._segments.noticed(self.db, writer, said, now_ns)
+            self._broken_glass(writer, said)
             count = len(facts)
             self._later(writer, lambda site: setattr(site, "events", site.events + count))
         return took

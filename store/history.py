@@ -35,6 +35,8 @@ T = TypeVar("T")
 
 VERSION = 1
 BATCH_EVENTS_MAX = 20_000  # journal positions to a transaction
+FOLLOWED_EVENTS_MAX = 4_000  # the same, while the box runs
+REST = 6  # times as long as a batch took: a history of weeks comes in first, and is put together behind it
 PAUSE_S = 0.25  # between two looks at the journal: what comes meanwhile is one batch
 REOPEN_S = 2.0
 NAMES_MAX = 500_000  # kept in memory; beyond it they are read again
@@ -265,13 +267,14 @@ class HistoryIndex:
                 self.problem = ""
                 self._wake.wait(60.0)
                 continue
-            upto = min(head, self.position + BATCH_EVENTS_MAX)
+            began = time.monotonic()
+            upto = min(head, self.position + FOLLOWED_EVENTS_MAX)
             turns, told = _step(db, site, names, logs, self.position, upto)
             for writer, stamp in told.items():
                 self._told[writer] = max(stamp, self._told.get(writer, 0))
             self.position, self.problem = upto, ""
             self._changed(min((row[2] for row in turns), default=None))
-            self._stop.wait(PAUSE_S if upto == head else 0.01)  # far behind, it lets others have their turn
+            self._stop.wait(max(PAUSE_S if upto == head else 0.0, REST * (time.monotonic() - began)))
 
     def _changed(self, least: int | None) -> None:
         """Moments at or after the oldest new turn are not what they were."""

@@ -42,7 +42,11 @@ EMPTY = State({}, {})
 def advance(state: State, events: Iterable[Recorded]) -> State:
     """Fold a batch into a new state; the old state stays as it was. Moves are rare, and a copy of a large state is not
     made for nothing."""
-    moves = [(event, event.body) for event in events if isinstance(event.body, LifecycleMoved)]
+    moves = [
+        (event, event.body)
+        for event in events
+        if event.kind == LifecycleMoved.KIND and isinstance(event.body, LifecycleMoved)
+    ]
     if not moves:
         return state
     standing, refused = dict(state.standing), dict(state.refused)
