@@ -168,6 +168,10 @@ class ApplianceBox:
             spark=tuple(state.spark),
         )
 
+    async def look(self) -> None:
+        """Note what needs a person as of now (`web.attention.attend`)."""
+        await self._needing(await self.drifting.latest(), self._parts.clock.now_ns())
+
     async def _needing(self, drift: ports.DriftView, now_ns: int) -> Made:
         """All that needs a person, in order."""
         parts, listed = self._parts, self._listed()

@@ -65,6 +65,7 @@ from sync.link import Link
 from sync.site import Me
 from web import console
 from web.app import application
+from web.attention import attend
 from web.serving import Serving
 from web.stale import Stale
 
@@ -420,6 +421,7 @@ class Appliance:
         self.supervisor.run("threads", self._threads_loop)
         self.supervisor.run("views", self._views_loop)
         self.supervisor.run("drift", lambda: self.box.drifting.run(self.stale.mark))
+        self.supervisor.run("attention", lambda: attend(self.box.look))
         if await self.accounts.needs_setup():
             self.setup_path = f"/setup/{await self.accounts.setup_secret()}"
         await self._serve()

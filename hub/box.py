@@ -208,6 +208,10 @@ class HubBox:
         site = self._parts.fleet.sites.get(here.site)
         return _row(here, site.name if site else "", _lost_ns(site, here))
 
+    async def look(self) -> None:
+        """Note what needs a person as of now (`web.attention.attend`)."""
+        await self._needing(await self.drifting.latest(), self._parts.clock.now_ns())
+
     async def _needing(self, drift: ports.DriftView, now_ns: int) -> Made:
         """All that needs a person, in order."""
         parts, sites, fault = self._parts, self._sites(), self._parts.fault()

@@ -38,6 +38,7 @@ from store.supervisor import Supervisor
 from store.views import CHECKPOINT_S, Projection, View
 from web import console
 from web.app import application
+from web.attention import attend
 from web.policy import Entry
 from web.serving import Serving
 from web.stale import Stale
@@ -158,6 +159,7 @@ class Hub:
         self.supervisor.run("authority", self.granting.run)
         self.supervisor.run("debts", self.debts.run)
         self.supervisor.run("drift", lambda: self.box.drifting.run(self.stale.mark))
+        self.supervisor.run("attention", lambda: attend(self.box.look))
         self.supervisor.run("clock", self.ground.watch_clock)
         if await self.accounts.needs_setup():
             self.setup_path = f"/setup/{await self.accounts.setup_secret()}"

@@ -9,8 +9,9 @@ Rules of the file
 
 from __future__ import annotations
 
+import asyncio
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from fleet import attention
@@ -34,6 +35,17 @@ BOX = "box"  # an item of the box itself: no document, so it goes when its cause
 _ANOTHER = frozenset({Cause.FORK, Cause.GAP})  # more of it is another one
 _FRESH_NS = 10 * SECOND
 _REMARK_BYTES = TAKEN_UP[attention.SEEN].bytes_max - 128  # type: ignore[union-attr]
+
+
+LOOK_S = 5.0
+
+
+async def attend(look: Callable[[], Awaitable[object]]) -> None:
+    """Look at the queue when nobody does: what has no time of its own began when it did, not when somebody came to see it.
+    Supervised, for ever."""
+    while True:
+        await look()
+        await asyncio.sleep(LOOK_S)
 
 
 class Made(NamedTuple):

@@ -19,6 +19,7 @@ from store.control import call
 from store.folder import FolderTaken
 from store.ports import ListenProblem
 from tests.hub.sites import ALDER, BIRCH, CEDAR, HARBOR, filled, present
+from web.ports import AttentionQuery
 
 ALICE = Identity(name="alice", role=Role.ADMIN)
 
@@ -70,6 +71,15 @@ async def test_the_pages_show_the_fleet(harbor: Hub) -> None:
         assert "as cedar told it" in text
         assert "cedar is not heard" in text
         assert 'href="/?site=cedar"' in text
+
+
+async def test_what_needs_a_person_began_when_it_did_and_not_when_somebody_looked(harbor: Hub) -> None:
+    harbor.quarantine.put("link", "alder", "these bytes are no message", b"?")
+    while not harbor.box._queue._since:
+        await asyncio.sleep(0.05)
+    looked_ns = harbor.ground.clock.now_ns()
+    (item,) = (await harbor.box.attention(ALICE, AttentionQuery())).items
+    assert item.since_ns < looked_ns
 
 
 async def test_the_console_is_the_file_in_the_folder(harbor: Hub) -> None:
