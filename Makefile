@@ -32,7 +32,7 @@ devices: $(STAMP)/runtime
 sim: $(STAMP)/dev
 	@$(PY) -m tests.simulation $(if $(SEED),--seed $(SEED)) $(if $(MINUTES),--minutes $(MINUTES)) $(SIM_ARGS)
 
-test: $(STAMP)/dev peers
+test: $(STAMP)/dev $(STAMP)/peers peers
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
 	$(PY) -m mypy
@@ -58,6 +58,7 @@ peers:
 lock:
 	uv pip compile -q pyproject.toml --python-version 3.11 --generate-hashes --no-header --no-emit-index-url --no-annotate -o requirements.lock
 	uv pip compile -q pyproject.toml --group dev --python-version 3.11 --generate-hashes --no-header --no-emit-index-url --no-annotate -o requirements-dev.lock
+	uv pip compile -q --group peers --python-version 3.11 --generate-hashes --no-header --no-emit-index-url --no-annotate -o requirements-peers.lock
 
 clean:
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache
@@ -78,3 +79,8 @@ $(STAMP)/dev: requirements-dev.lock | $(VENV)/bin/python
 	@echo "installing the packages of requirements-dev.lock (once)"
 	@$(PY) -m pip install -q --disable-pip-version-check --require-hashes -r requirements-dev.lock
 	@mkdir -p $(STAMP) && touch $(STAMP)/runtime $@
+
+$(STAMP)/peers: requirements-peers.lock | $(VENV)/bin/python
+	@echo "installing the clients of requirements-peers.lock (once)"
+	@$(PY) -m pip install -q --disable-pip-version-check --require-hashes --upgrade --target $(VENV)/peers -r requirements-peers.lock
+	@mkdir -p $(STAMP) && touch $@

@@ -13,12 +13,13 @@ from starlette.datastructures import MutableHeaders
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.websockets import WebSocket
 
 from web import asked, render
-from web.auth import Authentication, check_intent
-from web.policy import Entry, Table, admit
+from web.auth import Authentication, check_intent, same_origin
+from web.policy import Entry, Table, Talk, admit
 from web.ports import Box, People, Refused, Unavailable
-from web.routes import TABLE
+from web.routes import TABLE, TALKS
 
 HEADERS = {
     "content-security-policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; "
@@ -37,12 +38,13 @@ def application(
     people: People,
     *,
     extra_routes: Iterable[Entry] = (),
+    extra_talks: Iterable[Talk] = (),
     secure_cookies: bool = False,
     clock: Callable[[], int],
 ) -> ASGIApp:
-    """The pages and the API of a box. `extra_routes` are the box's own (its HTTP intake), policy included; `clock`
-    gives Unix ns. AssertionError when a route has no policy."""
-    table = Table((*TABLE, *extra_routes))
+    """The pages and the API of a box. `extra_routes` and `extra_talks` (websockets) are the box's own, policy included;
+    `clock` gives Unix ns. AssertionError when a route has no policy."""
+    table = Table((*TABLE, *extra_routes), (*TALKS, *extra_talks))
     house = asked.House(box, people, clock, secure_cookies)
     return Headers(Finding(Authentication(Answer(), people), table, house))
 
@@ -82,8 +84,10 @@ class Finding:
         self._house = house
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        method = scope.get("method", "GET")
-        entry, parameters, methods = self._table.find(method, scope["path"])
+        entry: Entry | Talk | None
+        entry, parameters, methods = self._table.find(scope.get("method", "GET"), scope["path"])
+        if scope["type"] == "websocket":
+            entry = self._table.talks.get(scope["path"])
         scope.update(
             {
                 "skerry.house": self._house,
@@ -99,7 +103,7 @@ class Finding:
 class Answer:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "websocket":
-            await _close(receive, send)
+            await _talk(WebSocket(scope, receive, send))
             return
         started = False
 
@@ -212,7 +216,23 @@ def refusal(request: Request, status: int, words: str) -> Response:
     return response
 
 
-async def _close(receive: Receive, send: Send) -> None:
-    """No page of ours opens a websocket yet."""
-    await receive()
-    await send({"type": "websocket.close", "code": 1008})
+_NOT_ALLOWED = 1008  # RFC 6455 7.4.1: policy violation
+
+
+async def _talk(socket: WebSocket) -> None:
+    """Closed before it opens (the client sees 403) unless there is one at this address, for this one, from our own page."""
+    talk: Talk | None = socket.scope["skerry.entry"]
+    who = asked.whoever(socket)
+    try:
+        if talk is None:
+            raise Refused("There is nothing at this address.", 404)
+        admit(talk, who)
+        if who is not None and who.via == "session" and not same_origin(socket):
+            raise Refused("This was asked for by another site.", 403)
+    except Refused as refused:
+        await socket.receive()
+        await socket.close(_NOT_ALLOWED, str(refused))
+        return
+    if who is not None and who.watched:
+        await asked.people(socket).seen(who, f"WEBSOCKET {talk.path}", socket.headers.get("user-agent", ""))
+    await talk.handler(socket)

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import NamedTuple
 
-from starlette.requests import Request
+from starlette.requests import HTTPConnection, Request
 
 from fleet.limits import SECOND
 from web.ports import Box, Identity, Past, People, Refused
@@ -29,20 +29,20 @@ class House(NamedTuple):
     secure_cookies: bool
 
 
-def house(request: Request) -> House:
+def house(request: HTTPConnection) -> House:
     found: House = request.scope["skerry.house"]
     return found
 
 
-def box(request: Request) -> Box:
+def box(request: HTTPConnection) -> Box:
     return house(request).box
 
 
-def people(request: Request) -> People:
+def people(request: HTTPConnection) -> People:
     return house(request).people
 
 
-def whoever(request: Request) -> Identity | None:
+def whoever(request: HTTPConnection) -> Identity | None:
     found: Identity | None = request.scope.get("skerry.who")
     return found
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
+import h11
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 HEAD_SECONDS = 10.0
 _KEEP_ALIVE_SECONDS = 15
 _HEAD_BYTES_MAX = 64 * 1024
+WEBSOCKET_BYTES_MAX = 1024 * 1024  # of one message
 _CONNECTIONS_MAX = 2_000  # beyond it a request is answered 503 at once
 
 
@@ -34,6 +36,10 @@ class Punctual(H11Protocol):
             self._head_came()
         elif self._deadline is None:
             self._wait_for_head()
+
+    def handle_websocket_upgrade(self, event: h11.Request) -> None:
+        self._head_came()  # what it says from here on is no head
+        super().handle_websocket_upgrade(event)
 
     def on_response_complete(self) -> None:
         super().on_response_complete()
@@ -62,7 +68,9 @@ def server(app: ASGIApp) -> uvicorn.Server:
     settings = uvicorn.Config(
         app,
         http=Punctual,
-        ws="none",
+        ws="websockets-sansio",
+        ws_max_size=WEBSOCKET_BYTES_MAX,
+        ws_per_message_deflate=False,  # what is worth it is compressed already, and a bomb costs more than it brings
         lifespan="off",
         access_log=False,
         log_config=None,

@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 from starlette.requests import Request
 from starlette.responses import Response
+from starlette.websockets import WebSocket
 
 from web.ports import Identity, Refused, Role
 
@@ -43,11 +44,23 @@ class Entry(NamedTuple):
     uploads: bool = False
 
 
+class Talk(NamedTuple):
+    """One row for a websocket: the handler accepts it, or closes it. Whoever comes with a session comes from our own
+    page (`app.Answer` looks at the origin); PUBLIC asks nobody, the handler then finds out who it is by itself."""
+
+    path: str
+    handler: Callable[[WebSocket], Awaitable[None]]
+    policy: Policy
+
+
 class Table:
     """The one route table: static paths by dictionary, patterns in the order given."""
 
-    def __init__(self, entries: Iterable[Entry]) -> None:
+    def __init__(self, entries: Iterable[Entry], talks: Iterable[Talk] = ()) -> None:
         self.entries = tuple(entries)
+        self.talks = {talk.path: talk for talk in talks}
+        for talk in self.talks.values():
+            assert isinstance(talk.policy, Policy), f"the websocket {talk.path} has no policy"
         self._exact: dict[str, dict[str, Entry]] = {}
         self._patterns: list[tuple[re.Pattern[str], dict[str, Entry]]] = []
         seen: dict[str, dict[str, Entry]] = {}
@@ -82,7 +95,7 @@ class Table:
         return methods.get(wanted), found, tuple(sorted(methods))
 
 
-def admit(entry: Entry, who: Identity | None) -> None:
+def admit(entry: Entry | Talk, who: Identity | None) -> None:
     """Refused (401 or 403) unless `who` may pass."""
     if entry.policy is Policy.PUBLIC:
         return

@@ -22,7 +22,7 @@ from web.pages import (
     quarantine,
     site,
 )
-from web.policy import Entry, Policy
+from web.policy import Entry, Policy, Talk
 
 PUBLIC, VIEWER, OPERATOR, ADMIN = Policy.PUBLIC, Policy.VIEWER, Policy.OPERATOR, Policy.ADMIN
 
@@ -137,3 +137,5 @@ TABLE: tuple[Entry, ...] = (
     Entry("GET", "/healthz", api.alive, PUBLIC),
     Entry("GET", "/readyz", api.ready, PUBLIC),
 )
+
+TALKS: tuple[Talk, ...] = ()  # websockets that both boxes have

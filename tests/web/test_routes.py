@@ -6,13 +6,13 @@ import pytest
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.testclient import TestClient
-from starlette.websockets import WebSocketDisconnect
+from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from tests.web.conftest import ROLES, bearer
 from tests.web.island import NOW_NS, PASSWORD, SETUP_SECRET, Island, People
 from web.app import application
 from web.auth import from_control_socket
-from web.policy import Entry, Policy, Table, admit
+from web.policy import Entry, Policy, Table, Talk, admit
 from web.ports import Identity, Refused, Role
 from web.routes import TABLE
 
@@ -215,3 +215,40 @@ def test_the_box_may_bring_routes_of_its_own() -> None:
 def test_a_websocket_is_turned_away(ask: TestClient) -> None:
     with pytest.raises(WebSocketDisconnect), ask.websocket_connect("/live"):
         pass
+
+
+async def echo(socket: WebSocket) -> None:
+    await socket.accept()
+    await socket.send_text(await socket.receive_text())
+    await socket.close()
+
+
+def talking(policy: Policy = Policy.VIEWER) -> TestClient:
+    app = application(Island(nodes=1), People(), extra_talks=[Talk("/talk", echo, policy)], clock=lambda: NOW_NS)
+    return TestClient(app, follow_redirects=False)
+
+
+def test_a_websocket_opens_for_whom_its_policy_admits() -> None:
+    client = talking()
+    with client.websocket_connect("/talk", headers=bearer("bob")) as socket:
+        socket.send_text("hello")
+        assert socket.receive_text() == "hello"
+    with pytest.raises(WebSocketDisconnect), client.websocket_connect("/talk"):
+        pass
+    with pytest.raises(WebSocketDisconnect), talking(Policy.ADMIN).websocket_connect("/talk", headers=bearer("bob")):
+        pass
+
+
+def test_a_foreign_page_opens_no_websocket_with_the_cookie_of_a_session() -> None:
+    client = talking()
+    client.post("/login", data={"name": "alice", "password": PASSWORD})
+    with client.websocket_connect("/talk", headers={"origin": "http://testserver"}) as socket:
+        socket.send_text("hello")
+        assert socket.receive_text() == "hello"
+    with pytest.raises(WebSocketDisconnect), client.websocket_connect("/talk", headers={"origin": "http://mallory"}):
+        pass
+
+
+def test_a_websocket_without_a_policy_fails_at_the_start() -> None:
+    with pytest.raises(AssertionError, match="no policy"):
+        application(Island(nodes=0), People(), extra_talks=[Talk("/x", echo, None)], clock=lambda: 0)  # type: ignore[arg-type]

@@ -1,0 +1,115 @@
+"""Devices that say who they are: what every way in with credentials asks, whoever answers it. Shapes and promises only.
+
+Rules of the file
+  1  Who sent something is decided by the connection (token, password, certificate), never by what the payload says.
+  2  A device's records stand under the address `@NODE_ID`, so that its node claims them whichever way in it uses, from
+     wherever it calls. Behind a gateway the device's name follows: `@GATEWAY/NAME`, a sender of its own.
+  3  Refusals are values; the way in says them in its protocol's own terms (CONNACK 5, 401, an alert of TLS).
+  4  Everything here runs on the event loop; what is durable is so when the awaited call returns.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from enum import StrEnum
+from typing import NamedTuple, Protocol
+
+
+class Turned(StrEnum):
+    """Why somebody does not come in: one word for counting and quarantine."""
+
+    UNKNOWN = "unknown credential"
+    REVOKED = "revoked credential"
+    EXPIRED = "expired credential"
+    MISSING = "no credential"
+    FOREIGN = "not the device's own"  # a topic or path of somebody else
+    FLOOD = "too much at once"
+
+
+class Device(NamedTuple):
+    """Who is at the other end. `node_id` is empty for one that nobody knows and that the mode DEV lets in all the same:
+    its records are an unclaimed source under its network address, as syslog's are."""
+
+    node_id: str
+    name: str
+    credential: str = ""  # the id of what it showed, never a secret
+    tenant: str = "default"
+    gateway: bool = False  # may speak for others
+    address: str = ""  # of the network, for who is unknown
+
+    def source(self, intake: str, behind: str = "") -> str:
+        """The key of the source of its records; `behind`: a device that it speaks for."""
+        if self.node_id:
+            return f"{intake}/@{self.node_id}/{behind}"
+        return f"{intake}/{self.address}/{behind or self.name}"
+
+
+class Provision(NamedTuple):
+    """What a new device shows to get a credential: the code that an operator made, the name it wants, and, to get a
+    certificate instead of a token, a request for one (PKCS #10, PEM)."""
+
+    code: str
+    name: str = ""
+    csr_pem: str = ""
+
+
+class Provisioned(NamedTuple):
+    node_id: str
+    token: str = ""  # one of the two
+    certificate_pem: str = ""
+    ca_pem: str = ""
+
+
+class Doorkeeper(Protocol):
+    """Who may come in. Answers are cached for `intake.auth_ttl_s`, refusals too; a revocation counts at once."""
+
+    async def token(self, token: str, address: str = "") -> Device | Turned: ...
+
+    async def password(self, user: str, password: str, client_id: str, address: str = "") -> Device | Turned: ...
+
+    async def certificate(self, der: bytes, address: str = "") -> Device | Turned:
+        """`der`: the peer's certificate, whose chain TLS has verified."""
+
+    async def anonymous(self, name: str, address: str) -> Device | Turned:
+        """One that shows nothing: let in as unknown in DEV, MISSING in PROD."""
+
+    def allow(self, device: Device, messages: int, size: int) -> float:
+        """0.0 when the device's bucket and its tenant's hold so much, which is then taken; else seconds until they
+        will, and nothing is taken. `size` in bytes."""
+
+    async def provision(self, wish: Provision, address: str = "") -> Provisioned | Turned: ...
+
+    def on_revoked(self, tell: Callable[[str], None]) -> None:
+        """`tell(credential id)` is called on the event loop as soon as a credential is revoked, so that whoever holds a
+        connection that used it ends it."""
+
+
+class Line(Protocol):
+    """One connected device, however it is connected."""
+
+    device: Device
+
+    def send(self, topic: str, payload: bytes) -> bool:
+        """To this device, if it has subscribed to a filter that `topic` matches. False when it has not, or is gone. A
+        device that does not read is cut off by the way in, never waited for."""
+
+
+class Taken(NamedTuple):
+    """What a message from a device comes to: records to store (each under which name behind the gateway, "" for the device
+    itself, with its bytes as they came), or a reason why not, for quarantine. Answers go by `Line.send`."""
+
+    records: Sequence[tuple[str, bytes]] = ()
+    refused: str = ""
+
+
+class DeviceApi(Protocol):
+    """What topics mean, whichever protocol carries them. All synchronous and quick: what takes longer is begun here and
+    answered later by `Line.send`."""
+
+    def opened(self, line: Line) -> None: ...
+
+    def closed(self, line: Line) -> None: ...
+
+    def may_subscribe(self, device: Device, topic_filter: str) -> bool: ...
+
+    def published(self, line: Line, topic: str, payload: bytes) -> Taken: ...
