@@ -13,6 +13,7 @@ from typing import NamedTuple, TypeVar
 import msgspec
 
 from appliance import attention as needs
+from appliance.device_commands import DeviceCommands
 from appliance.gauges import gauges
 from appliance.parts import Line, Parts
 from appliance.presents import Here, Presents, Seen
@@ -79,6 +80,7 @@ class ApplianceBox:
     hub = False
     plans: ports.Plans  # given by whoever wires it
     marks: Marks
+    devices: DeviceCommands
 
     def __init__(self, parts: Parts) -> None:
         self.name = parts.identity.site
@@ -685,6 +687,14 @@ class ApplianceBox:
 
     async def take(self, who: Identity, node_id: str, field: str, choice: int) -> None:
         self._followed(node_id, await self._parts.commands.take(who.name, node_id, field, choice))
+
+    async def call_device(
+        self, who: Identity, node_id: str, method: str, params: object, timeout_s: float, *, one_way: bool
+    ) -> object:
+        return await self.devices.call(who.name, node_id, method, params, timeout_s, one_way=one_way)
+
+    async def claim_device(self, who: Identity, node_id: str, secret: str) -> None:
+        await self.devices.claim(who.name, node_id, secret)
 
     async def move(self, who: Identity, node_id: str, target: str, reason: str) -> None:
         state = self._parts.world.nodes.get(node_id)

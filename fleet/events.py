@@ -226,6 +226,36 @@ class VersionChanged(Body, frozen=True):
     record: int = 0
 
 
+# -- devices: what they were asked, and who took them on ------------------------------------------------------
+
+
+@_fact("device.called")
+class DeviceCalled(Body, frozen=True):
+    """A person called a method of a device; written before it is sent. `params` as JSON, cut after 500 characters."""
+
+    method: str
+    params: str
+    actor: str
+    one_way: bool = False
+
+
+@_fact("device.call_ended")
+class DeviceCallEnded(Body, frozen=True):
+    """`outcome` is answered, sent (nothing was awaited), or why not."""
+
+    method: str
+    outcome: str
+    took_ns: int
+    actor: str
+
+
+@_fact("device.claimed")
+class DeviceClaimed(Body, frozen=True):
+    """Somebody entered the secret that the device had said: it is the one before them."""
+
+    actor: str
+
+
 # -- telemetry: what was kept, what was let go --------------------------------------------------------------
 
 

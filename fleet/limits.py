@@ -26,6 +26,18 @@ metrics_per_node_max = 256  # beyond it a node's new names are not kept as value
 tcp_connections_max = 1_024
 tcp_idle_seconds_max = 600
 
+# What devices ask and are asked
+gateway_devices_max = 1_000  # that one message names, or that one connection stands for
+attributes_per_node_max = 128
+attribute_bytes_max = 1_024  # of one value, as JSON
+attribute_requests_max = 10_000  # that wait for an answer
+calls_waiting_max = 1_000  # of devices, under way at once
+call_seconds_max = 60
+long_polls_max = 500
+provisions_waiting_max = 64
+claims_open_max = 10_000
+claim_seconds_max = 86_400
+
 # A device's clock is believed between these (2020-01-01 and 2080-01-01), and only so far ahead of ours
 claimed_ns_min = 1_577_836_800 * SECOND
 claimed_ns_max = 3_471_292_800 * SECOND

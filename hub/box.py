@@ -649,6 +649,14 @@ class HubBox:
     async def move(self, who: Identity, node_id: str, target: str, reason: str) -> None:
         raise Refused(f"move it on {self._site_of(node_id)}’s own page: the site decides its nodes’ lifecycle")
 
+    async def call_device(
+        self, who: Identity, node_id: str, method: str, params: object, timeout_s: float, *, one_way: bool
+    ) -> object:
+        raise Refused(f"call it on {self._site_of(node_id)}’s own page: devices are connected to their site")
+
+    async def claim_device(self, who: Identity, node_id: str, secret: str) -> None:
+        raise Refused(f"claim it on {self._site_of(node_id)}’s own page: devices are connected to their site")
+
     # -- for machines -----------------------------------------------------------------------------------------
 
     def watch(self) -> AsyncIterator[frozenset[str]]:

@@ -149,6 +149,25 @@ class Change(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     value: str
 
 
+class Call(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A call of a method of a device. With `one_way` nobody waits for an answer."""
+
+    method: str
+    params: Any = None
+    timeout_ms: int = 10_000
+    one_way: bool = False
+
+
+class Called(msgspec.Struct, frozen=True):
+    """`answer` is what the device said, null for a call one way."""
+
+    answer: Any
+
+
+class Secret(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    secret: str
+
+
 class Move(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """`target` is a place of the lifecycle: PHASE or PHASE/STATE."""
 

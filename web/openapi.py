@@ -75,6 +75,8 @@ SPOKEN: dict[tuple[str, str], Spoken] = {
     ("GET", "/api/v1/nodes/{id}"): Spoken(NodeView, (_AS_OF,)),
     ("PATCH", "/api/v1/nodes/{id}"): Spoken(shapes.Done, body=shapes.Change),
     ("POST", "/api/v1/nodes/{id}/move"): Spoken(shapes.Done, body=shapes.Move),
+    ("POST", "/api/v1/nodes/{id}/rpc"): Spoken(shapes.Called, body=shapes.Call),
+    ("POST", "/api/v1/nodes/{id}/claimed"): Spoken(shapes.Done, body=shapes.Secret),
     ("GET", "/api/v1/nodes/{id}/series"): Spoken(
         Series,
         (

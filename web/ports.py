@@ -1037,6 +1037,17 @@ class Box(Protocol):
         """One step in the lifecycle."""
         ...
 
+    async def call_device(
+        self, who: Identity, node_id: str, method: str, params: object, timeout_s: float, *, one_way: bool
+    ) -> object:
+        """Call a method of a node's device, which must be connected, and give back what it answers (None when nothing is
+        awaited). Recorded before it is sent. Refused: 409 not connected, 429, 502, 504 no answer in time."""
+        ...
+
+    async def claim_device(self, who: Identity, node_id: str, secret: str) -> None:
+        """The secret that a node's device said stands before us. Refused when it is another, or none."""
+        ...
+
     async def links(self, who: Identity) -> LinksView: ...
 
     async def link_change(self, who: Identity, peer: str, action: str, value: str) -> None:

@@ -95,6 +95,8 @@ TABLE: tuple[Entry, ...] = (
     Entry("GET", "/api/v1/nodes/{id}", api.one_node, VIEWER),
     Entry("PATCH", "/api/v1/nodes/{id}", api.change, OPERATOR),
     Entry("POST", "/api/v1/nodes/{id}/move", api.move, OPERATOR),
+    Entry("POST", "/api/v1/nodes/{id}/rpc", api.call, OPERATOR),
+    Entry("POST", "/api/v1/nodes/{id}/claimed", api.claim_device, OPERATOR),
     Entry("GET", "/api/v1/nodes/{id}/series", api.series, VIEWER),
     Entry("GET", "/api/v1/nodes/{id}/drift", api.node_drift, VIEWER),
     Entry("GET", "/api/v1/policies", api.policy_list, VIEWER),

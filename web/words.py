@@ -541,6 +541,12 @@ EVENTS: dict[str, _Says] = {
         f"health changed from {f['former']} to {f['health']}" + (f": {f['reason']}" if f["reason"] else "")
     ),
     "node.version_changed": lambda f: f"version changed from {f['former'] or 'none'} to {f['version']}",
+    "device.called": lambda f: (
+        f"the device was asked to {f['method']} {f['params']}{_by(f)}"
+        + (" (no answer awaited)" if f["one_way"] else "")
+    ),
+    "device.call_ended": lambda f: f"{f['method']}: {f['outcome']} after {_for(f['took_ns'])}",
+    "device.claimed": lambda f: f"the device was claimed with its secret{_by(f)}",
     "segment.sealed": lambda f: (
         f"{_records(f['records']) if f['content'] == 'raw' else 'charts'} sealed in a segment of {size(f['bytes_stored'])}"
     ),

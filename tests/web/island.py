@@ -1031,6 +1031,17 @@ class Island:
         self.nodes_held[node_id] = msgspec.structs.replace(node, desired=wanted)
         self._fact(node_id, facts.NodeChanged(field=field, former="", value=chosen.value, actor=who.name))
 
+    async def call_device(
+        self, who: Identity, node_id: str, method: str, params: object, timeout_s: float, *, one_way: bool
+    ) -> object:
+        self._fact(node_id, facts.DeviceCalled(method, str(params), who.name, one_way))
+        return None if one_way else {"heard": params}
+
+    async def claim_device(self, who: Identity, node_id: str, secret: str) -> None:
+        if secret != "first-light":
+            raise Refused("this is not the secret that the device said", 403)
+        self._fact(node_id, facts.DeviceClaimed(who.name))
+
     # -- the link ----------------------------------------------------------------------------------------------
 
     async def links(self, who: Identity) -> LinksView:
