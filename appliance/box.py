@@ -33,6 +33,7 @@ from fleet.people import Identity, Refused, Unavailable
 from store import audit, journal, keys, node_words, proof
 from store.attention import Marks
 from store.database import connect_reader
+from store.devices import source_of
 from store.drifting import Drifting
 from store.faults import StoreFault
 from store.frames import Record
@@ -639,6 +640,22 @@ class ApplianceBox:
         self._parts.interpreter.post(change)
         await asyncio.wait_for(entered, 10)
         self._list = None
+
+    async def entered(self, node: Node, fresh: bool) -> None:
+        """A device was enrolled: its node, new or there already, speaks as `@NODE_ID` from now on."""
+        source = source_of(node.id)
+        if fresh:
+            await self._enter(node, source)
+            return
+        claimed = asyncio.get_running_loop().create_future()
+        loop = asyncio.get_running_loop()
+
+        def change() -> None:
+            self._parts.world.claim(source_key(source).sender, node.id)
+            loop.call_soon_threadsafe(_done, claimed)
+
+        self._parts.interpreter.post(change)
+        await asyncio.wait_for(claimed, 10)
 
     async def claim(self, who: Identity, source: str, node_id: str) -> None:
         if node_id not in self._parts.world.nodes:

@@ -21,6 +21,7 @@ from appliance import link_console
 from appliance.authority import Autonomy, Lease
 from appliance.box import ApplianceBox
 from appliance.bundles import Bundles
+from appliance.doorkeeper import Gatekeeper, Mode, Rate
 from appliance.evaluator import Bounds, Standing
 from appliance.hub_link import HubLink
 from appliance.intake import http, ping, syslog, syslog_listeners
@@ -48,6 +49,7 @@ from store.accounts import Accounts
 from store.attention import Marks
 from store.commands import Commands, load_nodes
 from store.database import connect_reader
+from store.devices import Devices
 from store.faults import Fault, StoreFault
 from store.folder import Folder
 from store.ground import SET_META, Ground, readable
@@ -202,7 +204,9 @@ class Appliance:
     def _wire(self) -> None:
         config, folder = self.config, self.folder
         tenant = self.identity.log.tenant
-        self.gate = Gate()
+        self.gate = Gate(
+            config.intake.queue_records, config.intake.queue_mib * configuration.MIB, config.intake.batch_records
+        )
         self.pages = Pages()
         self.stale = Stale()
         self.supervisor = Supervisor()
@@ -235,6 +239,7 @@ class Appliance:
             stored=self.interpreter.stored,
             fault_turned=lambda fault: self._fault_turned("telemetry", fault),
             now_ns=self.clock.now_ns,
+            linger_s=config.intake.linger_s,
         )
         self.keeper = Keeper(
             folder=folder,
@@ -253,6 +258,8 @@ class Appliance:
         )
         self.accounts = Accounts(self.journal, self.site, self.reader, tenant=tenant, now_ns=self.clock.now_ns)
         self._wire_link()
+        commands = Commands(self.journal, self.site, tenant, self.shared)
+        self._wire_devices(commands)
         self.lines = {name: Line(name) for name in (syslog_listeners.UDP, syslog_listeners.TCP, "http", "ping")}
         self.box = ApplianceBox(
             Parts(
@@ -261,7 +268,7 @@ class Appliance:
                 identity=self.identity,
                 journal=self.journal,
                 reader=self.reader,
-                commands=Commands(self.journal, self.site, tenant, self.shared),
+                commands=commands,
                 shared=self.shared,
                 autonomy=self.autonomy,
                 policies=Policies(self.site, self.shared, self.clock, tenant),
@@ -305,6 +312,30 @@ class Appliance:
         self.journal.listen(self.box.drifting.heard)
         with contextlib.closing(connect_reader(folder.site_db)) as db:
             self.box.drifting.load(db)
+
+    def _wire_devices(self, commands: Commands) -> None:
+        """Who devices are, and who may come in. Every way in with credentials asks `doorkeeper`."""
+        intake, tenant = self.config.intake, self.identity.log.tenant
+        self.devices = Devices(
+            self.journal,
+            self.site,
+            self.reader,
+            commands,
+            tenant=tenant,
+            now_ns=self.clock.now_ns,
+            grace_ns=int(intake.grace_s * SECOND),
+            token_days=intake.token_days,
+        )
+        self.doorkeeper = Gatekeeper(
+            self.devices,
+            tenant=tenant,
+            now_ns=self.clock.now_ns,
+            entered=lambda node, fresh: self.box.entered(node, fresh),
+            mode=Mode(intake.mode),
+            ttl_s=intake.auth_ttl_s,
+            device_rate=Rate(intake.device_rate, intake.device_byte_rate, intake.burst_s),
+            tenant_rate=Rate(intake.tenant_rate, intake.tenant_byte_rate, intake.burst_s),
+        )
 
     def _wire_link(self) -> None:
         """The way to the hub; without a link file it waits for one."""
@@ -417,6 +448,7 @@ class Appliance:
         self.supervisor.run("authority", self.autonomy.run)
         self.supervisor.run("rates", self._rates_loop)
         self.supervisor.run("quarantine", self._quarantine_loop)
+        self.supervisor.run("doorkeeper", self.doorkeeper.run)
         self.supervisor.run("clock", self.ground.watch_clock)
         self.supervisor.run("threads", self._threads_loop)
         self.supervisor.run("views", self._views_loop)
@@ -532,6 +564,7 @@ class Appliance:
             await asyncio.to_thread(self.interpreter.stop)
             await asyncio.to_thread(self.keeper.stop)
             with contextlib.suppress(StoreFault):
+                await self.doorkeeper.tell_uses()
                 await self.quarantine.flush()
                 views = (self.connectivity, self.lifecycle, self.authority)
                 checkpoints = [view.checkpoint for view in views]
