@@ -34,6 +34,7 @@ from fleet.people import Identity, Refused, Unavailable
 from store import audit, journal, keys, node_words, proof
 from store.attention import Marks
 from store.database import connect_reader
+from store.devices import source_of
 from store.drifting import Drifting
 from store.faults import StoreFault
 from store.frames import Record
@@ -80,7 +81,7 @@ class ApplianceBox:
     hub = False
     plans: ports.Plans  # given by whoever wires it
     marks: Marks
-    devices: DeviceCommands
+    device_commands: DeviceCommands
 
     def __init__(self, parts: Parts) -> None:
         self.name = parts.identity.site
@@ -642,6 +643,22 @@ class ApplianceBox:
         await asyncio.wait_for(entered, 10)
         self._list = None
 
+    async def entered(self, node: Node, fresh: bool) -> None:
+        """A device was enrolled: its node, new or there already, speaks as `@NODE_ID` from now on."""
+        source = source_of(node.id)
+        if fresh:
+            await self._enter(node, source)
+            return
+        claimed = asyncio.get_running_loop().create_future()
+        loop = asyncio.get_running_loop()
+
+        def change() -> None:
+            self._parts.world.claim(source_key(source).sender, node.id)
+            loop.call_soon_threadsafe(_done, claimed)
+
+        self._parts.interpreter.post(change)
+        await asyncio.wait_for(claimed, 10)
+
     async def claim(self, who: Identity, source: str, node_id: str) -> None:
         if node_id not in self._parts.world.nodes:
             raise Refused("there is no such node", 404)
@@ -691,10 +708,10 @@ class ApplianceBox:
     async def call_device(
         self, who: Identity, node_id: str, method: str, params: object, timeout_s: float, *, one_way: bool
     ) -> object:
-        return await self.devices.call(who.name, node_id, method, params, timeout_s, one_way=one_way)
+        return await self.device_commands.call(who.name, node_id, method, params, timeout_s, one_way=one_way)
 
     async def claim_device(self, who: Identity, node_id: str, secret: str) -> None:
-        await self.devices.claim(who.name, node_id, secret)
+        await self.device_commands.claim(who.name, node_id, secret)
 
     async def move(self, who: Identity, node_id: str, target: str, reason: str) -> None:
         state = self._parts.world.nodes.get(node_id)

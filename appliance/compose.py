@@ -17,13 +17,17 @@ from typing import Any
 import msgspec
 
 from appliance import config as configuration
-from appliance import link_console
+from appliance import device_nodes, link_console
 from appliance.authority import Autonomy, Lease
 from appliance.box import ApplianceBox
 from appliance.bundles import Bundles
+from appliance.device_commands import DeviceCommands
+from appliance.doorkeeper import Gatekeeper, Mode, Rate
 from appliance.evaluator import Bounds, Standing
 from appliance.hub_link import HubLink
-from appliance.intake import http, ping, syslog, syslog_listeners
+from appliance.intake import attributes, http, ping, syslog, syslog_listeners
+from appliance.intake.device_api import Api, session_limits
+from appliance.intake.device_http import DeviceHttp
 from appliance.intake.gate import Gate
 from appliance.intake.http_listener import Ingest
 from appliance.interpreter import Interpreter
@@ -48,6 +52,7 @@ from store.accounts import Accounts
 from store.attention import Marks
 from store.commands import Commands, load_nodes
 from store.database import connect_reader
+from store.devices import Devices
 from store.faults import Fault, StoreFault
 from store.folder import Folder
 from store.ground import SET_META, Ground, readable
@@ -78,6 +83,7 @@ _SWITCH_S = 0.0005
 PARSERS: Mapping[str, Parse] = {
     syslog_listeners.INTAKE: lambda raw, at_ns: syslog.parse(raw, received_ns=at_ns),
     "http": lambda raw, at_ns: http.parse(raw, received_ns=at_ns),
+    attributes.INTAKE: lambda raw, at_ns: attributes.parse(raw, received_ns=at_ns),
 }
 
 CONNECTIVITY = Projection(
@@ -202,7 +208,9 @@ class Appliance:
     def _wire(self) -> None:
         config, folder = self.config, self.folder
         tenant = self.identity.log.tenant
-        self.gate = Gate()
+        self.gate = Gate(
+            config.intake.queue_records, config.intake.queue_mib * configuration.MIB, config.intake.batch_records
+        )
         self.pages = Pages()
         self.stale = Stale()
         self.supervisor = Supervisor()
@@ -235,6 +243,7 @@ class Appliance:
             stored=self.interpreter.stored,
             fault_turned=lambda fault: self._fault_turned("telemetry", fault),
             now_ns=self.clock.now_ns,
+            linger_s=config.intake.linger_s,
         )
         self.keeper = Keeper(
             folder=folder,
@@ -253,6 +262,9 @@ class Appliance:
         )
         self.accounts = Accounts(self.journal, self.site, self.reader, tenant=tenant, now_ns=self.clock.now_ns)
         self._wire_link()
+        commands = Commands(self.journal, self.site, tenant, self.shared)
+        self._wire_devices(commands)
+        self._wire_device_api()
         self.lines = {name: Line(name) for name in (syslog_listeners.UDP, syslog_listeners.TCP, "http", "ping")}
         self.box = ApplianceBox(
             Parts(
@@ -261,7 +273,7 @@ class Appliance:
                 identity=self.identity,
                 journal=self.journal,
                 reader=self.reader,
-                commands=Commands(self.journal, self.site, tenant, self.shared),
+                commands=commands,
                 shared=self.shared,
                 autonomy=self.autonomy,
                 policies=Policies(self.site, self.shared, self.clock, tenant),
@@ -301,10 +313,50 @@ class Appliance:
             self.stale.mark,
             self._nodes_changed,
         )
+        known = self.world.nodes.__contains__
+        self.box.device_commands = DeviceCommands(self.device_api, self.journal, self.site, known)
         self.box.marks = Marks(self.site, self.shared, tenant, lambda db, one: (None, ()))
         self.journal.listen(self.box.drifting.heard)
         with contextlib.closing(connect_reader(folder.site_db)) as db:
             self.box.drifting.load(db)
+
+    def _wire_devices(self, commands: Commands) -> None:
+        """Who devices are, and who may come in. Every way in with credentials asks `doorkeeper`."""
+        intake, tenant = self.config.intake, self.identity.log.tenant
+        self.devices = Devices(
+            self.journal,
+            self.site,
+            self.reader,
+            commands,
+            tenant=tenant,
+            now_ns=self.clock.now_ns,
+            grace_ns=int(intake.grace_s * SECOND),
+            token_days=intake.token_days,
+        )
+        self.doorkeeper = Gatekeeper(
+            self.devices,
+            tenant=tenant,
+            now_ns=self.clock.now_ns,
+            entered=lambda node, fresh: self.box.entered(node, fresh),
+            mode=Mode(intake.mode),
+            ttl_s=intake.auth_ttl_s,
+            device_rate=Rate(intake.device_rate, intake.device_byte_rate, intake.burst_s),
+            tenant_rate=Rate(intake.tenant_rate, intake.tenant_byte_rate, intake.burst_s),
+        )
+
+    def _wire_device_api(self) -> None:
+        """What devices may say and ask, whichever protocol carries it."""
+        nodes = device_nodes.nodes(self.world, self.folder.site_db, self.identity.log.tenant, self.shared.look)
+        rate = self.config.intake.device_rate
+        self.device_api = Api(
+            nodes,
+            self.doorkeeper.provision,
+            now_ns=self.clock.now_ns,
+            limits_of=lambda device: session_limits(device, messages_per_s=rate),
+        )
+        self.device_http = DeviceHttp(
+            self.device_api, self.doorkeeper, self.gate, self.quarantine.put, now_ns=self.clock.now_ns
+        )
 
     def _wire_link(self) -> None:
         """The way to the hub; without a link file it waits for one."""
@@ -417,6 +469,9 @@ class Appliance:
         self.supervisor.run("authority", self.autonomy.run)
         self.supervisor.run("rates", self._rates_loop)
         self.supervisor.run("quarantine", self._quarantine_loop)
+        self.supervisor.run("doorkeeper", self.doorkeeper.run)
+        self.supervisor.run("attributes", self.device_api.attributes.run)
+        self.journal.listen(device_nodes.listener(asyncio.get_running_loop(), self.device_api.attributes.changed))
         self.supervisor.run("clock", self.ground.watch_clock)
         self.supervisor.run("threads", self._threads_loop)
         self.supervisor.run("views", self._views_loop)
@@ -436,7 +491,12 @@ class Appliance:
         app = application(
             self.box,
             self.accounts,
-            extra_routes=(*ingest.routes(), *console.ROUTES, *link_console.routes(self.link, self.bundles)),
+            extra_routes=(
+                *ingest.routes(),
+                *console.ROUTES,
+                *link_console.routes(self.link, self.bundles),
+                *self.device_http.routes(),
+            ),
             secure_cookies=self.config.http.public_url.startswith("https:"),
             clock=self.clock.now_ns,
         )
@@ -516,6 +576,8 @@ class Appliance:
         """Take nothing more, write what was taken, say so in the log, close."""
         if hasattr(self, "stale"):
             self.stale.closing = True
+        if hasattr(self, "device_http"):
+            self.device_http.stop()
         if self._serving is not None:
             self._serving.ask_to_stop()
         if hasattr(self, "supervisor"):
@@ -532,6 +594,7 @@ class Appliance:
             await asyncio.to_thread(self.interpreter.stop)
             await asyncio.to_thread(self.keeper.stop)
             with contextlib.suppress(StoreFault):
+                await self.doorkeeper.tell_uses()
                 await self.quarantine.flush()
                 views = (self.connectivity, self.lifecycle, self.authority)
                 checkpoints = [view.checkpoint for view in views]

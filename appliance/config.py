@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import msgspec
 
+from fleet import limits
 from store.settings import ConfigProblem as ConfigProblem
 from store.settings import Settings, within
 from store.settings import address as address
@@ -33,6 +34,25 @@ class Syslog(_Section, frozen=True):
     tcp: str = "127.0.0.1:5514"
 
 
+class Intake(_Section, frozen=True):
+    """Who may come in, how much of it, and how it is taken. A rate of 0 is no bound."""
+
+    mode: str = "dev"  # or prod
+    auth_ttl_s: float = 60.0
+    token_days: float = 0.0  # 0: for ever
+    grace_s: float = 86_400.0
+    device_rate: int = 50_000
+    device_byte_rate: int = 0
+    tenant_rate: int = 0
+    tenant_byte_rate: int = 0
+    burst_s: float = 2.0
+    queue_records: int = limits.gate_records_max
+    queue_mib: int = limits.gate_bytes_max // MIB
+    batch_records: int = limits.batch_records_max
+    linger_s: float = 0.2
+    workers: int = 2
+
+
 class Ping(_Section, frozen=True):
     enabled: bool = True
     every_s: float = 2.0
@@ -54,6 +74,7 @@ class Config(_Section, frozen=True):
     site: Site = Site()
     http: Http = Http()
     syslog: Syslog = Syslog()
+    intake: Intake = Intake()
     ping: Ping = Ping()
     evaluator: Evaluator = Evaluator()
     budget: Budget = Budget()
@@ -72,8 +93,28 @@ def _check(config: Config) -> None:
     within("budget.reserve_mib", config.budget.reserve_mib, 1, 65_536)
     within("budget.retention_days", config.budget.retention_days, 0.01, 36_500.0)
     within("budget.total_mib", config.budget.total_mib, 0, 1 << 40)
+    _check_intake(config.intake)
     if not config.site.name or len(config.site.name) > 64:
         raise ConfigProblem("site.name must have 1 to 64 characters")
+
+
+def _check_intake(intake: Intake) -> None:
+    if intake.mode not in ("dev", "prod"):
+        raise ConfigProblem(f"intake.mode is {intake.mode!r}; it is dev or prod")
+    within("intake.auth_ttl_s", intake.auth_ttl_s, 0.0, 86_400.0)
+    within("intake.token_days", intake.token_days, 0.0, 36_500.0)
+    within("intake.grace_s", intake.grace_s, 0.0, 31_536_000.0)
+    within("intake.device_rate", intake.device_rate, 0, 10_000_000)
+    within("intake.device_byte_rate", intake.device_byte_rate, 0, 1 << 40)
+    within("intake.tenant_rate", intake.tenant_rate, 0, 10_000_000)
+    within("intake.tenant_byte_rate", intake.tenant_byte_rate, 0, 1 << 40)
+    within("intake.burst_s", intake.burst_s, 0.01, 3_600.0)
+    # What one drain of a socket or one body holds must fit, and a batch must fit into a frame.
+    within("intake.queue_records", intake.queue_records, limits.http_records_max, 10_000_000)
+    within("intake.queue_mib", intake.queue_mib, limits.http_inflated_bytes_max // MIB, 65_536)
+    within("intake.batch_records", intake.batch_records, 1, 100_000)
+    within("intake.linger_s", intake.linger_s, 0.0, 5.0)
+    within("intake.workers", intake.workers, 1, 64)
 
 
 _SETTINGS = Settings(Config, _check)

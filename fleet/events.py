@@ -412,6 +412,73 @@ class AccessSeen(Body, frozen=True):
     agent: str
 
 
+@_fact("device.enrolled")
+class DeviceEnrolled(Body, frozen=True):
+    """A node may prove at the ways in who it is, from now on."""
+
+    name: str
+    gateway: bool  # may speak for others
+    code: str  # the id of the activation code that it came with; empty: a person entered it
+    actor: str
+    address: str
+
+
+@_fact("credential.issued")
+class CredentialIssued(Body, frozen=True):
+    """A device was given something to show. Never what it is."""
+
+    credential: str
+    credential_kind: str  # token, password or certificate
+    label: str
+    expires_ns: int  # 0: never
+    why: str
+    actor: str
+    address: str
+
+
+@_fact("credential.rotated")
+class CredentialRotated(Body, frozen=True):
+    """A new one took the place of an old one, which counts until the grace is over."""
+
+    credential: str
+    former: str
+    grace_until_ns: int
+    why: str
+    actor: str
+    address: str
+
+
+@_fact("credential.revoked")
+class CredentialRevoked(Body, frozen=True):
+    credential: str
+    credential_kind: str
+    label: str
+    why: str
+    actor: str
+    address: str
+
+
+@_fact("code.made")
+class CodeMade(Body, frozen=True):
+    """An activation code was made. Never the code."""
+
+    code: str
+    name: str  # of the node that it is for; empty: whichever the device names
+    gateway: bool
+    uses: int
+    expires_ns: int
+    actor: str
+    address: str
+
+
+@_fact("code.withdrawn")
+class CodeWithdrawn(Body, frozen=True):
+    code: str
+    why: str
+    actor: str
+    address: str
+
+
 @_fact("quarantine.settled")
 class QuarantineSettled(Body, frozen=True):
     """A person's word on quarantined input: retried, or dropped."""

@@ -25,6 +25,13 @@ metrics_per_record_max = 64
 metrics_per_node_max = 256  # beyond it a node's new names are not kept as values
 tcp_connections_max = 1_024
 tcp_idle_seconds_max = 600
+devices_max = 20_000
+credentials_per_device_max = 8  # that count at once
+codes_max = 1_000
+code_uses_max = 10_000
+doorkeeper_known_max = 20_000  # credentials that were looked up; beyond it they are looked up again
+doorkeeper_refused_max = 10_000  # what was refused, likewise
+buckets_max = 20_000  # beyond it the one that was used longest ago is full again
 
 # What devices ask and are asked
 gateway_devices_max = 1_000  # that one message names, or that one connection stands for

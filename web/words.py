@@ -451,6 +451,11 @@ def _by(f: Mapping[str, Any]) -> str:
     return f" by {f['actor']}" if f.get("actor") else ""
 
 
+def _from(f: Mapping[str, Any]) -> str:
+    """By whom, and from where."""
+    return _by(f) + (f" from {f['address']}" if f["address"] else "")
+
+
 def _for(ns: int) -> str:
     return age(ns / SECOND)
 
@@ -585,6 +590,21 @@ EVENTS: dict[str, _Says] = {
         f"{f['name']} ({_role(f['role'])}) asked for {f['route']} from {f['address'] or 'here'}"
         + (f" with {f['agent']}" if f["agent"] else "")
     ),
+    "device.enrolled": lambda f: f"enrolled {f['name']}{' as a gateway' if f['gateway'] else ''}{_from(f)}",
+    "credential.issued": lambda f: (
+        f"{f['credential_kind']} {f['label']} issued{_from(f)}: {f['why']}"
+        + (f"; good until {when(f['expires_ns'])}" if f["expires_ns"] else "")
+    ),
+    "credential.rotated": lambda f: (
+        f"credential {f['former'][-8:]} replaced by {f['credential'][-8:]}{_from(f)}: {f['why']};"
+        f" both count until {when(f['grace_until_ns'])}"
+    ),
+    "credential.revoked": lambda f: f"{f['credential_kind']} {f['label']} revoked{_from(f)}: {f['why']}",
+    "code.made": lambda f: (
+        f"activation code {f['code'][-8:]} made for {f['name'] or counted(f['uses'], 'device')}"
+        f"{', as gateway' if f['gateway'] else ''}{_from(f)}; good until {when(f['expires_ns'])}"
+    ),
+    "code.withdrawn": lambda f: f"activation code {f['code'][-8:]} withdrawn{_from(f)}: {f['why']}",
     "quarantine.settled": lambda f: (
         f"quarantined input {f['item']}: {f['decision']}{_by(f)}" + (f" ({f['reason']})" if f["reason"] else "")
     ),
