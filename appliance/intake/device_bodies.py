@@ -82,9 +82,20 @@ def points(body: bytes) -> list[bytes]:
 
 
 def attributes(body: bytes) -> Mapping[str, bytes] | Fault:
-    """Each value as JSON."""
+    """Each value as JSON. It is said again to whoever asks, so every character of it is read here."""
     found = _members(body, Fault.NOT_ATTRIBUTES)
-    return found if isinstance(found, Fault) else {name: bytes(value) for name, value in found.items()}
+    if isinstance(found, Fault):
+        return found
+    return {name: bytes(one) for name, one in found.items()} if decodes(body) else Fault.NOT_JSON
+
+
+def decodes(body: bytes) -> bool:
+    """Whether all of it can be read; `msgspec.Raw` only asks where a value ends."""
+    try:
+        _ANY(body)
+    except (msgspec.MsgspecError, UnicodeError, RecursionError):
+        return False
+    return True
 
 
 def of_devices(body: bytes) -> Mapping[str, bytes] | Fault:
