@@ -35,6 +35,7 @@ from appliance.plan import Plans
 from appliance.presents import Presents
 from appliance.recorder import Recorder
 from appliance.shelf import SiteShelf
+from appliance.tls import RENEWAL_S, SiteTls
 from appliance.world import NodeState, Parse, Saved, SourceState, World, source_key
 from fleet import events, lifecycle
 from fleet.authority import Names
@@ -316,6 +317,7 @@ class Appliance:
     def _wire_devices(self, commands: Commands) -> None:
         """Who devices are, and who may come in. Every way in with credentials asks `doorkeeper`."""
         intake, tenant = self.config.intake, self.identity.log.tenant
+        self.tls = SiteTls(self.folder.root / "tls", self.config.tls, self.identity.site, self.clock.now_ns)
         self.devices = Devices(
             self.journal,
             self.site,
@@ -323,6 +325,8 @@ class Appliance:
             commands,
             tenant=tenant,
             now_ns=self.clock.now_ns,
+            authority=self.tls.authority,
+            certificate_days=self.config.tls.certificate_days,
             grace_ns=int(intake.grace_s * SECOND),
             token_days=intake.token_days,
         )
@@ -448,6 +452,7 @@ class Appliance:
         self.supervisor.run("authority", self.autonomy.run)
         self.supervisor.run("rates", self._rates_loop)
         self.supervisor.run("quarantine", self._quarantine_loop)
+        self.supervisor.run("tls", self._tls_loop)
         self.supervisor.run("doorkeeper", self.doorkeeper.run)
         self.supervisor.run("clock", self.ground.watch_clock)
         self.supervisor.run("threads", self._threads_loop)
@@ -521,6 +526,11 @@ class Appliance:
                 if view.is_far():
                     with contextlib.suppress(StoreFault):
                         await self.site.write(view.checkpoint)
+
+    async def _tls_loop(self) -> None:
+        while True:
+            await asyncio.sleep(RENEWAL_S)
+            await asyncio.to_thread(self.tls.renew)
 
     async def _threads_loop(self) -> None:
         """The keeper keeps house on a thread that may fall; it is started again where it stands."""
