@@ -79,6 +79,7 @@ class _Listed(NamedTuple):
 class ApplianceBox:
     hub = False
     plans: ports.Plans  # given by whoever wires it
+    devices: ports.Devices | None = None  # likewise
     marks: Marks
 
     def __init__(self, parts: Parts) -> None:

@@ -21,6 +21,7 @@ from appliance import link_console
 from appliance.authority import Autonomy, Lease
 from appliance.box import ApplianceBox
 from appliance.bundles import Bundles
+from appliance.device_desk import Desk
 from appliance.doorkeeper import Gatekeeper, Mode, Rate
 from appliance.evaluator import Bounds, Standing
 from appliance.hub_link import HubLink
@@ -33,6 +34,7 @@ from appliance.pages import Pages
 from appliance.parts import Line, Parts
 from appliance.plan import Plans
 from appliance.presents import Presents
+from appliance.provisioning import Provisioning
 from appliance.recorder import Recorder
 from appliance.shelf import SiteShelf
 from appliance.tls import RENEWAL_S, SiteTls
@@ -309,6 +311,9 @@ class Appliance:
             self.stale.mark,
             self._nodes_changed,
         )
+        self.box.devices = Desk(
+            self.devices, config.intake.mode, self.clock.now_ns, self.box.entered, self.doorkeeper.tell_uses
+        )
         self.box.marks = Marks(self.site, self.shared, tenant, lambda db, one: (None, ()))
         self.journal.listen(self.box.drifting.heard)
         with contextlib.closing(connect_reader(folder.site_db)) as db:
@@ -469,11 +474,23 @@ class Appliance:
     async def _serve(self) -> None:
         listener = ports.tcp_listener("http", *configuration.address(self.config.http.listen, "http.listen"))
         self._listening("http", *listener.getsockname()[:2])
-        ingest = Ingest(self.gate, self.quarantine.put, now_ns=self.clock.now_ns)
+        ingest = Ingest(
+            self.gate,
+            self.quarantine.put,
+            now_ns=self.clock.now_ns,
+            doorkeeper=self.doorkeeper,
+            splits_max=self.config.intake.workers,
+        )
+        provisioning = Provisioning(self.doorkeeper, self.tls.authority, self.quarantine.put, self.clock.now_ns)
         app = application(
             self.box,
             self.accounts,
-            extra_routes=(*ingest.routes(), *console.ROUTES, *link_console.routes(self.link, self.bundles)),
+            extra_routes=(
+                *ingest.routes(),
+                *provisioning.routes(),
+                *console.ROUTES,
+                *link_console.routes(self.link, self.bundles),
+            ),
             secure_cookies=self.config.http.public_url.startswith("https:"),
             clock=self.clock.now_ns,
         )

@@ -60,7 +60,7 @@ class Authority:
 
     def sign(self, pem: str, name: str, node_id: str, days: float, now_ns: int) -> Presented:
         """A certificate for the key in the request `pem`."""
-        key, now = _request(pem).public_key(), certificates.moment(now_ns)
+        key, now = _key_of(pem), certificates.moment(now_ns)
         _check_key(key)
         ca, ca_key = certificates.authority(self.folder, now, self.whose)
         until = min(now + dt.timedelta(days=days), ca.not_valid_after_utc).replace(microsecond=0)
@@ -110,25 +110,31 @@ def common_name(der: bytes) -> str:
         return ""
 
 
-def check_renewal(current_pem: str, request_pem: str, signature: bytes) -> None:
-    """CertificateProblem unless who sends the request holds the key of the current certificate: the request is for that
-    key, or its text is signed with it."""
-    request = _request(request_pem)
+def check_renewal(current_pem: str, request_pem: str, signature: bytes) -> bytes:
+    """The fingerprint of the current certificate. CertificateProblem unless who sends the request holds the key of it: the
+    request is for that key, or its text is signed with it."""
+    wanted = _key_of(request_pem)
     try:
-        current = x509.load_pem_x509_certificate(current_pem.encode()).public_key()
+        if len(current_pem) > PEM_BYTES_MAX:
+            raise ValueError("it is too large")
+        shown = x509.load_pem_x509_certificate(current_pem.encode())
+        current = shown.public_key()
     except (ValueError, UnsupportedAlgorithm) as error:
         raise CertificateProblem(f"this is no certificate in PEM that can be read ({error})") from error
-    if _bytes_of(current) == _bytes_of(request.public_key()):
-        return
-    text = request_pem.encode()
+    if _bytes_of(current) != _bytes_of(wanted):
+        _check_signature(current, signature, request_pem.encode())
+    return _presented(shown).fingerprint
+
+
+def _check_signature(key: CertificatePublicKeyTypes, signature: bytes, text: bytes) -> None:
     try:
-        match current:
+        match key:
             case ec.EllipticCurvePublicKey():
-                current.verify(signature, text, ec.ECDSA(hashes.SHA256()))
+                key.verify(signature, text, ec.ECDSA(hashes.SHA256()))
             case rsa.RSAPublicKey():
-                current.verify(signature, text, padding.PKCS1v15(), hashes.SHA256())
+                key.verify(signature, text, padding.PKCS1v15(), hashes.SHA256())
             case ed25519.Ed25519PublicKey():
-                current.verify(signature, text)
+                key.verify(signature, text)
             case _:
                 raise CertificateProblem("a key of this kind cannot sign for its successor; enrol the device anew")
     except InvalidSignature as error:
@@ -137,19 +143,20 @@ def check_renewal(current_pem: str, request_pem: str, signature: bytes) -> None:
         ) from error
 
 
-def _request(pem: str) -> x509.CertificateSigningRequest:
+def _key_of(pem: str) -> CertificatePublicKeyTypes:
+    """Of a request, whose sender holds the private one."""
     try:
         if len(pem) > PEM_BYTES_MAX:
             raise ValueError("it is too large")
         request = x509.load_pem_x509_csr(pem.encode())
-        good = request.is_signature_valid
+        good, key = request.is_signature_valid, request.public_key()
     except (ValueError, UnsupportedAlgorithm) as error:
         raise CertificateProblem(
             f"this is no request for a certificate (PKCS #10, PEM) that can be read ({error})"
         ) from error
     if not good:
         raise CertificateProblem("the request is not signed with the key that it is for")
-    return request
+    return key
 
 
 def _check_key(key: CertificatePublicKeyTypes) -> None:

@@ -52,6 +52,7 @@ _USER = re.compile(r"[\w.@:+-]{1,128}")
 _PASSWORD_CHARS_MIN, _PASSWORD_CHARS_MAX = 8, 256
 _SHA256 = "sha256:"
 _DAYS_MAX = 36_500.0
+_IDS_AT_ONCE = 500
 
 
 class Who(NamedTuple):
@@ -137,11 +138,16 @@ class Devices:
         rows = await self._reader.fetch(_FIND, (kind, lookup, self._tenant))
         return [Found(*row) for row in rows]
 
-    async def devices(self) -> list[DeviceView]:
-        held = await self._reader.fetch(_DEVICES, (self._tenant,))
-        shown: dict[str, list[CredentialView]] = {}
-        for node_id, *columns in await self._reader.fetch(_CREDENTIALS, (self._tenant,)):
-            shown.setdefault(node_id, []).append(_credential(columns))
+    async def devices(self, text: str, after: str, limit: int) -> list[DeviceView]:
+        """Those with `text` in their name that follow the name `after`, by name."""
+        pattern = "%" + re.sub(r"([%_\\])", r"\\\1", text) + "%"
+        held = await self._reader.fetch(_DEVICES, (self._tenant, pattern, after, limit))
+        shown: dict[str, list[CredentialView]] = {row[0]: [] for row in held}
+        ids = list(shown)
+        for first in range(0, len(ids), _IDS_AT_ONCE):
+            some = ids[first : first + _IDS_AT_ONCE]
+            for node_id, *columns in await self._reader.fetch(_CREDENTIALS % ",".join("?" * len(some)), some):
+                shown[node_id].append(_credential(columns))
         return [
             DeviceView(
                 node_id=row[0],
@@ -149,10 +155,14 @@ class Devices:
                 gateway=bool(row[2]),
                 enrolled_ns=row[3],
                 enrolled_by=row[4],
-                credentials=tuple(shown.get(row[0], ())),
+                credentials=tuple(shown[row[0]]),
             )
             for row in held
         ]
+
+    async def count(self) -> int:
+        ((count,),) = await self._reader.fetch("SELECT count(*) FROM device WHERE tenant=?", (self._tenant,))
+        return int(count)
 
     async def codes(self) -> list[CodeView]:
         """Those that can still be used, the newest first."""
@@ -562,11 +572,11 @@ _LIVE = (
 )
 _DEVICES = (
     "SELECT d.node_id, n.name, d.gateway, d.enrolled_ns, d.enrolled_by FROM device d JOIN node n ON n.id=d.node_id"
-    " WHERE d.tenant=? ORDER BY n.name"
+    " WHERE d.tenant=? AND n.name LIKE ? ESCAPE '\\' AND n.name > ? ORDER BY n.name LIMIT ?"
 )
 _CREDENTIALS = (
     "SELECT node_id, id, kind, label, made_ns, made_by, expires_ns, revoked_ns, used_ns, used_from FROM credential"
-    " WHERE tenant=? ORDER BY made_ns DESC, id DESC"
+    " WHERE node_id IN (%s) ORDER BY made_ns DESC, id DESC"
 )
 _CODES = (
     "SELECT id, name, node_kind, gateway, uses, used, made_ns, made_by, expires_ns, revoked_ns FROM activation_code"
