@@ -80,6 +80,7 @@ class _Listed(NamedTuple):
 class ApplianceBox:
     hub = False
     plans: ports.Plans  # given by whoever wires it
+    devices: ports.Devices | None = None  # likewise
     marks: Marks
     device_commands: DeviceCommands
 

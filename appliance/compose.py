@@ -22,6 +22,7 @@ from appliance.authority import Autonomy, Lease
 from appliance.box import ApplianceBox
 from appliance.bundles import Bundles
 from appliance.device_commands import DeviceCommands
+from appliance.device_desk import Desk
 from appliance.doorkeeper import Gatekeeper, Mode, Rate
 from appliance.evaluator import Bounds, Standing
 from appliance.hub_link import HubLink
@@ -36,8 +37,10 @@ from appliance.pages import Pages
 from appliance.parts import Line, Parts
 from appliance.plan import Plans
 from appliance.presents import Presents
+from appliance.provisioning import Provisioning
 from appliance.recorder import Recorder
 from appliance.shelf import SiteShelf
+from appliance.tls import RENEWAL_S, SiteTls
 from appliance.world import NodeState, Parse, Saved, SourceState, World, source_key
 from fleet import events, lifecycle
 from fleet.authority import Names
@@ -315,6 +318,9 @@ class Appliance:
         )
         known = self.world.nodes.__contains__
         self.box.device_commands = DeviceCommands(self.device_api, self.journal, self.site, known)
+        self.box.devices = Desk(
+            self.devices, config.intake.mode, self.clock.now_ns, self.box.entered, self.doorkeeper.tell_uses
+        )
         self.box.marks = Marks(self.site, self.shared, tenant, lambda db, one: (None, ()))
         self.journal.listen(self.box.drifting.heard)
         with contextlib.closing(connect_reader(folder.site_db)) as db:
@@ -323,6 +329,7 @@ class Appliance:
     def _wire_devices(self, commands: Commands) -> None:
         """Who devices are, and who may come in. Every way in with credentials asks `doorkeeper`."""
         intake, tenant = self.config.intake, self.identity.log.tenant
+        self.tls = SiteTls(self.folder.root / "tls", self.config.tls, self.identity.site, self.clock.now_ns)
         self.devices = Devices(
             self.journal,
             self.site,
@@ -330,6 +337,8 @@ class Appliance:
             commands,
             tenant=tenant,
             now_ns=self.clock.now_ns,
+            authority=self.tls.authority,
+            certificate_days=self.config.tls.certificate_days,
             grace_ns=int(intake.grace_s * SECOND),
             token_days=intake.token_days,
         )
@@ -469,6 +478,7 @@ class Appliance:
         self.supervisor.run("authority", self.autonomy.run)
         self.supervisor.run("rates", self._rates_loop)
         self.supervisor.run("quarantine", self._quarantine_loop)
+        self.supervisor.run("tls", self._tls_loop)
         self.supervisor.run("doorkeeper", self.doorkeeper.run)
         self.supervisor.run("attributes", self.device_api.attributes.run)
         self.journal.listen(device_nodes.listener(asyncio.get_running_loop(), self.device_api.attributes.changed))
@@ -487,12 +497,20 @@ class Appliance:
     async def _serve(self) -> None:
         listener = ports.tcp_listener("http", *configuration.address(self.config.http.listen, "http.listen"))
         self._listening("http", *listener.getsockname()[:2])
-        ingest = Ingest(self.gate, self.quarantine.put, now_ns=self.clock.now_ns)
+        ingest = Ingest(
+            self.gate,
+            self.quarantine.put,
+            now_ns=self.clock.now_ns,
+            doorkeeper=self.doorkeeper,
+            splits_max=self.config.intake.workers,
+        )
+        provisioning = Provisioning(self.doorkeeper, self.tls.authority, self.quarantine.put, self.clock.now_ns)
         app = application(
             self.box,
             self.accounts,
             extra_routes=(
                 *ingest.routes(),
+                *provisioning.routes(),
                 *console.ROUTES,
                 *link_console.routes(self.link, self.bundles),
                 *self.device_http.routes(),
@@ -549,6 +567,11 @@ class Appliance:
                 if view.is_far():
                     with contextlib.suppress(StoreFault):
                         await self.site.write(view.checkpoint)
+
+    async def _tls_loop(self) -> None:
+        while True:
+            await asyncio.sleep(RENEWAL_S)
+            await asyncio.to_thread(self.tls.renew)
 
     async def _threads_loop(self) -> None:
         """The keeper keeps house on a thread that may fall; it is started again where it stands."""

@@ -32,6 +32,8 @@ class Http(_Section, frozen=True):
 class Syslog(_Section, frozen=True):
     udp: str = "127.0.0.1:5514"  # empty: off
     tcp: str = "127.0.0.1:5514"
+    tls: str = ""  # RFC 5425; its port is 6514
+    tls_clients: str = "required"  # or optional
 
 
 class Intake(_Section, frozen=True):
@@ -51,6 +53,16 @@ class Intake(_Section, frozen=True):
     batch_records: int = limits.batch_records_max
     linger_s: float = 0.2
     workers: int = 2
+
+
+class Tls(_Section, frozen=True):
+    """The certificate of the site's ways in. `hosts` are the names and addresses by which devices reach it, with commas."""
+
+    hosts: str = ""  # empty: localhost and the name of this machine
+    certificate: str = ""  # PEM files of your own; empty: one that the site signs itself
+    key: str = ""
+    ca: str = ""  # PEM: whose certificates of devices are believed beside the site's own
+    certificate_days: float = 365.0  # how long one that the site signs for a device lasts
 
 
 class Ping(_Section, frozen=True):
@@ -75,13 +87,14 @@ class Config(_Section, frozen=True):
     http: Http = Http()
     syslog: Syslog = Syslog()
     intake: Intake = Intake()
+    tls: Tls = Tls()
     ping: Ping = Ping()
     evaluator: Evaluator = Evaluator()
     budget: Budget = Budget()
 
 
 def _check(config: Config) -> None:
-    for name in ("http.listen", "syslog.udp", "syslog.tcp"):
+    for name in ("http.listen", "syslog.udp", "syslog.tcp", "syslog.tls"):
         section, key = name.split(".")
         text = getattr(getattr(config, section), key)
         if text or section == "http":
@@ -93,6 +106,11 @@ def _check(config: Config) -> None:
     within("budget.reserve_mib", config.budget.reserve_mib, 1, 65_536)
     within("budget.retention_days", config.budget.retention_days, 0.01, 36_500.0)
     within("budget.total_mib", config.budget.total_mib, 0, 1 << 40)
+    if config.syslog.tls_clients not in ("required", "optional"):
+        raise ConfigProblem(f"syslog.tls_clients is {config.syslog.tls_clients!r}; it is required or optional")
+    if bool(config.tls.certificate) != bool(config.tls.key):
+        raise ConfigProblem("tls.certificate and tls.key belong together; name both files, or none")
+    within("tls.certificate_days", config.tls.certificate_days, 0.01, 7_300.0)
     _check_intake(config.intake)
     if not config.site.name or len(config.site.name) > 64:
         raise ConfigProblem("site.name must have 1 to 64 characters")

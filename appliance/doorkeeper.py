@@ -28,6 +28,7 @@ from fleet.devices import CredentialKind
 from fleet.limits import MINUTE, SECOND
 from fleet.node import Node
 from fleet.people import Refused
+from store import device_certificates
 from store.devices import Devices, Found, Who, is_slow, proves
 from store.faults import StoreFault
 
@@ -173,13 +174,24 @@ class Gatekeeper:
         return self._answer(held, user, address)
 
     async def certificate(self, der: bytes, address: str = "") -> Device | Turned:
-        fingerprint = hashlib.sha256(der).digest()
+        held = await self._look(hashlib.sha256(der).digest())
+        if held is not Turned.UNKNOWN:
+            return self._answer(held, "", address)
+        if self._now_ns() >= device_certificates.expiry_ns(der):
+            return self._turn(Turned.EXPIRED)
+        return self._answer(held, device_certificates.common_name(der), address)
+
+    async def shown(self, fingerprint: bytes, address: str = "") -> Device | Turned:
+        """`certificate`, for one whose holder proved it in another way than by TLS."""
+        return self._answer(await self._look(fingerprint), "", address)
+
+    async def _look(self, fingerprint: bytes) -> Found | Turned:
         held = self._held(fingerprint)
-        if held is None:
-            changes = self._changes
-            found = await self._devices.find(CredentialKind.CERTIFICATE, fingerprint)
-            held = self._keep(fingerprint, self._choose(found), changes)
-        return self._answer(held, "", address)
+        if held is not None:
+            return held
+        changes = self._changes
+        found = await self._devices.find(CredentialKind.CERTIFICATE, fingerprint)
+        return self._keep(fingerprint, self._choose(found), changes)
 
     async def anonymous(self, name: str, address: str) -> Device | Turned:
         return self._unknown(name, address, Turned.MISSING)
@@ -300,16 +312,20 @@ class Gatekeeper:
     # -- new ones ---------------------------------------------------------------------------------------------
 
     async def provision(self, wish: Provision, address: str = "") -> Provisioned | Turned:
-        """FOREIGN when the name is somebody else's."""
+        """FOREIGN when the name is somebody else's, or the request for a certificate is none."""
+        try:
+            return await self.trade(wish, address)
+        except Refused:
+            return self._turn(Turned.FOREIGN)
+
+    async def trade(self, wish: Provision, address: str) -> Provisioned | Turned:
+        """`provision`, with what is wrong as Refused and its sentence; the code is good as before then."""
         guesses = f"code {address}"
         if self._guessed(guesses):
             return self._turn(Turned.FLOOD)
         if not wish.code:
             return self._turn(Turned.MISSING)
-        try:
-            enrolled = await self._devices.trade(wish.code[:_SECRET_CHARS_MAX], wish.name, address, wish.csr_pem)
-        except Refused:
-            return self._turn(Turned.FOREIGN)
+        enrolled = await self._devices.trade(wish.code[:_SECRET_CHARS_MAX], wish.name, address, wish.csr_pem)
         if enrolled is None:
             self._wrong_again(guesses)
             return self._turn(Turned.UNKNOWN)

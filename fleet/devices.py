@@ -82,11 +82,14 @@ class CodeView(_Shape, frozen=True):
 
 
 class DevicesView(_Shape, frozen=True):
-    """All devices by name, and the codes that can still be used."""
+    """Devices by name, and the codes that can still be used. `enrolled` is how many there are, `next` the name behind which
+    there are more that match; empty: none."""
 
     now_ns: int
     mode: str
+    enrolled: int
     devices: tuple[DeviceView, ...]
+    next: str
     codes: tuple[CodeView, ...]
     ca_pem: str = ""
     ca_sha256: str = ""

@@ -133,6 +133,7 @@ class Parts(msgspec.Struct, kw_only=True):
 class HubBox:
     hub = True
     plans: ports.Plans  # given by whoever wires it
+    devices: ports.Devices | None = None  # they belong to sites
     marks: Marks
 
     def __init__(self, parts: Parts) -> None:

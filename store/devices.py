@@ -37,18 +37,22 @@ from fleet.devices import (
 from fleet.limits import DAY, HOUR
 from fleet.node import Kind, Node
 from fleet.people import Refused
-from store import keys
+from store import device_certificates, keys
+from store.certificates import CertificateProblem
 from store.commands import Commands
 from store.database import Reader, Writer
+from store.device_certificates import Authority
 from store.journal import Journal
 
 _ENDED_KEPT = 16  # credentials of one device that count no more
 _CODES_ENDED_KEPT = 200
 _LABEL_CHARS = 8
+_SERIAL_CHARS = 16
 _USER = re.compile(r"[\w.@:+-]{1,128}")
 _PASSWORD_CHARS_MIN, _PASSWORD_CHARS_MAX = 8, 256
 _SHA256 = "sha256:"
 _DAYS_MAX = 36_500.0
+_IDS_AT_ONCE = 500
 
 
 class Who(NamedTuple):
@@ -88,6 +92,7 @@ class _New(NamedTuple):
     expires_ns: int | None
     secret: str = ""
     certificate_pem: str = ""
+    ca_pem: str = ""
 
 
 def source_of(node_id: str) -> str:
@@ -105,12 +110,15 @@ class Devices:
         *,
         tenant: str,
         now_ns: Callable[[], int],
+        authority: Authority,
         grace_ns: int = DAY,
         token_days: float = 0.0,
+        certificate_days: float = 365.0,
     ) -> None:
         self._journal, self._writer, self._reader, self._commands = journal, writer, reader, commands
         self._tenant, self._now_ns = tenant, now_ns
-        self._grace_ns, self._token_days = grace_ns, token_days
+        self._grace_ns, self._token_days, self._certificate_days = grace_ns, token_days, certificate_days
+        self.authority = authority
         self._listeners: list[Callable[[Sequence[str], Sequence[str]], None]] = []
         self._hashing = asyncio.Semaphore(2)
 
@@ -130,11 +138,16 @@ class Devices:
         rows = await self._reader.fetch(_FIND, (kind, lookup, self._tenant))
         return [Found(*row) for row in rows]
 
-    async def devices(self) -> list[DeviceView]:
-        held = await self._reader.fetch(_DEVICES, (self._tenant,))
-        shown: dict[str, list[CredentialView]] = {}
-        for node_id, *columns in await self._reader.fetch(_CREDENTIALS, (self._tenant,)):
-            shown.setdefault(node_id, []).append(_credential(columns))
+    async def devices(self, text: str, after: str, limit: int) -> list[DeviceView]:
+        """Those with `text` in their name that follow the name `after`, by name."""
+        pattern = "%" + re.sub(r"([%_\\])", r"\\\1", text) + "%"
+        held = await self._reader.fetch(_DEVICES, (self._tenant, pattern, after, limit))
+        shown: dict[str, list[CredentialView]] = {row[0]: [] for row in held}
+        ids = list(shown)
+        for first in range(0, len(ids), _IDS_AT_ONCE):
+            some = ids[first : first + _IDS_AT_ONCE]
+            for node_id, *columns in await self._reader.fetch(_CREDENTIALS % ",".join("?" * len(some)), some):
+                shown[node_id].append(_credential(columns))
         return [
             DeviceView(
                 node_id=row[0],
@@ -142,10 +155,14 @@ class Devices:
                 gateway=bool(row[2]),
                 enrolled_ns=row[3],
                 enrolled_by=row[4],
-                credentials=tuple(shown.get(row[0], ())),
+                credentials=tuple(shown[row[0]]),
             )
             for row in held
         ]
+
+    async def count(self) -> int:
+        ((count,),) = await self._reader.fetch("SELECT count(*) FROM device WHERE tenant=?", (self._tenant,))
+        return int(count)
 
     async def codes(self) -> list[CodeView]:
         """Those that can still be used, the newest first."""
@@ -236,7 +253,7 @@ class Devices:
             chosen = wanted or name or f"device-{node_id[-8:].lower()}"
             node, fresh = self._node(db, who, node_id, chosen, node_kind, known=bool(wanted))
             self._enter(db, who, node, gateway=gateway, code_id=code_id)
-            new = self._certificate(node, pem, now_ns) if pem else self._token(now_ns)
+            new = self._certificate(db, node, pem, 0, now_ns) if pem else self._token(now_ns)
             return Enrolled(self._issue(db, who, node, new, "activation code"), node, fresh)
 
         enrolled = await self._writer.write(job)
@@ -276,9 +293,9 @@ class Devices:
             node_id, name, kind, label, expires_ns, made_ns = row
             node = Node(id=node_id, name=name, tenant=self._tenant)
             if kind == CredentialKind.CERTIFICATE:
-                if not pem:
+                if not device_certificates.is_request(pem):
                     raise Refused("a certificate is renewed with a request (PKCS #10): the key never leaves the device")
-                new = self._certificate(node, pem, now_ns)
+                new = self._certificate(db, node, pem, 0, now_ns)
             elif kind == CredentialKind.PASSWORD:
                 new = _New(CredentialKind.PASSWORD, label.encode(), proof, label, None, made_up)
             else:
@@ -405,6 +422,7 @@ class Devices:
             user=new.label if new.kind is CredentialKind.PASSWORD else "",
             secret=new.secret,
             certificate_pem=new.certificate_pem,
+            ca_pem=new.ca_pem,
             expires_ns=new.expires_ns,
         )
 
@@ -437,7 +455,7 @@ class Devices:
             raise Refused("a credential lasts up to a hundred years; write how many days, 0 for ever", 422)
         lasts_ns = int(wish.days * DAY) or None
         if wish.credential is CredentialKind.CERTIFICATE:
-            return self._certificate(node, wish.pem, now_ns)
+            return self._certificate(db, node, wish.pem, wish.days, now_ns)
         if wish.credential is CredentialKind.TOKEN:
             return self._token(now_ns, lasts_ns)
         user = wish.user or node.name
@@ -453,8 +471,32 @@ class Devices:
         expires_ns = now_ns + lasts_ns if lasts_ns else None
         return _New(CredentialKind.PASSWORD, user.encode(), proof, user, expires_ns, password)
 
-    def _certificate(self, node: Node, pem: str, now_ns: int) -> _New:
-        raise Refused("this site issues no certificates", 422)
+    def _certificate(self, db: sqlite3.Connection, node: Node, pem: str, days: float, now_ns: int) -> _New:
+        """One that is shown, or one for a request. Refused (422) when it will not do."""
+        ours = device_certificates.is_request(pem)
+        try:
+            if ours:
+                shown = self.authority.sign(pem, node.name, node.id, days or self._certificate_days, now_ns)
+            else:
+                shown = device_certificates.read(pem)
+        except CertificateProblem as problem:
+            raise Refused(str(problem), 422) from problem
+        if shown.expires_ns <= now_ns:
+            raise Refused("this certificate has expired", 422)
+        if db.execute(
+            "SELECT 1 FROM credential WHERE kind=? AND lookup=? AND revoked_ns IS NULL",
+            (CredentialKind.CERTIFICATE, shown.fingerprint),
+        ).fetchone():
+            raise Refused("this certificate is a device's already; revoke it there first")
+        return _New(
+            CredentialKind.CERTIFICATE,
+            shown.fingerprint,
+            "",
+            shown.serial[:_SERIAL_CHARS],
+            shown.expires_ns,
+            certificate_pem=shown.pem if ours else "",
+            ca_pem=self.authority.ca_pem(now_ns) if ours else "",
+        )
 
     async def _password_of(self, wish: EnrolWish) -> tuple[str, str]:
         """(how it is kept, what is told to the person: one that was made up)"""
@@ -530,11 +572,11 @@ _LIVE = (
 )
 _DEVICES = (
     "SELECT d.node_id, n.name, d.gateway, d.enrolled_ns, d.enrolled_by FROM device d JOIN node n ON n.id=d.node_id"
-    " WHERE d.tenant=? ORDER BY n.name"
+    " WHERE d.tenant=? AND n.name LIKE ? ESCAPE '\\' AND n.name > ? ORDER BY n.name LIMIT ?"
 )
 _CREDENTIALS = (
     "SELECT node_id, id, kind, label, made_ns, made_by, expires_ns, revoked_ns, used_ns, used_from FROM credential"
-    " WHERE tenant=? ORDER BY made_ns DESC, id DESC"
+    " WHERE node_id IN (%s) ORDER BY made_ns DESC, id DESC"
 )
 _CODES = (
     "SELECT id, name, node_kind, gateway, uses, used, made_ns, made_by, expires_ns, revoked_ns FROM activation_code"

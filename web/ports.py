@@ -18,6 +18,7 @@ import msgspec
 
 from fleet.audit import Page, Query
 from fleet.connectivity import Mode, Reach
+from fleet.devices import CodeView, CodeWish, DevicesView, EnrolWish, Issued
 from fleet.document import Kind as DocumentKind
 from fleet.drift import Difference
 from fleet.events import Clock, Recorded
@@ -930,6 +931,32 @@ class Plans(Protocol):
         ...
 
 
+class Devices(Protocol):
+    """Who proves at the ways in who they are. What is wrong is Refused, with its sentence."""
+
+    async def look(self, who: Identity, text: str, after: str, limit: int) -> DevicesView:
+        """Those with `text` in their name that follow the name `after`."""
+        ...
+
+    async def make_code(self, who: Identity, wish: CodeWish) -> tuple[CodeView, str]:
+        """The activation code itself, this once."""
+        ...
+
+    async def withdraw_code(self, who: Identity, code: str, why: str) -> None: ...
+
+    async def enrol(self, who: Identity, wish: EnrolWish, why: str) -> Issued:
+        """A node, there already or new, gets something to show: told this once."""
+        ...
+
+    async def rotate(self, who: Identity, credential: str, why: str, pem: str, password: str) -> Issued:
+        """A new one in its place; both count until the grace is over."""
+        ...
+
+    async def revoke(self, who: Identity, credential: str, why: str) -> None:
+        """One credential, or, by the id of a node, all that it has. At once."""
+        ...
+
+
 class Box(Protocol):
     """The site behind the pages, or the hub behind its own."""
 
@@ -943,6 +970,11 @@ class Box(Protocol):
 
     @property
     def policies(self) -> Policies: ...
+
+    @property
+    def devices(self) -> Devices | None:
+        """None at a hub: devices belong to sites."""
+        ...
 
     async def site(self, who: Identity, query: NodeQuery) -> SiteView: ...
 

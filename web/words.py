@@ -220,6 +220,8 @@ DONE: dict[str, str] = {
     "disabled": "The account is closed and its sessions are ended.",
     "password": "The password is changed.",
     "revoked": "The token no longer opens anything.",
+    "code-withdrawn": "Withdrawn. Nobody can trade that code any more.",
+    "credential-revoked": "Revoked. It counts no more from now on, and whoever was connected with it is cut off.",
     "signed-out": "You are signed out.",
     "taken": "Taken. It holds from now on, here and at the other end.",
     "applied": "Carried out, as a whole. Each decision is in the journal with your name and why.",

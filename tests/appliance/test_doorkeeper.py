@@ -14,6 +14,7 @@ from fleet.limits import DAY, SECOND
 from fleet.node import Node
 from store.commands import Commands
 from store.database import Reader
+from store.device_certificates import Authority
 from store.devices import Devices, Who, source_of
 from tests.store.alder import TENANT, Alder
 
@@ -30,8 +31,15 @@ class Gate:
         self.reader = Reader(self.alder.folder.site_db)
         self.entered: list[tuple[str, bool]] = []
         commands = Commands(self.alder.journal, self.alder.site, TENANT, self.alder.shared)
+        self.authority = Authority(root / "tls", "site alder")
         self.devices = Devices(
-            self.alder.journal, self.alder.site, self.reader, commands, tenant=TENANT, now_ns=lambda: self.now_ns
+            self.alder.journal,
+            self.alder.site,
+            self.reader,
+            commands,
+            tenant=TENANT,
+            now_ns=lambda: self.now_ns,
+            authority=self.authority,
         )
         self.keeper = Gatekeeper(
             self.devices,

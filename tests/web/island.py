@@ -37,6 +37,7 @@ from fleet.node import (
 from fleet.reading import Flight, Health, Position
 from tests.web.agenda import Agenda
 from tests.web.board import Slate
+from tests.web.desk import Desk
 from web.past import Then
 from web.ports import (
     AccountView,
@@ -53,6 +54,7 @@ from web.ports import (
     BundleView,
     Choice,
     DebtLine,
+    Devices,
     FieldConflict,
     Fitness,
     Gauge,
@@ -362,6 +364,7 @@ class Island:
         self._fact("", facts.ApplianceStarted(version=self.version, clean=True), 6 * HOUR)
         for number in range(nodes):
             self._settle_in(number)
+        self.devices: Devices | None = Desk(self.now, [(row.id, row.name) for row in self.rows.values()])
         self._happen()
         self._speak()
 
