@@ -23,9 +23,10 @@ from appliance.box import ApplianceBox
 from appliance.bundles import Bundles
 from appliance.evaluator import Bounds, Standing
 from appliance.hub_link import HubLink
-from appliance.intake import http, ping, syslog, syslog_listeners
+from appliance.intake import http, mqtt_listener, mqtt_session, payload, ping, syslog, syslog_listeners
 from appliance.intake.gate import Gate
 from appliance.intake.http_listener import Ingest
+from appliance.intake.plain import OpenDoor, PlainApi
 from appliance.interpreter import Interpreter
 from appliance.keeper import Keeper
 from appliance.pages import Pages
@@ -78,6 +79,7 @@ _SWITCH_S = 0.0005
 PARSERS: Mapping[str, Parse] = {
     syslog_listeners.INTAKE: lambda raw, at_ns: syslog.parse(raw, received_ns=at_ns),
     "http": lambda raw, at_ns: http.parse(raw, received_ns=at_ns),
+    mqtt_session.INTAKE: lambda raw, at_ns: payload.reading(payload.read(raw)),
 }
 
 CONNECTIVITY = Projection(
@@ -253,7 +255,17 @@ class Appliance:
         )
         self.accounts = Accounts(self.journal, self.site, self.reader, tenant=tenant, now_ns=self.clock.now_ns)
         self._wire_link()
-        self.lines = {name: Line(name) for name in (syslog_listeners.UDP, syslog_listeners.TCP, "http", "ping")}
+        ways = (syslog_listeners.UDP, syslog_listeners.TCP, "http", mqtt_session.INTAKE, "ping")
+        self.lines = {name: Line(name) for name in ways}
+        self.mqtt = mqtt_listener.Endpoint(
+            self.gate,
+            OpenDoor(),
+            PlainApi(),
+            self.quarantine.put,
+            terms=mqtt_session.Terms(config.mqtt.packet_kib_max * 1024, int(config.mqtt.session_hours_max * 3600)),
+            connections_max=config.mqtt.connections_max,
+            now_ns=self.clock.now_ns,
+        )
         self.box = ApplianceBox(
             Parts(
                 folder=folder,
@@ -411,6 +423,10 @@ class Appliance:
             self.tcp = syslog_listeners.TcpListener(self.gate, host, port, now_ns=self.clock.now_ns)
             await self.tcp.start()
             self._listening(syslog_listeners.TCP, *self.tcp.address)
+        if config.mqtt.listen:
+            host, port = configuration.address(config.mqtt.listen, "mqtt.listen")
+            self._listening(mqtt_session.INTAKE, *await self.mqtt.listen(host, port))
+        self.supervisor.run("mqtt", self.mqtt.run)
         if config.ping.enabled:
             self.supervisor.run("ping", self._ping_loop)
         self.supervisor.run("link", self.link.run)
@@ -437,6 +453,7 @@ class Appliance:
             self.box,
             self.accounts,
             extra_routes=(*ingest.routes(), *console.ROUTES, *link_console.routes(self.link, self.bundles)),
+            extra_talks=self.mqtt.talks(),
             secure_cookies=self.config.http.public_url.startswith("https:"),
             clock=self.clock.now_ns,
         )
@@ -520,6 +537,8 @@ class Appliance:
             self._serving.ask_to_stop()
         if hasattr(self, "supervisor"):
             await self.supervisor.stop()
+        if hasattr(self, "mqtt"):
+            await self.mqtt.stop()
         if hasattr(self, "tcp"):
             await self.tcp.stop()
         if hasattr(self, "udp"):
