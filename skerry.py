@@ -34,6 +34,7 @@ def appliance_run(args: argparse.Namespace) -> int:
         "http.listen": args.http,
         "syslog.udp": args.syslog_udp,
         "syslog.tcp": args.syslog_tcp,
+        "mqtt.listen": args.mqtt,
         "site.name": args.name,
     }
     try:
@@ -648,6 +649,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--http", metavar="HOST:PORT")
     made.add_argument("--syslog-udp", metavar="HOST:PORT")
     made.add_argument("--syslog-tcp", metavar="HOST:PORT")
+    made.add_argument("--mqtt", metavar="HOST:PORT")
 
     box = group("hub", "the hub of a fleet", "skerry hub run --data /var/lib/skerry-hub")
     made = add(box, "run", hub_run, "run a hub and its broker until it is stopped", "skerry hub run --data DIR")

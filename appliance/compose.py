@@ -26,7 +26,7 @@ from appliance.device_desk import Desk
 from appliance.doorkeeper import Gatekeeper, Mode, Rate
 from appliance.evaluator import Bounds, Standing
 from appliance.hub_link import HubLink
-from appliance.intake import attributes, http, ping, syslog, syslog_listeners
+from appliance.intake import attributes, http, mqtt_listener, mqtt_session, payload, ping, syslog, syslog_listeners
 from appliance.intake.device_api import Api, session_limits
 from appliance.intake.device_http import DeviceHttp
 from appliance.intake.gate import Gate
@@ -87,6 +87,7 @@ PARSERS: Mapping[str, Parse] = {
     syslog_listeners.INTAKE: lambda raw, at_ns: syslog.parse(raw, received_ns=at_ns),
     "http": lambda raw, at_ns: http.parse(raw, received_ns=at_ns),
     attributes.INTAKE: lambda raw, at_ns: attributes.parse(raw, received_ns=at_ns),
+    mqtt_session.INTAKE: lambda raw, at_ns: payload.reading(payload.read(raw)),
 }
 
 CONNECTIVITY = Projection(
@@ -268,7 +269,17 @@ class Appliance:
         commands = Commands(self.journal, self.site, tenant, self.shared)
         self._wire_devices(commands)
         self._wire_device_api()
-        self.lines = {name: Line(name) for name in (syslog_listeners.UDP, syslog_listeners.TCP, "http", "ping")}
+        ways = (syslog_listeners.UDP, syslog_listeners.TCP, "http", mqtt_session.INTAKE, "ping")
+        self.lines = {name: Line(name) for name in ways}
+        self.mqtt = mqtt_listener.Endpoint(
+            self.gate,
+            self.doorkeeper,
+            self.device_api,
+            self.quarantine.put,
+            terms=mqtt_session.Terms(config.mqtt.packet_kib_max * 1024, int(config.mqtt.session_hours_max * 3600)),
+            connections_max=config.mqtt.connections_max,
+            now_ns=self.clock.now_ns,
+        )
         self.box = ApplianceBox(
             Parts(
                 folder=folder,
@@ -472,6 +483,10 @@ class Appliance:
             self.tcp = syslog_listeners.TcpListener(self.gate, host, port, now_ns=self.clock.now_ns)
             await self.tcp.start()
             self._listening(syslog_listeners.TCP, *self.tcp.address)
+        if config.mqtt.listen:
+            host, port = configuration.address(config.mqtt.listen, "mqtt.listen")
+            self._listening(mqtt_session.INTAKE, *await self.mqtt.listen(host, port))
+        self.supervisor.run("mqtt", self.mqtt.run)
         if config.ping.enabled:
             self.supervisor.run("ping", self._ping_loop)
         self.supervisor.run("link", self.link.run)
@@ -515,6 +530,7 @@ class Appliance:
                 *link_console.routes(self.link, self.bundles),
                 *self.device_http.routes(),
             ),
+            extra_talks=self.mqtt.talks(),
             secure_cookies=self.config.http.public_url.startswith("https:"),
             clock=self.clock.now_ns,
         )
@@ -605,6 +621,8 @@ class Appliance:
             self._serving.ask_to_stop()
         if hasattr(self, "supervisor"):
             await self.supervisor.stop()
+        if hasattr(self, "mqtt"):
+            await self.mqtt.stop()
         if hasattr(self, "tcp"):
             await self.tcp.stop()
         if hasattr(self, "udp"):

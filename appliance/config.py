@@ -65,6 +65,14 @@ class Tls(_Section, frozen=True):
     certificate_days: float = 365.0  # how long one that the site signs for a device lasts
 
 
+class Mqtt(_Section, frozen=True):
+    listen: str = "127.0.0.1:1883"  # empty: off
+    tls_listen: str = ""
+    connections_max: int = 10_000
+    packet_kib_max: int = 256
+    session_hours_max: float = 24.0
+
+
 class Ping(_Section, frozen=True):
     enabled: bool = True
     every_s: float = 2.0
@@ -88,17 +96,21 @@ class Config(_Section, frozen=True):
     syslog: Syslog = Syslog()
     intake: Intake = Intake()
     tls: Tls = Tls()
+    mqtt: Mqtt = Mqtt()
     ping: Ping = Ping()
     evaluator: Evaluator = Evaluator()
     budget: Budget = Budget()
 
 
 def _check(config: Config) -> None:
-    for name in ("http.listen", "syslog.udp", "syslog.tcp", "syslog.tls"):
+    for name in ("http.listen", "syslog.udp", "syslog.tcp", "syslog.tls", "mqtt.listen", "mqtt.tls_listen"):
         section, key = name.split(".")
         text = getattr(getattr(config, section), key)
         if text or section == "http":
             address(text, name)
+    within("mqtt.connections_max", config.mqtt.connections_max, 1, 1_000_000)
+    within("mqtt.packet_kib_max", config.mqtt.packet_kib_max, 1, 16_384)
+    within("mqtt.session_hours_max", config.mqtt.session_hours_max, 0.0, 8_760.0)
     within("ping.every_s", config.ping.every_s, 0.2, 3600.0)
     within("ping.timeout_s", config.ping.timeout_s, 0.05, 60.0)
     within("evaluator.silence_s", config.evaluator.silence_s, 1.0, 86_400.0)

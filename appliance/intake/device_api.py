@@ -98,6 +98,12 @@ class Api:
         fault = bodies.telemetry(payload)
         return Taken(((meant.behind, payload),)) if fault is None else Taken(refused=fault)
 
+    def _free(self, line: Line, meant: Meant, payload: bytes) -> Taken:
+        """What it says stays open; the interpreter reads words and numbers in whatever it is."""
+        if len(payload) > limits.record_bytes_max:
+            return Taken(refused=Fault.TOO_LONG)
+        return Taken((("", payload),)) if payload else _NOTHING
+
     def _attributes(self, line: Line, meant: Meant, payload: bytes) -> Taken:
         said = bodies.attributes(payload)
         if isinstance(said, Fault):
@@ -277,6 +283,7 @@ def _named(payload: bytes) -> str | Fault:
 
 _HANDLERS: Mapping[Means, Callable[[Api, Line, Meant, bytes], Taken]] = {
     Means.TELEMETRY: Api._telemetry,
+    Means.FREE: Api._free,
     Means.ATTRIBUTES: Api._attributes,
     Means.ATTRIBUTES_ASKED: Api._attributes_asked,
     Means.CALL: Api._call,

@@ -2,10 +2,10 @@
 
 The topics are ThingsBoard's (https://thingsboard.io/docs/reference/mqtt-api and gateway-mqtt-api): `v1/devices/me/…`, the
 short `v2/…`, `v1/gateway/…` and `/provision/request`; and beside them `v1/devices/ID/…` for devices that write their own
-id or name into the topic.
+id or name into the topic. Any other topic is the device's own choice, and what comes there is data of the device.
 
 Rules of the file
-  1  A topic is looked up in tables; what stands in none of them means nothing here.
+  1  A topic is looked up in tables; what stands in none of them, and begins as they do, means nothing here.
   2  Whose a topic is, is decided by who is connected: an id in it must be the device's own, or, from a gateway, one behind it.
   3  Nothing is raised for any topic, and all of it is linear in its length.
 """
@@ -30,6 +30,7 @@ class Means(Enum):
     ANSWER = auto()  # to a call of ours
     CLAIM = auto()
     PROVISION = auto()
+    FREE = auto()  # data, on a topic of its own choice
     GATEWAY_CONNECT = auto()
     GATEWAY_DISCONNECT = auto()
     GATEWAY_TELEMETRY = auto()
@@ -100,6 +101,8 @@ _OF_GATEWAYS: dict[str, Meant] = {
     "v1/gateway/rpc": Meant(Means.GATEWAY_ANSWER, GATEWAY),
     "v1/gateway/claim": Meant(Means.GATEWAY_CLAIM, GATEWAY),
 }
+_FREE = Meant(Means.FREE, ME)
+_OURS = ("v1/", "v2/", "/provision/", "$")
 _DEVICES, _GATEWAYS = "v1/devices/", "v1/gateway/"
 _NUMBER = re.compile(r"[0-9]{1,10}", re.ASCII)
 
@@ -122,7 +125,7 @@ def meaning(topic: str, device: Device) -> Meant | Not:
         found = _OF_GATEWAYS.get(topic)
         return Not.KNOWN if found is None else found if device.gateway else Not.FOREIGN
     if not topic.startswith(_DEVICES):
-        return Not.KNOWN
+        return Not.KNOWN if not topic or topic.startswith(_OURS) else _FREE
     name, _, rest = topic[len(_DEVICES) :].partition("/")
     if name == "me":
         return Not.KNOWN
@@ -187,6 +190,6 @@ def may_subscribe(device: Device, topic_filter: str) -> bool:
     if topic_filter.startswith(_GATEWAYS):
         return device.gateway
     if not topic_filter.startswith(_DEVICES):
-        return False
+        return bool(topic_filter) and not topic_filter.startswith((*_OURS, "+", "#"))
     name = topic_filter[len(_DEVICES) :].partition("/")[0]
     return device.gateway or name == "me" or (_in_topics(name) and name in (device.node_id, device.name))

@@ -40,7 +40,8 @@ ME, SHORT, SHORT_JSON = topics.ME, topics.SHORT, topics.SHORT_JSON
         ("v1/devices/me/rpc/request/12345678901", Not.KNOWN),
         ("v1/devices/me", Not.KNOWN),
         ("v2/p", Not.KNOWN),
-        ("sensors/kitchen", Not.KNOWN),
+        ("sensors/kitchen", Meant(Means.FREE, ME)),
+        ("$SYS/uptime", Not.KNOWN),
         ("", Not.KNOWN),
     ],
 )
