@@ -4,7 +4,8 @@ Rules of the file
   1  What a device said counts for its own questions at once, and for everybody when it is read back from the records.
   2  What people want is read from the documents on a thread, never on the event loop; questions wait for that in a queue.
   3  A device is told what changed since it was last told, and what went. One that opens its line hears nothing by
-     itself: it asks, and from there on hears of changes. A long poll goes on where the one before it ended.
+     itself: it asks, and from there on hears of changes. A long poll goes on where the one before it ended. A device
+     that became a node while it was connected is told all at the first change.
 
 Name: attribute requests. Bound: `limits.attribute_requests_max`. When full: the question is refused, the device asks again.
 """
@@ -109,10 +110,13 @@ class Attributes:
 
     def changed(self, node_ids: Collection[str] | None) -> None:
         """Something else may be wanted of these nodes, or of any. On the event loop."""
-        concerned = tuple(self._told) if node_ids is None else [one for one in node_ids if one in self._told]
+        concerned = tuple(self._told) if node_ids is None else [one for one in node_ids if self._listens(one)]
         self._dirty.update(dict.fromkeys(concerned))
         if concerned:
             self._wake.set()
+
+    def _listens(self, node_id: str) -> bool:
+        return node_id in self._told or bool(self._seats.of(self._nodes.senders(node_id)))
 
     # -- the loop ---------------------------------------------------------------------------------------------
 
