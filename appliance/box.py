@@ -236,6 +236,7 @@ class ApplianceBox:
             notes=str(notes.value or "") if notes else "",
             conflicts=lists.conflicts(view, self._where),
             authority=self._authority_line(chain),
+            device=self.device_commands.state(node_id, snapshot),
             parked=deciding.parked(judged.parked, self._where),
         )
 
@@ -745,7 +746,8 @@ class ApplianceBox:
         return self._parts.stale.watch()
 
     async def gauges(self) -> Sequence[ports.Gauge]:
-        return gauges(self._parts, self._listed().rows, await self._parts.quarantine.count())
+        found = gauges(self._parts, self._listed().rows, await self._parts.quarantine.count())
+        return [*found, *self.device_commands.gauges()]
 
     async def health(self) -> ports.Fitness:
         parts = self._parts

@@ -15,8 +15,10 @@ import msgspec
 from appliance.intake.device_api import Api
 from fleet.events import Body, DeviceCalled, DeviceCallEnded, DeviceClaimed
 from fleet.people import Refused
+from fleet.snapshot import Snapshot
 from store.database import Writer
 from store.journal import Journal
+from web.ports import DeviceState, Gauge, SaidView
 
 _PARAMS_CHARS_MAX = 500
 _OUTCOME_CHARS_MAX = 200
@@ -48,6 +50,21 @@ class DeviceCommands:
         self._check(node_id)
         self._api.claim(node_id, secret)
         await self._say(node_id, DeviceClaimed(actor))
+
+    def gauges(self) -> list[Gauge]:
+        words = "What the device API holds: devices that are spoken to, and what waits for them or for us."
+        return [
+            Gauge(name="skerry_device_api", help=words, kind="gauge", value=value, labels=(("what", what),))
+            for what, value in self._api.waiting().items()
+        ]
+
+    def state(self, node_id: str, snapshot: Snapshot) -> DeviceState | None:
+        """What a page shows of the node's device, if there is anything."""
+        said = tuple(
+            SaidView(name=name, text=one.text, at_ns=one.at_ns) for name, one in sorted(snapshot.attributes.items())
+        )
+        found = DeviceState(connected=self._api.connected(node_id), offers=self._api.offers(node_id), said=said)
+        return found if found.connected or found.offers or said else None
 
     def _check(self, node_id: str) -> None:
         if not self._known(node_id):

@@ -309,6 +309,23 @@ EDITABLE = (
 )
 
 
+class SaidView(_View, frozen=True):
+    """What a device says of itself, as JSON text."""
+
+    name: str
+    text: str
+    at_ns: int
+
+
+class DeviceState(_View, frozen=True):
+    """The device of a node: whether it is connected and can be called, whether it has said a secret to be claimed with, and
+    its client attributes."""
+
+    connected: bool
+    offers: bool
+    said: tuple[SaidView, ...] = ()
+
+
 class NodeView(_View, frozen=True):
     now_ns: int
     row: NodeRow
@@ -331,6 +348,7 @@ class NodeView(_View, frozen=True):
     policies: tuple[tuple[str, str], ...] = ()
     upstream: str = ""  # the id of the node that it is reached over; empty: from the site itself
     relays: tuple[tuple[str, str], ...] = ()  # id and name of each other relay and gateway of its site
+    device: DeviceState | None = None  # None where none has said anything of itself, and none is connected
     as_of: AsOf | None = None
     clock: Clock | None = None  # of a past view: of the clock that wrote its newest turn
 

@@ -50,6 +50,7 @@ TABLE: tuple[Entry, ...] = (
     Entry("POST", "/domains/{id}/authority", authority.change, OPERATOR),
     Entry("POST", "/nodes/{id}/move", node.move, OPERATOR),
     Entry("POST", "/nodes/{id}/claim", node.claim, OPERATOR),
+    Entry("POST", "/nodes/{id}/claim-device", node.claim_device, OPERATOR),
     Entry("POST", "/nodes/{id}/release", node.release, OPERATOR),
     Entry("GET", "/policies", policies.show, VIEWER),
     Entry("POST", "/policies", policies.create, OPERATOR),

@@ -213,6 +213,7 @@ DONE: dict[str, str] = {
     "created": "Made. Now say what is wanted; it goes to every site.",
     "moved": "Moved.",
     "claimed": "The source now belongs to this node.",
+    "device-claimed": "The device is claimed: it is the one that showed this secret.",
     "released": "The source is unclaimed again. It stands on the Intake page.",
     "retry": "Tried again. What could be read this time is with its node.",
     "drop": "Dropped. The journal says by whom.",

@@ -238,6 +238,23 @@ class Api:
         """Refused unless the node's device said this secret and still stands by it."""
         self.claims.take(self._nodes.senders(node_id), secret, self._now_s())
 
+    def waiting(self) -> Mapping[str, int]:
+        """How much there is of what has a bound."""
+        return {
+            "seats": len(self.seats),
+            "calls": len(self.calls),
+            "attribute_requests": len(self.attributes),
+            "provisions": len(self._provisioning),
+            "claims": len(self.claims),
+        }
+
+    def connected(self, node_id: str) -> bool:
+        return bool(self.seats.of(self._nodes.senders(node_id)))
+
+    def offers(self, node_id: str) -> bool:
+        """Whether its device has said a secret to be claimed with."""
+        return self.claims.waiting(self._nodes.senders(node_id), self._now_s())
+
     def _provision_asked(self, line: Line, meant: Meant, payload: bytes) -> Taken:
         if len(self._provisioning) >= limits.provisions_waiting_max:
             line.send(topics.PROVISIONED, _encode(_failed("too many devices are being provisioned; try again")))

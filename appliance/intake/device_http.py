@@ -90,7 +90,6 @@ class DeviceHttp:
     ) -> None:
         self._api, self._keeper, self._gate, self._quarantine, self._now_ns = api, keeper, gate, quarantine, now_ns
         self._polls: set[Poll] = set()
-        self.closing = False
 
     def routes(self) -> tuple[Entry, ...]:
         """They stand behind the box's own: a token is never `nodes` or `events`."""
@@ -109,7 +108,6 @@ class DeviceHttp:
 
     def stop(self) -> None:
         """Who waits is told to come again."""
-        self.closing = True
         for poll in tuple(self._polls):
             poll.heard.cancel()
 

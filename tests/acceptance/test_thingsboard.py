@@ -221,3 +221,15 @@ def test_a_device_delivers_asks_and_answers_over_http(alder: Site) -> None:
 def test_a_newcomer_trades_its_code_over_http(alder: Site) -> None:
     with client("http_newcomer", alder.http, code(alder, "hobby")) as hobby:
         assert hobby.heard("connected") == [True]
+
+
+def test_what_a_device_said_of_itself_outlives_a_kill(tmp_path: Path) -> None:
+    with island(tmp_path / "alder") as site:
+        _, token = enrol(site, "kestrel")
+        with site.client() as line:
+            for number in range(20):
+                assert line.post(f"/api/v1/{token}/attributes", json={"number": number}).status_code == 200
+        site.kill()
+    with island(tmp_path / "alder") as site, site.client() as line:
+        asked = f"/api/v1/{token}/attributes?clientKeys=number"
+        assert eventually(lambda: line.get(asked).json()) == {"client": {"number": 19}}

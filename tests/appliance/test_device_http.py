@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import NamedTuple
 
 import httpx2
@@ -17,6 +18,7 @@ from fleet.devices import CodeWish, EnrolWish
 from fleet.people import Identity, Refused, Role
 from store.devices import Who
 from tests.cast import eventually_async
+from tests.conftest import ALDER
 from web.policy import Entry, Table
 from web.routes import TABLE
 
@@ -244,6 +246,31 @@ async def test_the_token_stands_in_no_event_item_count_or_answer(
     texts += [str(gauge) for gauge in await kestrel.alder.box.gauges()]
     texts += [str(kestrel.alder.gate.tally("http").refused), caplog.text]
     assert not [text for text in texts if kestrel.token in text]
+
+
+async def test_who_waits_for_a_call_is_no_page_and_goes_when_its_line_does(kestrel: Drone) -> None:
+    waiting = asyncio.create_task(kestrel.get("rpc?timeout=20000"))
+    await eventually_async(lambda: _size(kestrel.alder.device_api.seats))
+    assert kestrel.alder.pages.none.is_set()  # the interpreter need not step aside for it
+    gauges = {
+        gauge.labels: gauge.value for gauge in await kestrel.alder.box.gauges() if gauge.name == "skerry_device_api"
+    }
+    assert gauges[(("what", "seats"),)] == 1
+    waiting.cancel()
+    await eventually_async(lambda: _size(kestrel.alder.device_api.seats), lambda size: size == 0)
+
+
+async def test_who_waits_is_sent_away_when_the_box_stops(tmp_path: Path) -> None:
+    box = Appliance(tmp_path / "alder", ALDER)
+    await box.start()
+    enrolled = await box.devices.enrol(WHO, EnrolWish(name="kestrel"), "a test")
+    await box.box.entered(enrolled.node, enrolled.fresh)
+    url = f"http://{box.addresses['http']}/api/v1/{enrolled.issued.secret}/rpc?timeout=60000"
+    async with httpx2.AsyncClient(trust_env=False, timeout=30) as line:
+        waiting = asyncio.create_task(line.get(url))
+        await eventually_async(lambda: _size(box.device_api.seats))
+        await box.stop()
+        assert (await waiting).status_code == 408
 
 
 def test_the_rows_of_the_box_are_not_shadowed(alder_http: DeviceHttp) -> None:

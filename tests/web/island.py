@@ -55,6 +55,7 @@ from web.ports import (
     Choice,
     DebtLine,
     Devices,
+    DeviceState,
     FieldConflict,
     Fitness,
     Gauge,
@@ -76,6 +77,7 @@ from web.ports import (
     Refused,
     Role,
     RosterView,
+    SaidView,
     Series,
     Severity,
     SiteView,
@@ -786,6 +788,17 @@ class Island:
             conflicts=(self.conflicts[node_id],) if node_id in self.conflicts else (),
             parked=self.parked.get(node_id, ()),
             authority=next((one for one in self.lines_of_authority if one.subject == node_id), None),
+            device=DeviceState(
+                connected=row.reach is Reach.ONLINE,
+                offers=row.reach is Reach.ONLINE,
+                said=(
+                    SaidView(name="model", text='"K-2"', at_ns=at),
+                    SaidView(name="modules", text='["camera","lamp"]', at_ns=at),
+                    SaidView(name="serial", text='"K2-0117"', at_ns=at),
+                ),
+            )
+            if row.seen_ns
+            else None,
         )
 
     async def nodes(self, who: Identity, after: str, limit: int) -> Sequence[Node]:
