@@ -8,6 +8,7 @@ import contextlib
 import json
 import os
 import queue
+import shutil
 import subprocess
 import sys
 import threading
@@ -233,3 +234,47 @@ def test_what_a_device_said_of_itself_outlives_a_kill(tmp_path: Path) -> None:
     with island(tmp_path / "alder") as site, site.client() as line:
         asked = f"/api/v1/{token}/attributes?clientKeys=number"
         assert eventually(lambda: line.get(asked).json()) == {"client": {"number": 19}}
+
+
+@pytest.mark.skipif(not shutil.which("curl"), reason="curl is not installed here")
+def test_curl_delivers_asks_and_waits(alder: Site) -> None:
+    node_id, token = enrol(alder, "tern")
+
+    def curl(path: str, *more: str) -> tuple[str, str]:
+        url = f"{alder.url}/api/v1/{token}/{path}"
+        done = subprocess.run(
+            ["curl", "-s", "-w", "\n%{http_code}", *more, url], capture_output=True, text=True, timeout=60, check=True
+        )
+        body, _, status = done.stdout.rpartition("\n")
+        return status, body
+
+    json_of = ("-H", "Content-Type: application/json", "-d")
+    assert curl("telemetry", *json_of, '{"temperature": 3.5}') == ("200", "")
+    assert curl("attributes", *json_of, '{"fw": "1.0"}') == ("200", "")
+    status, body = curl("attributes?clientKeys=fw&sharedKeys=name")
+    assert (status, json.loads(body)) == ("200", {"client": {"fw": "1.0"}, "shared": {"name": "tern"}})
+    assert curl("rpc?timeout=50")[0] == "408"
+    assert curl("telemetry", *json_of, "{")[0] == "400"
+    assert curl("rpc/9", *json_of, "1")[0] == "404"
+    assert records(alder, node_id)[0] == (f"http/@{node_id}/", '{"temperature": 3.5}')
+
+
+@pytest.mark.skipif(not shutil.which("mosquitto_pub"), reason="mosquitto-clients is not installed here")
+def test_a_topic_of_somebody_else_is_refused_and_one_of_its_own_choice_is_not(alder: Site) -> None:
+    node_id, token = enrol(alder, "skua")
+
+    def publish(topic: str, body: str) -> subprocess.CompletedProcess[str]:
+        command = ["mosquitto_pub", "-V", "mqttv5", "-h", "127.0.0.1", "-p", str(alder.mqtt), "-u", token, "-q", "1"]
+        return subprocess.run(
+            [*command, "-t", topic, "-m", body], capture_output=True, text=True, timeout=30, check=False
+        )
+
+    assert publish("galley/oven", "temp=180 door=shut").stderr == ""
+    assert "Not authorized" in publish("v1/devices/kestrel/telemetry", '{"temperature":1}').stderr
+    assert records(alder, node_id) == [(f"mqtt/@{node_id}/", "temp=180 door=shut")]
+    (item,) = eventually(
+        lambda: [
+            one for one in alder.call("GET", "/api/v1/quarantine")["items"] if one["source"] == f"mqtt/@{node_id}/"
+        ]
+    )
+    assert item["reason"] == "not the device's own"
