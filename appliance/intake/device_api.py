@@ -30,6 +30,7 @@ from appliance.intake.topics import Means, Meant
 from fleet import limits
 from fleet.limits import MS
 
+_TELEMETRY = topics.TELEMETRY
 _NOTHING = Taken()
 _BUSY = "too many questions wait for an answer; ask again"
 _encode = msgspec.json.Encoder().encode
@@ -83,7 +84,7 @@ class Api:
         return topics.may_subscribe(device, topic_filter)
 
     def published(self, line: Line, topic: str, payload: bytes) -> Taken:
-        if topic == topics.TELEMETRY and line.device.node_id:
+        if topic == _TELEMETRY and line.device.node_id:
             fault = bodies.telemetry(payload)
             return Taken((("", payload),)) if fault is None else Taken(refused=fault)
         meant = topics.meaning(topic, line.device)
@@ -116,7 +117,7 @@ class Api:
         parts = bodies.of_devices(payload)
         if isinstance(parts, Fault):
             return Taken(refused=parts)
-        fault = next(filter(None, map(bodies.telemetry, parts.values())), None)
+        fault = next(filter(None, map(bodies.part, parts.values())), None)
         if fault is not None:
             return Taken(refused=fault)
         for name in parts:

@@ -65,6 +65,13 @@ def telemetry(body: bytes) -> Fault | None:
     return None if body[:1] in _DATA or body.lstrip(_BLANK)[:1] in _DATA else Fault.NOT_DATA
 
 
+def part(raw: bytes) -> Fault | None:
+    """The same of what a gateway says of one device, which has been found to be JSON."""
+    if len(raw) > limits.record_bytes_max:
+        return Fault.TOO_LONG
+    return None if raw[:1] in _DATA else Fault.NOT_DATA
+
+
 def _mends(body: bytes) -> bool:
     """Whether it is JSON but for NaN and infinities in it, as many encoders write them; the interpreter reads around them."""
     marks = payload.read(body).marks

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import re
 from enum import Enum, auto
+from functools import lru_cache
 from typing import NamedTuple
 
 from appliance.intake.device import PROVISION, Device, Turned
@@ -116,6 +117,10 @@ class Not(Enum):
 
 def meaning(topic: str, device: Device) -> Meant | Not:
     """What `device` means by publishing to `topic`."""
+    return _remembered(topic, device) if len(topic) <= _REMEMBERED_CHARS else _meaning(topic, device)
+
+
+def _meaning(topic: str, device: Device) -> Meant | Not:
     if is_new(device):
         return _PROVISION if topic == PROVISIONING else Not.FOREIGN
     found = _WHOLE.get(topic) or _numbered(topic)
@@ -137,6 +142,10 @@ def meaning(topic: str, device: Device) -> Meant | Not:
     return Not.KNOWN if found is None else found._replace(style=style_of(name), behind=behind)
 
 
+_remembered = lru_cache(maxsize=4_096)(_meaning)  # a device uses few topics, again and again
+_REMEMBERED_CHARS = 128
+
+
 def _behind(name: str, device: Device) -> str | None:
     """Which device behind the gateway a name in a topic is, "" for the device itself; None for somebody else."""
     if name and name in (device.node_id, device.name):
@@ -154,7 +163,7 @@ def _numbered(topic: str) -> Meant | None:
 
 def holds_secret(topic: str) -> bool:
     """Whether what is sent there is not to be kept, even when it is refused."""
-    return topic.endswith("/claim") or topic == PROVISIONING
+    return topic == PROVISIONING or (topic.endswith("/claim") and topic.startswith(_OURS))
 
 
 def is_new(device: Device) -> bool:
