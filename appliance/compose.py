@@ -25,7 +25,7 @@ from appliance.device_desk import Desk
 from appliance.doorkeeper import Gatekeeper, Mode, Rate
 from appliance.evaluator import Bounds, Standing
 from appliance.hub_link import HubLink
-from appliance.intake import http, ping, syslog, syslog_listeners
+from appliance.intake import http, ping, syslog, syslog_listeners, syslog_tls
 from appliance.intake.gate import Gate
 from appliance.intake.http_listener import Ingest
 from appliance.interpreter import Interpreter
@@ -264,6 +264,8 @@ class Appliance:
         commands = Commands(self.journal, self.site, tenant, self.shared)
         self._wire_devices(commands)
         self.lines = {name: Line(name) for name in (syslog_listeners.UDP, syslog_listeners.TCP, "http", "ping")}
+        if config.syslog.tls:
+            self.lines[syslog_tls.TLS] = Line(syslog_tls.TLS)
         self.box = ApplianceBox(
             Parts(
                 folder=folder,
@@ -451,6 +453,19 @@ class Appliance:
             self.tcp = syslog_listeners.TcpListener(self.gate, host, port, now_ns=self.clock.now_ns)
             await self.tcp.start()
             self._listening(syslog_listeners.TCP, *self.tcp.address)
+        if config.syslog.tls:
+            host, port = configuration.address(config.syslog.tls, "syslog.tls")
+            self.syslog_tls = syslog_tls.TlsListener(
+                self.gate,
+                host,
+                port,
+                self.tls.server(clients=config.syslog.tls_clients),
+                self.doorkeeper,
+                self.quarantine.put,
+                now_ns=self.clock.now_ns,
+            )
+            self.syslog_tls.start()
+            self._listening(syslog_tls.TLS, *self.syslog_tls.address)
         if config.ping.enabled:
             self.supervisor.run("ping", self._ping_loop)
         self.supervisor.run("link", self.link.run)
@@ -581,6 +596,8 @@ class Appliance:
             await self.supervisor.stop()
         if hasattr(self, "tcp"):
             await self.tcp.stop()
+        if hasattr(self, "syslog_tls"):
+            await self.syslog_tls.stop()
         if hasattr(self, "udp"):
             await asyncio.to_thread(self.udp.stop)
         if self._serving is not None:
