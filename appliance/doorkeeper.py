@@ -382,16 +382,23 @@ class Gatekeeper:
             await asyncio.sleep(_TICK_S)
             now_ns, ticks = self._now_ns(), ticks + 1
             try:
-                self._changed_by_time(await self._devices.expired(last_ns, now_ns))
+                await self.tell_expired(last_ns)
             except (StoreFault, TimeoutError):
                 continue  # asked again from where it stands
             last_ns = now_ns
             if ticks % _USES_EVERY == 0:
                 await self.tell_uses()
 
-    def _changed_by_time(self, ended: Sequence[str]) -> None:
+    async def tell_expired(self, since_ns: int) -> None:
+        """Whoever holds a connection with a credential whose time came since then ends it."""
+        ended = await self._devices.expired(since_ns, self._now_ns())
         if ended:
             self._changed(ended)
+
+    @property
+    def remembered(self) -> tuple[int, int, int]:
+        """How many credentials, refusals and buckets."""
+        return len(self._known), len(self._refused), len(self._buckets)
 
 
 def _plain_digest(token: str) -> bytes:
