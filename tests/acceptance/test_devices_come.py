@@ -298,3 +298,92 @@ def test_rsyslog_delivers_over_tls_with_its_certificate(tmp_path: Path) -> None:
         finally:
             daemon.terminate()
             daemon.wait(20)
+
+
+@needs_openssl
+def test_a_certificate_whose_time_is_over_ends_its_connection_and_opens_no_other(tmp_path: Path) -> None:
+    folder = tmp_path / "device"
+    with island(tmp_path / "alder", environment=TLS) as site:
+        csr = request(folder, "drone-01")
+        enrol = ("device", "enrol", "--data", str(site.data), "--name", "drone-01", "--certificate", str(csr))
+        made = skerry(*enrol, "--days", "0.00005")  # four seconds
+        assert made.returncode == 0, made.stderr
+        (folder / "drone-01.pem").write_text(made.stdout)
+        (folder / "ca.pem").write_text(skerry("device", "ca", "--data", str(site.data)).stdout)
+        with line(site, folder, "drone-01") as open_before:
+            open_before.sendall(counted("in time"))
+            eventually(lambda: sources(site, "in time"))
+            assert ended(open_before)
+        with line(site, folder, "drone-01") as late:
+            with contextlib.suppress(OSError):
+                late.sendall(counted("too late"))
+            assert ended(late)
+        items = eventually(lambda: site.call("GET", "/api/v1/quarantine")["items"])
+        assert [item["reason"] for item in items] == ["expired credential"]
+
+
+@needs_openssl
+def test_an_authority_of_ones_own_signs_devices_that_are_enrolled_by_their_certificate(tmp_path: Path) -> None:
+    folder = tmp_path / "device"
+    request(folder, "root", "/CN=Our own authority", "-newkey", "rsa:2048", "-x509", "-days", "30")
+    (folder / "root.csr").rename(folder / "root.pem")
+    for name in ("known", "unknown"):
+        csr = request(folder, name, f"/CN={name}")
+        sign = [OPENSSL, "x509", "-req", "-in", str(csr), "-CA", str(folder / "root.pem"), "-CAkey"]
+        sign += [str(folder / "root.key"), "-CAcreateserial", "-days", "10", "-out", str(folder / f"{name}.pem")]
+        subprocess.run(sign, capture_output=True, check=True)
+    with island(tmp_path / "alder", environment=TLS | PROD | {"SKERRY_TLS_CA": str(folder / "root.pem")}) as site:
+        enrol = ("device", "enrol", "--data", str(site.data), "--name", "drone-01")
+        assert skerry(*enrol, "--certificate", str(folder / "known.pem")).returncode == 0
+        (folder / "ca.pem").write_text(curl(site, "/v1/ca.pem")[1])
+        with line(site, folder, "known") as good:
+            good.sendall(counted("from afar"))
+            assert eventually(lambda: sources(site, "from afar"))
+        with line(site, folder, "unknown") as bad:
+            with contextlib.suppress(OSError):
+                bad.sendall(counted("from nobody"))
+            assert ended(bad)
+        items = eventually(lambda: site.call("GET", "/api/v1/quarantine")["items"])
+        assert [item["reason"] for item in items] == ["unknown credential"]
+
+
+def test_files_of_tls_that_cannot_be_used_are_named_at_the_start(tmp_path: Path) -> None:
+    (tmp_path / "wrong.pem").write_text("nonsense")
+    wrong = str(tmp_path / "wrong.pem")
+    environment = TLS | {"SKERRY_TLS_CERTIFICATE": wrong, "SKERRY_TLS_KEY": wrong}
+    says = r"tls\.certificate, tls\.key or tls\.ca cannot be used"
+    with pytest.raises(AssertionError, match=says), island(tmp_path / "alder", environment=environment):
+        pass
+
+
+@needs_openssl
+def test_no_secret_of_a_device_stands_in_any_file_page_export_or_log(tmp_path: Path) -> None:
+    folder = tmp_path / "device"
+    data = ("--data", str(tmp_path / "alder"))
+    with island(tmp_path / "alder", environment=TLS | PROD) as site:
+        code, unused = code_of(site), code_of(site, "--name", "drone-09")
+        token = curl(site, "/v1/provision", {"code": code, "name": "drone-01"})[1]["token"]
+        fresh = curl(site, "/v1/device/token", {}, "-H", f"authorization: Bearer {token}")[1]["token"]
+        password = skerry("device", "enrol", *data, "--name", "meter", "--user", "meter").stdout.strip()
+        enrolled(site, folder, "drone-02")
+        guess = "device_a-guess-of-mallory"
+        curl(site, "/v1/ingest", {"battery_pct": 1}, "-H", f"authorization: Bearer {guess}")
+        curl(site, "/v1/provision", {"code": "GUESS-GUESS-GUESS-GUES", "name": "drone-03"})
+        eventually(lambda: site.call("GET", "/api/v1/quarantine")["items"], lambda found: len(found) == 2)
+        shown = site.said()
+        for path in ("/devices?format=json", "/quarantine?format=json", "/journal?format=json", "/audit?format=json"):
+            shown += json.dumps(site.call("GET", path))
+        shown += json.dumps([site.call("GET", "/api/v1/devices"), site.call("GET", "/api/v1/activation-codes")])
+        with site.client(site.token("collector", "admin")) as client:
+            shown += client.get("/metrics").text + client.get("/devices").text + client.get("/audit/export").text
+        assert skerry("backup", *data, str(tmp_path / "copy")).returncode == 0
+        shown += skerry("device", "list", *data).stdout
+    assert skerry("journal", "export", *data, str(tmp_path / "alder.skerry")).returncode == 0
+    secrets = [token, fresh, password, code, unused, guess, "GUESS-GUESS-GUESS-GUES"]
+    assert all(len(secret) > 15 for secret in secrets)
+    for secret in secrets:
+        assert secret not in shown
+    files = [one for place in (tmp_path / "alder", tmp_path / "copy") for one in place.rglob("*") if one.is_file()]
+    for file in (*files, tmp_path / "alder.skerry"):
+        raw = file.read_bytes()
+        assert not [secret for secret in secrets if secret.encode() in raw], file
