@@ -47,10 +47,12 @@ def appliance_run(args: argparse.Namespace) -> int:
 
 async def _run_appliance(data: Path, config: Any) -> int:
     from appliance.compose import Appliance
+    from store.certificates import CertificateProblem
     from store.faults import StoreFault
     from store.folder import FolderProblem
     from store.keys import KeyProblem
     from store.ports import ListenProblem
+    from store.settings import ConfigProblem
 
     appliance = Appliance(data, config)
     asked = asyncio.Event()
@@ -59,7 +61,7 @@ async def _run_appliance(data: Path, config: Any) -> int:
         loop.add_signal_handler(number, asked.set)
     try:
         await appliance.start()
-    except (ListenProblem, StoreFault, FolderProblem, KeyProblem) as problem:
+    except (ListenProblem, StoreFault, FolderProblem, KeyProblem, CertificateProblem, ConfigProblem) as problem:
         print(f"skerry: {problem}", file=sys.stderr)
         return 1
     url = config.http.public_url.rstrip("/") or f"http://{appliance.addresses['http']}"

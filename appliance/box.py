@@ -17,6 +17,7 @@ from appliance.device_commands import DeviceCommands
 from appliance.gauges import gauges
 from appliance.parts import Line, Parts
 from appliance.presents import Here, Presents, Seen
+from appliance.retaking import Retaking
 from appliance.world import NodeState, SourceState, source_key
 from fleet import lifecycle, series
 from fleet.attention import Item
@@ -104,6 +105,14 @@ class ApplianceBox:
         )
         self.past = Then(parts.turns, self, lambda: self._listed().rows, tuple)
         self._moving = asyncio.Lock()
+        self._retaking = Retaking(
+            parts.quarantine,
+            parts.gate,
+            parts.history,
+            parts.world,
+            parts.parsers,
+            lambda: parts.interpreter.newest,
+        )
 
     # -- site -------------------------------------------------------------------------------------------------
 
@@ -596,21 +605,20 @@ class ApplianceBox:
 
     async def quarantine(self, who: Identity, before: int, limit: int, settled: bool) -> Sequence[ports.QuarantineItem]:
         found = await self._parts.quarantine.items(before, limit, settled=settled)
-        return [lists.quarantined(*item) for item in found]
+        return [
+            msgspec.structs.replace(lists.quarantined(*item), outside=self._retaking.is_outside(item)) for item in found
+        ]
 
-    async def settle(self, who: Identity, item: int, decision: str) -> None:
-        """Retry reads the raw bytes again with today's parsers: they may be newer than the ones that refused."""
-        held = await self._parts.quarantine.item(item)
+    async def settle(self, who: Identity, item: int, decision: str, node: str = "", *, alike: bool = False) -> None:
+        """Retry reads the raw bytes again with today's parsers: they may be newer than the ones that refused. What never
+        became a record becomes one."""
         if decision == "retry":
-            parse = self._parts.parsers.get(source_key(held.source).intake)
-            if parse is None:
-                raise Refused("this kind of input cannot be read again; drop it when it is of no use")
-            marks = parse(held.raw, held.at_ns).marks
-            if "unparsed" in marks:
-                raise Refused(f"it still cannot be read ({', '.join(marks)}); drop it, or update the appliance first")
-        elif decision != "drop":
+            await self._retaking.retry(item, node, who.name, alike=alike)
+        elif decision == "drop":
+            held = await self._parts.quarantine.item(item)
+            await self._parts.quarantine.settle(item, decision, held.reason, who.name)
+        else:
             raise Refused(f"{decision!r} is not a decision; it is retry or drop", 422)
-        await self._parts.quarantine.settle(item, decision, held.reason, who.name)
         self._parts.stale.mark("quarantine")
 
     # -- commands ---------------------------------------------------------------------------------------------

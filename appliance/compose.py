@@ -26,7 +26,17 @@ from appliance.device_desk import Desk
 from appliance.doorkeeper import Gatekeeper, Mode, Rate
 from appliance.evaluator import Bounds, Standing
 from appliance.hub_link import HubLink
-from appliance.intake import attributes, http, mqtt_listener, mqtt_session, payload, ping, syslog, syslog_listeners
+from appliance.intake import (
+    attributes,
+    http,
+    mqtt_listener,
+    mqtt_session,
+    payload,
+    ping,
+    syslog,
+    syslog_listeners,
+    syslog_tls,
+)
 from appliance.intake.device_api import Api, session_limits
 from appliance.intake.device_http import DeviceHttp
 from appliance.intake.gate import Gate
@@ -280,6 +290,8 @@ class Appliance:
             connections_max=config.mqtt.connections_max,
             now_ns=self.clock.now_ns,
         )
+        if config.syslog.tls:
+            self.lines[syslog_tls.TLS] = Line(syslog_tls.TLS)
         self.box = ApplianceBox(
             Parts(
                 folder=folder,
@@ -487,6 +499,19 @@ class Appliance:
             host, port = configuration.address(config.mqtt.listen, "mqtt.listen")
             self._listening(mqtt_session.INTAKE, *await self.mqtt.listen(host, port))
         self.supervisor.run("mqtt", self.mqtt.run)
+        if config.syslog.tls:
+            host, port = configuration.address(config.syslog.tls, "syslog.tls")
+            self.syslog_tls = syslog_tls.TlsListener(
+                self.gate,
+                host,
+                port,
+                self.tls.server(clients=config.syslog.tls_clients),
+                self.doorkeeper,
+                self.quarantine.put,
+                now_ns=self.clock.now_ns,
+            )
+            self.syslog_tls.start()
+            self._listening(syslog_tls.TLS, *self.syslog_tls.address)
         if config.ping.enabled:
             self.supervisor.run("ping", self._ping_loop)
         self.supervisor.run("link", self.link.run)
@@ -625,6 +650,8 @@ class Appliance:
             await self.mqtt.stop()
         if hasattr(self, "tcp"):
             await self.tcp.stop()
+        if hasattr(self, "syslog_tls"):
+            await self.syslog_tls.stop()
         if hasattr(self, "udp"):
             await asyncio.to_thread(self.udp.stop)
         if self._serving is not None:

@@ -143,8 +143,7 @@ class Gatekeeper:
         mark = self._mark("token", token)
         held = self._held(mark)
         if held is None:
-            changes = self._changes
-            found = await self._devices.find(CredentialKind.TOKEN, _plain_digest(token))
+            found, changes = await self._find(CredentialKind.TOKEN, _plain_digest(token))
             held = self._keep(mark, self._choose(found), changes)
         return self._answer(held, "", address)
 
@@ -159,19 +158,22 @@ class Gatekeeper:
             guesses = f"user {user[:128]} {address}"
             if self._guessed(guesses):
                 return self._turn(Turned.FLOOD)
-            changes = self._changes
-            found = await self._devices.find(CredentialKind.PASSWORD, user.encode(errors="replace"))
-            if not found:
-                return self._answer(self._keep(mark, Turned.UNKNOWN, changes), user, address)
-            shown = [one for one in found if await self._proves(one, mark, password)]
-            if not shown:
-                self._wrong_again(guesses)
-                self._keep(mark, Turned.FOREIGN, changes)  # somebody's name with what is not theirs: refused in DEV too
-                return self._turn(Turned.UNKNOWN)
-            held = self._keep(mark, self._choose(shown), changes)
+            held = await self._prove(user, password, mark, guesses)
         if held is Turned.FOREIGN:
             return self._turn(Turned.UNKNOWN)
         return self._answer(held, user, address)
+
+    async def _prove(self, user: str, password: str, mark: bytes, guesses: str) -> Found | Turned:
+        """FOREIGN for somebody's name with what is not theirs: refused in the mode DEV too."""
+        while True:
+            found, changes = await self._find(CredentialKind.PASSWORD, user.encode(errors="replace"))
+            shown = [one for one in found if await self._proves(one, mark, password)]
+            if changes == self._changes:
+                break
+        if found and not shown:
+            self._wrong_again(guesses)
+            return self._keep(mark, Turned.FOREIGN, changes)
+        return self._keep(mark, self._choose(shown), changes)
 
     async def certificate(self, der: bytes, address: str = "") -> Device | Turned:
         held = await self._look(hashlib.sha256(der).digest())
@@ -189,8 +191,7 @@ class Gatekeeper:
         held = self._held(fingerprint)
         if held is not None:
             return held
-        changes = self._changes
-        found = await self._devices.find(CredentialKind.CERTIFICATE, fingerprint)
+        found, changes = await self._find(CredentialKind.CERTIFICATE, fingerprint)
         return self._keep(fingerprint, self._choose(found), changes)
 
     async def anonymous(self, name: str, address: str) -> Device | Turned:
@@ -249,6 +250,14 @@ class Gatekeeper:
     def _held(self, mark: bytes) -> Found | Turned | None:
         held = self._known.get(mark) or self._refused.get(mark)
         return held.answer if held is not None and self._monotonic_ns() < held.until_ns else None
+
+    async def _find(self, kind: CredentialKind, lookup: bytes) -> tuple[list[Found], int]:
+        """What the registry has, and as of how many changes; looked up again when a change overtook the look-up."""
+        while True:
+            changes = self._changes
+            found = await self._devices.find(kind, lookup)
+            if changes == self._changes:
+                return found, changes
 
     def _keep(self, mark: bytes, answer: Found | Turned, changes: int) -> Found | Turned:
         """`changes`: as many as there had been when the look-up began; one that was overtaken is not kept."""
@@ -373,16 +382,23 @@ class Gatekeeper:
             await asyncio.sleep(_TICK_S)
             now_ns, ticks = self._now_ns(), ticks + 1
             try:
-                self._changed_by_time(await self._devices.expired(last_ns, now_ns))
+                await self.tell_expired(last_ns)
             except (StoreFault, TimeoutError):
                 continue  # asked again from where it stands
             last_ns = now_ns
             if ticks % _USES_EVERY == 0:
                 await self.tell_uses()
 
-    def _changed_by_time(self, ended: Sequence[str]) -> None:
+    async def tell_expired(self, since_ns: int) -> None:
+        """Whoever holds a connection with a credential whose time came since then ends it."""
+        ended = await self._devices.expired(since_ns, self._now_ns())
         if ended:
             self._changed(ended)
+
+    @property
+    def remembered(self) -> tuple[int, int, int]:
+        """How many credentials, refusals and buckets."""
+        return len(self._known), len(self._refused), len(self._buckets)
 
 
 def _plain_digest(token: str) -> bytes:

@@ -487,6 +487,7 @@ class QuarantineSettled(Body, frozen=True):
     decision: str
     reason: str
     actor: str
+    source: str = ""  # of which its bytes became a record
 
 
 # -- links: sites and their hub -----------------------------------------------------------------------------

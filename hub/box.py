@@ -586,7 +586,7 @@ class HubBox:
         found = await self._parts.quarantine.items(before, limit, settled=settled)
         return [rows.quarantined(*item) for item in found]
 
-    async def settle(self, who: Identity, item: int, decision: str) -> None:
+    async def settle(self, who: Identity, item: int, decision: str, node: str = "", *, alike: bool = False) -> None:
         held = await self._parts.quarantine.item(item)
         if decision == "retry":
             raise Refused("the hub takes in what sites send again, by itself; drop this when it is of no use")

@@ -318,7 +318,9 @@ async def settle(request: Request) -> Response:
     """Try a quarantined item again, or drop it."""
     wish = await forms.document(request, shapes.Settle)
     item = forms.number(request.path_params, "id", default=0, low=1, high=_CURSOR_MAX)
-    await asked.box(request).settle(asked.who(request), item, quarantine.decision_of(wish.decision))
+    node_name = forms.text({"node": wish.node}, "node", chars_max=limits.name_chars_max)
+    decision = quarantine.decision_of(wish.decision)
+    await asked.box(request).settle(asked.who(request), item, decision, node_name, alike=wish.alike)
     return render.data(shapes.Done())
 
 

@@ -211,9 +211,12 @@ class LinkChange(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Settle(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """`decision` is retry or drop."""
+    """`decision` is retry or drop. What never became a record becomes one by retry: of its source, if a node claims that, or
+    of the device `node` (id or name); with `alike` all that waits of the same source for the same reason."""
 
     decision: str
+    node: str = ""
+    alike: bool = False
 
 
 class DeviceList(msgspec.Struct, frozen=True, kw_only=True):

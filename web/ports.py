@@ -605,6 +605,7 @@ class QuarantineItem(_View, frozen=True):
     times: int
     settled_ns: int | None = None
     decision: str | None = None
+    outside: bool = False  # it never became a record, and could
 
 
 class LaneView(_View, frozen=True):
@@ -1034,8 +1035,9 @@ class Box(Protocol):
 
     async def quarantine(self, who: Identity, before: int, limit: int, settled: bool) -> Sequence[QuarantineItem]: ...
 
-    async def settle(self, who: Identity, item: int, decision: str) -> None:
-        """`decision` is retry or drop."""
+    async def settle(self, who: Identity, item: int, decision: str, node: str = "", *, alike: bool = False) -> None:
+        """`decision` is retry or drop. What never became a record becomes one of its source, or of the device `node`; with
+        `alike` all that waits of the same source for the same reason."""
         ...
 
     async def adopt(self, who: Identity, source: str, name: str, kind: Kind, tags: tuple[str, ...]) -> str:

@@ -609,7 +609,9 @@ EVENTS: dict[str, _Says] = {
     ),
     "code.withdrawn": lambda f: f"activation code {f['code'][-8:]} withdrawn{_from(f)}: {f['why']}",
     "quarantine.settled": lambda f: (
-        f"quarantined input {f['item']}: {f['decision']}{_by(f)}" + (f" ({f['reason']})" if f["reason"] else "")
+        f"quarantined input {f['item']}: {f['decision']}{_by(f)}"
+        + (f" ({f['reason']})" if f["reason"] else "")
+        + (f", now a record of {f['source']}" if f["source"] else "")
     ),
     "link.turned": lambda f: (
         f"link: {f['former']} → {f['state']}, {f['cause']}" + (f" ({f['reason']})" if f["reason"] else "")

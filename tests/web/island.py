@@ -948,7 +948,7 @@ class Island:
             if (not before or number < before) and (one.settled_ns is not None) == settled
         ][:limit]
 
-    async def settle(self, who: Identity, item: int, decision: str) -> None:
+    async def settle(self, who: Identity, item: int, decision: str, node: str = "", *, alike: bool = False) -> None:
         if item not in self.items:
             raise Refused("There is no such item in quarantine; someone else may have settled it.", 404)
         self.items[item] = msgspec.structs.replace(self.items[item], settled_ns=self.now(), decision=decision)
