@@ -31,7 +31,7 @@ from functools import partial
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from appliance.intake import mqtt_codec as codec
-from appliance.intake.device import Device, DeviceApi, Doorkeeper, Turned
+from appliance.intake.device import PROVISION, Device, DeviceApi, Doorkeeper, Turned
 from appliance.intake.gate import Gate, Outcome, Stored
 from appliance.intake.mqtt_codec import Reason
 from appliance.intake.mqtt_session import INTAKE, Batch, Connection, Said, Sessions, Terms
@@ -158,6 +158,8 @@ class Endpoint:
 
     async def _who(self, peer: Peer, wish: codec.Connect) -> Device | Turned:
         password = (wish.password or b"").decode(errors="replace")
+        if wish.user == PROVISION and not password:
+            return Device("", PROVISION, PROVISION, address=peer.address)
         if wish.user is not None and password:
             return await self.door.password(wish.user, password, wish.client_id, peer.address)
         if wish.user:

@@ -234,8 +234,10 @@ class Sessions:
             self.retain(session.owner, will.topic, will.payload, will.qos, will.properties, now_ns)
         taken = self.api.published(session.line, will.topic, will.payload)
         if taken.refused:
-            self.refused.append(Said(taken.refused, will.payload, device.source(INTAKE)))
-        self.orphans += [Offer(at_ns, device.source(INTAKE, behind), raw) for behind, raw in taken.records]
+            kept = b"" if taken.secret else will.payload
+            self.refused.append(Said(taken.refused, kept, device.source(INTAKE)))
+        intake = taken.intake or INTAKE
+        self.orphans += [Offer(at_ns, device.source(intake, behind), raw) for behind, raw in taken.records]
 
     # -- retained messages: a device's own, for its own subscriptions ---------------------------------------------
 
@@ -589,19 +591,17 @@ class Connection:
         refused: dict[int, int] = {}
         size = 0
         for place, payload in enumerate(payloads):
-            records, why = published(line, names[place], payload)
-            if why:
-                refused[place] = self._refuse(why, payload)
+            taken = published(line, names[place], payload)
+            if taken.refused:
+                refused[place] = self._refuse(taken.refused, b"" if taken.secret else payload)
                 continue
-            for behind, raw in records:
+            for behind, raw in taken.records:
                 if len(raw) > limits.record_bytes_max:
                     refused[place] = self._refuse("too long for a record", raw)
-                elif behind:
-                    offers.append(_offer((at_ns, self._source(behind), raw, _NO_MARKS)))
-                    size += len(raw)
-                else:
-                    offers.append(_offer((at_ns, source, raw, _NO_MARKS)))
-                    size += len(raw)
+                    continue
+                key = self._source(taken.intake, behind) if behind or taken.intake else source
+                offers.append(_offer((at_ns, key, raw, _NO_MARKS)))
+                size += len(raw)
         batch.bytes += size
         if not asked:
             return
@@ -615,9 +615,9 @@ class Connection:
                 reason = refused.get(place, 0)
                 batch.acks.append(_PUBACK + number if not reason else b"\x40\x03" + number + bytes((reason,)))
 
-    def _source(self, behind: str) -> str:
+    def _source(self, intake: str, behind: str) -> str:
         assert self.session is not None
-        return self.session.device.source(INTAKE, behind)
+        return self.session.device.source(intake or INTAKE, behind)
 
     def _refuse(self, why: str, payload: bytes) -> int:
         self.said.append(Said(why, payload, self.source))
