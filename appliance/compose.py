@@ -6,7 +6,9 @@ import asyncio
 import contextlib
 import gc
 import logging
+import socket
 import sqlite3
+import ssl
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -47,6 +49,7 @@ from fleet.snapshot import Snapshot
 from store import budget, keys, ports, sealing
 from store.accounts import Accounts
 from store.attention import Marks
+from store.certificates import ensure_server_certificate
 from store.commands import Commands, load_nodes
 from store.database import connect_reader
 from store.faults import Fault, StoreFault
@@ -423,10 +426,7 @@ class Appliance:
             self.tcp = syslog_listeners.TcpListener(self.gate, host, port, now_ns=self.clock.now_ns)
             await self.tcp.start()
             self._listening(syslog_listeners.TCP, *self.tcp.address)
-        if config.mqtt.listen:
-            host, port = configuration.address(config.mqtt.listen, "mqtt.listen")
-            self._listening(mqtt_session.INTAKE, *await self.mqtt.listen(host, port))
-        self.supervisor.run("mqtt", self.mqtt.run)
+        await self._listen_for_mqtt()
         if config.ping.enabled:
             self.supervisor.run("ping", self._ping_loop)
         self.supervisor.run("link", self.link.run)
@@ -441,6 +441,29 @@ class Appliance:
         if await self.accounts.needs_setup():
             self.setup_path = f"/setup/{await self.accounts.setup_secret()}"
         await self._serve()
+
+    async def _listen_for_mqtt(self) -> None:
+        config, line = self.config.mqtt, self.lines[mqtt_session.INTAKE]
+        if config.tls_listen:
+            host, port = configuration.address(config.tls_listen, "mqtt.tls_listen")
+            shown = ports.shown(*await self.mqtt.listen(host, port, self._mqtt_tls()))
+            self.addresses["mqtt-tls"], line.address = shown, f"{shown} (TLS)"
+        if config.listen:
+            host, port = configuration.address(config.listen, "mqtt.listen")
+            self.addresses[mqtt_session.INTAKE] = shown = ports.shown(*await self.mqtt.listen(host, port))
+            line.address = f"{shown}, {line.address}" if line.address else shown
+        self.supervisor.run("mqtt", self.mqtt.run)
+
+    def _mqtt_tls(self) -> ssl.SSLContext:
+        """The site's own certificate; whoever shows one of the site's authority is asked no password."""
+        hosts = ("localhost", "127.0.0.1", "::1", socket.gethostname())
+        made = ensure_server_certificate(self.folder.root / "tls", hosts, self.clock.now_ns())
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.minimum_version = ssl.TLSVersion.TLSv1_2
+        context.load_cert_chain(made.certificate, made.key)
+        context.verify_mode = ssl.CERT_OPTIONAL
+        context.load_verify_locations(made.ca)
+        return context
 
     def _listening(self, intake: str, host: str, port: int) -> None:
         self.addresses[intake] = self.lines[intake].address = ports.shown(host, port)
