@@ -495,10 +495,6 @@ class Appliance:
             self.tcp = syslog_listeners.TcpListener(self.gate, host, port, now_ns=self.clock.now_ns)
             await self.tcp.start()
             self._listening(syslog_listeners.TCP, *self.tcp.address)
-        if config.mqtt.listen:
-            host, port = configuration.address(config.mqtt.listen, "mqtt.listen")
-            self._listening(mqtt_session.INTAKE, *await self.mqtt.listen(host, port))
-        self.supervisor.run("mqtt", self.mqtt.run)
         if config.syslog.tls:
             host, port = configuration.address(config.syslog.tls, "syslog.tls")
             self.syslog_tls = syslog_tls.TlsListener(
@@ -512,6 +508,7 @@ class Appliance:
             )
             self.syslog_tls.start()
             self._listening(syslog_tls.TLS, *self.syslog_tls.address)
+        await self._listen_for_mqtt()
         if config.ping.enabled:
             self.supervisor.run("ping", self._ping_loop)
         self.supervisor.run("link", self.link.run)
@@ -530,6 +527,18 @@ class Appliance:
         if await self.accounts.needs_setup():
             self.setup_path = f"/setup/{await self.accounts.setup_secret()}"
         await self._serve()
+
+    async def _listen_for_mqtt(self) -> None:
+        config, line = self.config.mqtt, self.lines[mqtt_session.INTAKE]
+        if config.tls_listen:
+            host, port = configuration.address(config.tls_listen, "mqtt.tls_listen")
+            shown = ports.shown(*await self.mqtt.listen(host, port, self.tls.server(clients="optional")))
+            self.addresses["mqtt-tls"], line.address = shown, f"{shown} (TLS)"
+        if config.listen:
+            host, port = configuration.address(config.listen, "mqtt.listen")
+            self.addresses[mqtt_session.INTAKE] = shown = ports.shown(*await self.mqtt.listen(host, port))
+            line.address = f"{shown}, {line.address}" if line.address else shown
+        self.supervisor.run("mqtt", self.mqtt.run)
 
     def _listening(self, intake: str, host: str, port: int) -> None:
         self.addresses[intake] = self.lines[intake].address = ports.shown(host, port)

@@ -154,9 +154,6 @@ class Properties(dict[Property, Value]):
         value = self.get(name, "")
         return value if isinstance(value, str) else ""
 
-    def only(self, *names: Property) -> Properties:
-        return Properties({name: self[name] for name in names if name in self})
-
 
 NONE: Final = Properties()  # never changed
 WILL: Final = 0  # the place of properties in a will, beside the kinds of packets

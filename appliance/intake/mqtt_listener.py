@@ -134,6 +134,7 @@ class Endpoint:
             server.close()
         for peer in tuple(self.peers):
             peer.cut(Reason.SHUTTING_DOWN, "the appliance stops; what was not acknowledged is to be sent again")
+            peer.give_up()
         self.settle()
         for task in tuple(self._tasks):
             task.cancel()
@@ -410,6 +411,12 @@ class Peer:
             self._let(Held.GATE)
             self._store(batch)
             self.after()
+
+    def give_up(self) -> None:
+        """What the gate has no room for will not be stored."""
+        batch, self._kept = self._kept, None
+        if batch is not None:
+            self.endpoint.gate.refuse(INTAKE, "stopping", len(batch.offers))
 
     def _resume(self) -> None:
         endpoint = self.endpoint

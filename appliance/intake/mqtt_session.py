@@ -353,6 +353,8 @@ class Connection:
                     if self.wait_s:
                         break
                 begun = at
+                if self.state is State.OPENING and at < len(data) and data[at] >> 4 != Kind.CONNECT:
+                    raise ProtocolError("the first packet is not CONNECT")  # a length of something else may be any
                 found = codec.head(data, at, self.sessions.terms.packet_bytes_max)
                 if found is None or found[2] > len(data):
                     break
@@ -374,8 +376,6 @@ class Connection:
         """Answer one packet; where the next begins: `at` again when this one has to wait."""
         kind = first >> 4
         if self.state is State.OPENING:
-            if kind != Kind.CONNECT:
-                raise ProtocolError("the first packet is not CONNECT")
             self._connect(first, body, now_ns, at_ns)
             return end
         packet = codec.decode(first, body, self.level)
