@@ -10,6 +10,11 @@ from typing import NamedTuple
 
 import httpx2
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding
+from cryptography.x509.oid import NameOID
 
 from appliance.compose import Appliance
 from appliance.intake.device_http import DeviceHttp
@@ -230,6 +235,21 @@ async def test_a_new_device_trades_its_code_for_a_token_and_comes_in_with_it(kes
     assert (await kestrel.line.post(f"/api/v1/{token}/telemetry", content=b'{"a":1}')).status_code == 200
     again = await kestrel.line.post("/api/v1/provision", content=json.dumps(wish))
     assert (again.status_code, again.json()["status"]) == (400, "FAILURE")
+
+
+async def test_a_new_device_trades_its_code_for_a_certificate(kestrel: Drone) -> None:
+    _, code = await kestrel.alder.devices.make_code(WHO, CodeWish(name="hobby"))
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "hobby")])
+    csr = x509.CertificateSigningRequestBuilder().subject_name(name).sign(key, hashes.SHA256())
+    wish = {"provisionDeviceSecret": code, "credentialsType": "X509_CERTIFICATE"}
+    asked = {**wish, "csr": csr.public_bytes(Encoding.PEM).decode()}
+    refused = await kestrel.line.post("/api/v1/provision", content=json.dumps(wish))  # without one
+    assert (refused.status_code, refused.json()["status"]) == (400, "FAILURE")
+    made = (await kestrel.line.post("/api/v1/provision", content=json.dumps(asked))).json()
+    certificate = x509.load_pem_x509_certificate(made["credentialsValue"].encode())
+    assert certificate.public_key() == key.public_key()
+    certificate.verify_directly_issued_by(x509.load_pem_x509_certificate(made["caCertificate"].encode()))
 
 
 async def test_the_token_stands_in_no_event_item_count_or_answer(
