@@ -32,7 +32,7 @@ from fleet.limits import MS
 
 _TELEMETRY = topics.TELEMETRY
 _NOTHING = Taken()
-_BUSY = "too many questions wait for an answer; ask again"
+BUSY = "too many questions wait for an answer; ask again"
 _encode = msgspec.json.Encoder().encode
 
 Provisioner = Callable[[Provision, str], Awaitable[Provisioned | Turned]]
@@ -191,7 +191,7 @@ class Api:
         return self._ask(Ask(sender(line.device, asked.device), client, shared, answer))
 
     def _ask(self, ask: Ask) -> Taken:
-        return _NOTHING if self.attributes.ask(ask) else Taken(refused=_BUSY)
+        return _NOTHING if self.attributes.ask(ask) else Taken(refused=BUSY)
 
     def _call(self, line: Line, meant: Meant, payload: bytes) -> Taken:
         call = bodies.read(payload, bodies.Call)

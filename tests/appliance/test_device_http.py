@@ -18,6 +18,7 @@ from cryptography.x509.oid import NameOID
 
 from appliance.compose import Appliance
 from appliance.intake.device_http import DeviceHttp
+from appliance.intake.plain import OpenDoor
 from fleet import limits
 from fleet.devices import CodeWish, EnrolWish
 from fleet.people import Identity, Refused, Role
@@ -280,6 +281,13 @@ async def test_who_waits_for_a_call_is_no_page_and_goes_when_its_line_does(kestr
     await eventually_async(lambda: _size(kestrel.alder.device_api.seats), lambda size: size == 0)
 
 
+async def test_a_revocation_ends_what_waits_with_its_token(kestrel: Drone) -> None:
+    waiting = asyncio.create_task(kestrel.get("rpc?timeout=60000"))
+    await eventually_async(lambda: _size(kestrel.alder.device_api.seats))
+    await kestrel.alder.devices.revoke(WHO, kestrel.credential, "lost")
+    assert (await waiting).status_code == 401
+
+
 async def test_who_waits_is_sent_away_when_the_box_stops(tmp_path: Path) -> None:
     box = Appliance(tmp_path / "alder", ALDER)
     await box.start()
@@ -305,4 +313,4 @@ def test_the_rows_of_the_box_are_not_shadowed(alder_http: DeviceHttp) -> None:
 
 @pytest.fixture
 def alder_http() -> DeviceHttp:
-    return DeviceHttp(None, None, None, lambda *item: None)  # type: ignore[arg-type]
+    return DeviceHttp(None, OpenDoor(), None, lambda *item: None)  # type: ignore[arg-type]
