@@ -378,7 +378,9 @@ class Appliance:
 
     def _wire_device_api(self) -> None:
         """What devices may say and ask, whichever protocol carries it."""
-        nodes = device_nodes.nodes(self.world, self.folder.site_db, self.identity.log.tenant, self.shared.look)
+        nodes = device_nodes.nodes(
+            self.world, self.interpreter.newest, self.folder.site_db, self.identity.log.tenant, self.shared.look
+        )
         rate = self.config.intake.device_rate
         self.device_api = Api(
             nodes,

@@ -22,7 +22,9 @@ from store.database import connect_reader
 from store.wanted import Look
 
 
-def nodes(world: World, site_db: Path, tenant: str, look: Look) -> Nodes:
+def nodes(world: World, stored: int, site_db: Path, tenant: str, look: Look) -> Nodes:
+    """`stored`: the last record from before the start."""
+
     def of(sender: str) -> str:
         claimed = world.claims.get(sender)
         if claimed is not None:
@@ -42,7 +44,7 @@ def nodes(world: World, site_db: Path, tenant: str, look: Look) -> Nodes:
         with contextlib.closing(connect_reader(site_db)) as db:
             return wanted.wanted(db, tenant, node_ids, look)
 
-    return Nodes(of, senders, said, read)
+    return Nodes(of, senders, said, read, lambda: world.cursor >= stored)
 
 
 class Changed(Protocol):

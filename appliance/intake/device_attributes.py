@@ -2,8 +2,9 @@
 
 Rules of the file
   1  What a device said counts for its own questions at once, and for everybody when it is read back from the records.
-  2  What people want is read from the documents on a thread, never on the event loop; questions wait for that in a queue.
-  3  A device is told what changed since it was last told, and what went. One that opens its line hears nothing by
+  2  After a start nothing is answered before what was stored until then has been read: late is better than wrong.
+  3  What people want is read from the documents on a thread, never on the event loop; questions wait for that in a queue.
+  4  A device is told what changed since it was last told, and what went. One that opens its line hears nothing by
      itself: it asks, and from there on hears of changes. A long poll goes on where the one before it ended. A device
      that became a node while it was connected is told all at the first change.
 
@@ -31,6 +32,7 @@ _BATCH = 250  # nodes read in one go
 _FRESH_SENDERS_MAX = 4_096
 _TOLD_NODES_MAX = 20_000
 _FAULT_S = 1.0
+_BEHIND_S = 0.05
 _encode = msgspec.json.Encoder().encode
 _members = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 
@@ -39,13 +41,14 @@ Wanted = Callable[[Sequence[str]], Mapping[str, Values]]
 
 
 class Nodes(NamedTuple):
-    """What is known of nodes elsewhere: which one a sender is, its senders, what it said; and, on a thread of its own,
-    what is wanted of some."""
+    """What is known of nodes elsewhere: which one a sender is, its senders, what it said; on a thread of its own, what is
+    wanted of some; and whether what was stored before the start has been read."""
 
     of: Callable[[str], str]
     senders: Callable[[str], Collection[str]]
     said: Callable[[str], Mapping[str, str]]
     wanted: Wanted
+    ready: Callable[[], bool]
 
 
 class Ask(NamedTuple):
@@ -86,7 +89,7 @@ class Attributes:
     def ask(self, ask: Ask) -> bool:
         """Answered in a moment; False when too many wait."""
         node_id = self._nodes.of(ask.sender)
-        if ask.shared is None or not node_id:
+        if not node_id or (ask.shared is None and self._nodes.ready()):
             ask.answer(self._client(ask, node_id), {})
             return True
         if len(self._asks) >= limits.attribute_requests_max:
@@ -129,7 +132,10 @@ class Attributes:
             await self._wake.wait()
             self._wake.clear()
             while self._dirty or self._opened or self._asks:
-                await self._some()
+                if self._nodes.ready():
+                    await self._some()
+                else:
+                    await asyncio.sleep(_BEHIND_S)
 
     async def _some(self) -> None:
         dirty = _first(self._dirty)
@@ -157,7 +163,8 @@ class Attributes:
                 self._remember(node_id, found.get(node_id, {}))
         for ask in asks:
             node_id = node_ids.get(ask.sender, "")
-            ask.answer(self._client(ask, node_id), _chosen(found.get(node_id, {}), ask.shared or ()))
+            shared = {} if ask.shared is None else _chosen(found.get(node_id, {}), ask.shared)
+            ask.answer(self._client(ask, node_id), shared)
 
     def _remember(self, node_id: str, values: Values) -> None:
         self._told[node_id] = _json(values)

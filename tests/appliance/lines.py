@@ -39,9 +39,14 @@ class Site:
         self.claims = {"@01KESTREL/": "01KESTREL", "@01MAST/": "01MAST", "@01MAST/buoy": "01BUOY"}
         self.said: dict[str, dict[str, str]] = {}
         self.wanted: dict[str, dict[str, bytes]] = {"01KESTREL": {"target_version": b'"2.5"', "name": b'"kestrel"'}}
+        self.ready = True
         self.code = "GOOD-CODE"
         nodes = Nodes(
-            lambda who: self.claims.get(who, ""), self._senders, lambda node: self.said.get(node, {}), self._wants
+            lambda who: self.claims.get(who, ""),
+            self._senders,
+            lambda node: self.said.get(node, {}),
+            self._wants,
+            lambda: self.ready,
         )
         self.api = Api(nodes, self._provision, now_ns=lambda: 1_795_253_400 * 10**9, now_s=lambda: self.now_s)
 

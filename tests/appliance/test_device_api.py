@@ -151,6 +151,20 @@ async def test_a_device_that_subscribes_late_is_told_all_that_changed() -> None:
     assert wire.heard == [("v1/devices/me/attributes", {"name": "kestrel-1", "tags": ["scout"]})]
 
 
+async def test_after_a_start_a_question_waits_until_what_was_stored_is_read() -> None:
+    site, wire = Site(), Wire(KESTREL, "#")
+    site.ready = False
+    say(site, wire, "v1/devices/me/attributes/request/1", {"clientKeys": "mode"})
+    running = asyncio.create_task(site.api.attributes.run())
+    await asyncio.sleep(0.1)
+    assert wire.heard == []
+    site.said["01KESTREL"] = {"mode": '"as stored"'}
+    site.ready = True
+    await eventually_async(lambda: _heard(wire))
+    assert wire.heard == [("v1/devices/me/attributes/response/1", {"client": {"mode": "as stored"}})]
+    running.cancel()
+
+
 @pytest.mark.parametrize("body", [b"[]", b"7", b"{", b'{"a"}', b"\xff"])
 def test_what_is_no_attributes_is_refused(body: bytes) -> None:
     assert say(Site(), Wire(KESTREL), "v1/devices/me/attributes", body).refused in (
