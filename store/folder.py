@@ -27,7 +27,7 @@ from store.database import connect
 from store.faults import Fault, StoreFault, fault_of
 from store.keys import sync_folder
 
-REVISION = "0004"
+REVISION = "0005"
 
 
 class FolderProblem(Exception):

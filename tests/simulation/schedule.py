@@ -77,7 +77,7 @@ def _run(root: Path, seed: int, sites: int, rare: bool) -> Result:
         problems.append("rest: not every site came to be LIVE")
     if not world.rest(5 * MINUTE):
         problems.append("rest: something is still missing")
-    world.run_for(2 * MINUTE)  # receipts, heads and segments
+    world.run_for(3 * MINUTE)  # receipts, heads and segments
     problems += world.ledger.audit(world)
     made = Result(
         seed,
@@ -122,16 +122,9 @@ def _work(world: World, rng: random.Random, copy: Copy) -> None:
         world.after(rng.randrange(ACTIVE_NS), partial(world.write, copy, rng.randrange(1, 30)))
         world.after(rng.randrange(ACTIVE_NS), partial(world.present, copy))
     for _ in range(rng.randrange(3)):
-        world.after(rng.randrange(ACTIVE_NS), partial(_edit, world, copy, at_hub=rng.random() < 0.5))
+        world.after(rng.randrange(ACTIVE_NS), partial(world.edit, copy, at_hub=rng.random() < 0.5))
     if rng.random() < 0.5:
         world.after(rng.randrange(ACTIVE_NS), partial(world.seal, copy, drop=rng.random() < 0.4))
-
-
-def _edit(world: World, copy: Copy, *, at_hub: bool) -> None:
-    """A copied box and the original would write changes with one number: known, and named by the document's own rules
-    (`store.document`); who forks keeps to one of the two."""
-    if copy.writer not in world.ledger.forked:
-        world.edit(copy, at_hub=at_hub)
 
 
 def _copied(world: World, rng: random.Random, copy: Copy, clone: bool) -> None:
@@ -145,6 +138,8 @@ def _copied(world: World, rng: random.Random, copy: Copy, clone: bool) -> None:
             twin.wrote = 1_000_000
             for _ in range(6):
                 world.after(rng.randrange(MINUTE), partial(world.write, twin, 2))
+            for one in (copy, twin) * 3:  # of the same nodes: two words of one author with one number
+                world.after(rng.randrange(MINUTE), partial(world.edit, one, at_hub=False))
         else:
             world.restore(copy, image)
 
