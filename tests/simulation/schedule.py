@@ -104,13 +104,12 @@ def _plan(world: World, rng: random.Random) -> list[set[str]]:
         copy = rng.choice(world.copies)
         do = rng.choice(_FAULTS)
         world.after(at, partial(do, world, random.Random(rng.random()), copy))
-    if rng.random() < 0.9:
-        victim = rng.choice(world.copies)
-        world.ledger.forked.add(victim.writer)
-        twins.append({victim.writer})
-        world.after(
-            rng.randrange(10 * SECOND, ACTIVE_NS // 2), partial(_copied, world, rng, victim, rng.random() < 0.45)
-        )
+    for victim in rng.sample(world.copies, k=max(len(world.copies) // _SITES_PER_TWIN, 1)):
+        if rng.random() < 0.9:
+            world.ledger.forked.add(victim.writer)
+            twins.append({victim.writer})
+            at = rng.randrange(10 * SECOND, ACTIVE_NS // 2)
+            world.after(at, partial(_copied, world, rng, victim, rng.random() < 0.45))
     if rng.random() < 0.65:
         world.ledger.forked |= {copy.writer for copy in world.copies}  # its segments are asked for again, and are gone
         world.after(rng.randrange(10 * SECOND, ACTIVE_NS // 2), partial(_hub_set_back, world, rng))
@@ -155,7 +154,7 @@ def _rare(world: World, rng: random.Random, twins: list[set[str]]) -> None:
     """What chance alone brings about too seldom is made to happen: faults that wait for a site to be in a state. A site
     with a copy is mostly held, and would wait in vain."""
     alone = [copy for copy in world.copies if not any(copy.writer in twin for twin in twins)] or world.copies
-    for _ in range(_AMBUSHES):
+    for _ in range(max(_AMBUSHES, len(world.copies) // 4)):
         state, do = rng.choice(_TRAPS)
         copy = rng.choice(alone)
         at = rng.randrange(10 * SECOND, ACTIVE_NS - MINUTE)
@@ -188,6 +187,7 @@ def _cut(world: World, copy: Copy) -> None:
 
 
 _AMBUSHES = 6
+_SITES_PER_TWIN = 16
 _TRAPS: tuple[tuple[State, Callable[[World, Copy], None]], ...] = (
     (State.RETURNING, _cut),
     (State.REPLAYING, _cut),
