@@ -38,6 +38,7 @@ from store.faults import StoreFault
 from store.frames import Record
 from store.link_file import LinkFile
 from store.shared import told
+from store.then import Documents
 from sync import audit_file, export, receipt, receipt_file
 from sync.messages import Lane
 from sync.protocol import State
@@ -98,7 +99,14 @@ class ApplianceBox:
             lambda site: self.name,
             self._where,
         )
-        self.past = Then(parts.turns, self, lambda: self._listed().rows, tuple)
+        self.past = Then(
+            parts.turns,
+            self,
+            lambda: self._listed().rows,
+            tuple,
+            Documents(parts.folder.site_db, parts.identity.log.tenant, self._where),
+            parts.identity.log.writer,
+        )
         self._moving = asyncio.Lock()
 
     # -- site -------------------------------------------------------------------------------------------------

@@ -623,6 +623,30 @@ def values(db: sqlite3.Connection, document: Id) -> dict[str, list[Stamped]]:
     return {pointer: list(words_there.values()) for pointer, words_there in held.items()}
 
 
+def as_of(db: sqlite3.Connection, document: Id, stamp: int) -> View | None:
+    """The document as it stood at a moment (the greatest stamp that belongs to it): the words that had been said by then,
+    wherever, and what they build on. None when nobody had written yet."""
+    for row in generations(db, document):
+        loaded = _load(row.saved)
+        if row.generation and not _claims(loaded, row.generation - 1):
+            continue
+        then: dict[bytes, list[bytes]] = {}
+        for one in loaded.get_changes([]):  # each after those it follows
+            if all(dep in then for dep in one.deps) and _said_at(one.raw_bytes) <= stamp:
+                then[one.hash] = one.deps
+        heads = sorted(then.keys() - {dep for deps in then.values() for dep in deps})
+        if heads:
+            held = _values(loaded, heads)
+            return words.view(document.kind, {pointer: each.values() for pointer, each in held.items()})
+    return None
+
+
+def _said_at(raw: bytes) -> int:
+    """The newest stamp of what a change says. One that begins a generation is as old as the words that it carries over."""
+    texts = (text for key, text in decode(raw).ops if text is not None and not key.partition("/")[2].startswith("@"))
+    return max((words.decode(text).hlc for text in texts), default=0)
+
+
 def _store(db: sqlite3.Connection, document: Id, generation: int, merged: Merged) -> None:
     db.execute(
         "INSERT INTO document VALUES (?,?,?,?,?,?,?,?) ON CONFLICT DO UPDATE"

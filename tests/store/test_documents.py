@@ -786,3 +786,31 @@ def test_a_lost_change_is_found_by_its_bucket_and_sent_again(alder: Box, birch: 
 def test_another_tenants_documents_are_not_compared(alder: Box) -> None:
     alder.edit({"name": "x"}, of=DRONE._replace(tenant="other"))
     assert alder.heads() == {}
+
+
+# -- the past ------------------------------------------------------------------------------------------------------
+
+
+def then(box: Box, stamp: int) -> dict[str, Value] | None:
+    view = document.as_of(box.db, DRONE, stamp)
+    return None if view is None else {pointer: one.value for pointer, one in view.values.items()}
+
+
+def test_a_document_is_read_as_it_stood_at_a_moment_whenever_its_words_came(alder: Box, birch: Box) -> None:
+    (first,) = alder.edit({"name": "a"}, hlc=10)
+    birch.take(first)
+    (late,) = alder.edit({"name": "b", "notes": "n"}, hlc=20)
+    birch.edit({"name": "c"}, hlc=30)
+    assert then(birch, 9) is None
+    assert [then(birch, at) for at in (10, 25, 30)] == [{"name": "a"}, {"name": "a"}, {"name": "c"}]
+    birch.take(late)
+    assert then(birch, 25) == {"name": "b", "notes": "n"}, "what came late falls into its own place"
+    assert then(birch, 99) == birch.values
+
+
+def test_a_moment_before_a_new_generation_is_read_from_the_old_one(alder: Box) -> None:
+    alder.edit({"name": "a"}, hlc=10)
+    alder.edit({"name": "b"}, hlc=20)
+    document.rotate(alder.db, DRONE, ALDER)
+    alder.edit({"name": "c"}, hlc=30)
+    assert [then(alder, at) for at in (9, 10, 20, 30)] == [None, {"name": "a"}, {"name": "b"}, {"name": "c"}]

@@ -1,7 +1,8 @@
 """T19: the real core of a hub and its sites under everything that goes wrong, in virtual time. A run is its seed.
 
-The change tier is `LARGE` fleets of `SITES` and `SMALL` ones of 2 to 4, on every core. At rest A to G hold; every fault and every row of the table of states was
-seen a hundred times. A seed that ever failed stands in `FOUND` for good, as the run it was then.
+The change tier is `LARGE` fleets of `SITES` and `SMALL` ones of 2 to 4, on every core. At rest A to G hold; every fault and
+every row of the table of states was seen a hundred times. A seed that ever failed stands in `FOUND` for good, as the run
+it was then.
 """
 
 from __future__ import annotations
