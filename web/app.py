@@ -145,7 +145,10 @@ class Answer:
             return refusal(request, 503, "The box is busy and did not answer in time. Nothing is lost; try again.")
 
 
-_NOW_ONLY = "This is only known of the present; ask without “as_of”. Fleet, nodes, links, journal, policies and domains know the past."
+_NOW_ONLY = (
+    "This is only known of the present; ask without “as_of”. "
+    "Fleet, nodes, links, journal, policies and domains know the past."
+)
 _OURS = (
     "Something in Skerry itself went wrong; you did nothing wrong. Nothing that was acknowledged is lost. "
     "Try again; if it stays, `skerry doctor` says more and the log has the detail."
