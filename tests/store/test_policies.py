@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import sqlite3
 import time
 from collections.abc import Iterator
@@ -153,7 +154,7 @@ async def test_what_was_written_at_a_moment_is_read_from_the_document_itself(har
     await harbor.policies.change("alice", Kind.BUNDLE, name, {"notes": "before the storm"})
     then = Documents(harbor.folder.site_db, TENANT, lambda writer: "harbor")
     between = time.time_ns()
-    time.sleep(0.005)  # a stamp counts milliseconds
+    await asyncio.sleep(0.005)  # a stamp counts milliseconds
     await harbor.policies.change("alice", Kind.BUNDLE, name, {"notes": "after the storm"})
     view, now = then.one(Kind.BUNDLE, name, between), then.one(Kind.BUNDLE, name, time.time_ns())
     assert view is not None
