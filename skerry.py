@@ -34,6 +34,7 @@ def appliance_run(args: argparse.Namespace) -> int:
         "http.listen": args.http,
         "syslog.udp": args.syslog_udp,
         "syslog.tcp": args.syslog_tcp,
+        "mqtt.listen": args.mqtt,
         "site.name": args.name,
     }
     try:
@@ -46,10 +47,12 @@ def appliance_run(args: argparse.Namespace) -> int:
 
 async def _run_appliance(data: Path, config: Any) -> int:
     from appliance.compose import Appliance
+    from store.certificates import CertificateProblem
     from store.faults import StoreFault
     from store.folder import FolderProblem
     from store.keys import KeyProblem
     from store.ports import ListenProblem
+    from store.settings import ConfigProblem
 
     appliance = Appliance(data, config)
     asked = asyncio.Event()
@@ -58,7 +61,7 @@ async def _run_appliance(data: Path, config: Any) -> int:
         loop.add_signal_handler(number, asked.set)
     try:
         await appliance.start()
-    except (ListenProblem, StoreFault, FolderProblem, KeyProblem) as problem:
+    except (ListenProblem, StoreFault, FolderProblem, KeyProblem, CertificateProblem, ConfigProblem) as problem:
         print(f"skerry: {problem}", file=sys.stderr)
         return 1
     url = config.http.public_url.rstrip("/") or f"http://{appliance.addresses['http']}"
@@ -539,6 +542,99 @@ async def _ask_briefly(data: Path, control: Path, method: str, path: str, body: 
         await appliance.stop()
 
 
+# -- devices -----------------------------------------------------------------------------------------------------
+
+
+def device_list(args: argparse.Namespace) -> int:
+    from urllib.parse import quote
+
+    devices: list[Any] = []
+    after: str | None = ""
+    while after is not None:
+        page = _control(args.data, "GET", f"/api/v1/devices?limit=500&after={quote(after)}")
+        devices += page["devices"]
+        after = page["next"]
+    if args.json:
+        print(json.dumps(devices))
+        return 0
+    import time
+
+    now_ns = time.time_ns()
+    for device in devices:
+        print(f"{device['name']}{' (gateway)' if device['gateway'] else ''}  {device['node_id']}")
+        for one in device["credentials"]:
+            used = f"used {_since(now_ns, one['used_ns'])} from {one['used_from']}" if one["used_ns"] else "never used"
+            print(f"  {one['id']}  {one['kind']:<11} {one['label']:<16} {_stands(one, now_ns):<8} {used}")
+    return 0
+
+
+def _stands(credential: Mapping[str, Any], now_ns: int) -> str:
+    if credential["revoked_ns"] is not None:
+        return "revoked"
+    return "expired" if (credential["expires_ns"] or now_ns + 1) <= now_ns else "counts"
+
+
+def _since(now_ns: int, at_ns: int) -> str:
+    from web.words import age
+
+    return f"{age((now_ns - at_ns) / 1_000_000_000)} ago"
+
+
+def device_code(args: argparse.Namespace) -> int:
+    wish = {"name": args.name or "", "kind": args.kind, "gateway": args.gateway, "uses": args.uses, "hours": args.hours}
+    print(_control(args.data, "POST", "/api/v1/activation-codes", wish)["code"])
+    return 0
+
+
+def device_enrol(args: argparse.Namespace) -> int:
+    wish = {"name": args.name, "kind": args.kind, "gateway": args.gateway, "why": args.why, "days": args.days}
+    if args.user is not None:
+        wish |= {"credential": "password", "user": args.user}
+    if args.certificate is not None:
+        wish |= {"credential": "certificate", "pem": _pem(args.certificate)}
+    return _given(_control(args.data, "POST", "/api/v1/devices", wish))
+
+
+def device_token(args: argparse.Namespace) -> int:
+    print(_control(args.data, "POST", "/api/v1/devices", {"name": args.name, "why": args.why})["secret"])
+    return 0
+
+
+def device_rotate(args: argparse.Namespace) -> int:
+    wish = {"why": args.why} | ({"pem": _pem(args.csr)} if args.csr is not None else {})
+    return _given(_control(args.data, "POST", f"/api/v1/devices/{args.credential}/rotate", wish))
+
+
+def device_revoke(args: argparse.Namespace) -> int:
+    _control(args.data, "POST", f"/api/v1/devices/{args.credential}/revoke", {"why": args.why})
+    print(f"{args.credential} counts no more")
+    return 0
+
+
+def device_ca(args: argparse.Namespace) -> int:
+    authority = _control(args.data, "GET", "/api/v1/devices?limit=1")
+    print(authority["ca_pem"], end="")
+    print(f"SHA-256 {authority['ca_sha256']}", file=sys.stderr)
+    return 0
+
+
+def _given(issued: Mapping[str, Any]) -> int:
+    """What the device is given, alone on standard output."""
+    print(f"{issued['name']}: {issued['kind']} {issued['credential']}", file=sys.stderr)
+    if issued["user"]:
+        print(f"user {issued['user']}, password:", file=sys.stderr)
+    if given := issued["secret"] or issued["certificate_pem"].rstrip():
+        print(given)
+    return 0
+
+
+def _pem(file: Path) -> str:
+    try:
+        return file.read_text(encoding="ascii")
+    except (OSError, UnicodeDecodeError) as error:
+        fail(f"{file} cannot be read as PEM: {error}")
+
+
 # -- backup ------------------------------------------------------------------------------------------------------
 
 
@@ -614,6 +710,12 @@ def parser() -> argparse.ArgumentParser:
             "--data", type=Path, default=Path("skerry-data"), metavar="DIR", help="the appliance's data folder"
         )
 
+    def for_device(made: argparse.ArgumentParser) -> None:
+        made.add_argument(
+            "--kind", choices=("EDGE", "DC", "GATEWAY", "RELAY", "VIRTUAL"), default="EDGE", help="of a new node"
+        )
+        made.add_argument("--gateway", action="store_true", help="it may speak for others")
+
     made = add(
         commands, "demo", demo, "run a hub and two sites with their devices on this machine", "skerry demo --speed 4"
     )
@@ -648,6 +750,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--http", metavar="HOST:PORT")
     made.add_argument("--syslog-udp", metavar="HOST:PORT")
     made.add_argument("--syslog-tcp", metavar="HOST:PORT")
+    made.add_argument("--mqtt", metavar="HOST:PORT")
 
     box = group("hub", "the hub of a fleet", "skerry hub run --data /var/lib/skerry-hub")
     made = add(box, "run", hub_run, "run a hub and its broker until it is stopped", "skerry hub run --data DIR")
@@ -817,6 +920,80 @@ def parser() -> argparse.ArgumentParser:
     made = add(box, "revoke", token_revoke, "end a token at once", "skerry token revoke --data DIR --name collector")
     with_data(made)
     made.add_argument("--name", required=True)
+
+    box = group("device", "devices that prove who they are", "skerry device code --data DIR --name drone-01")
+    made = add(box, "list", device_list, "list the devices with what they show", "skerry device list --data DIR --json")
+    with_data(made)
+    made.add_argument("--json", action="store_true", help="print one JSON line")
+    made = add(
+        box,
+        "code",
+        device_code,
+        "make an activation code, to be typed at a device; it is shown once",
+        "skerry device code --data DIR --name drone-01",
+    )
+    with_data(made)
+    made.add_argument(
+        "--name", metavar="NODE", help="for this node, there already or new; else the device names itself"
+    )
+    made.add_argument("--uses", type=int, default=1, metavar="N", help="for how many devices")
+    made.add_argument("--hours", type=float, default=24.0, metavar="H", help="good for how long")
+    for_device(made)
+    made = add(
+        box,
+        "enrol",
+        device_enrol,
+        "give a node a token, a user with a password, or a certificate",
+        "skerry device enrol --data DIR --name meter --user meter",
+    )
+    with_data(made)
+    made.add_argument("--name", required=True, metavar="NODE", help="there already, or new")
+    made.add_argument("--user", metavar="NAME", help="a user with a password, which is made up and printed")
+    made.add_argument(
+        "--certificate", type=Path, metavar="FILE", help="in PEM: one that it has, or a request (PKCS #10)"
+    )
+    made.add_argument("--days", type=float, default=0.0, metavar="N", help="how long it counts; 0: for ever")
+    made.add_argument("--why", default="enrolled at the console", metavar="WORDS", help="for the journal")
+    for_device(made)
+    made = add(
+        box,
+        "token",
+        device_token,
+        "give a node a token, and print nothing else",
+        "skerry device token --data DIR --name drone-01",
+    )
+    with_data(made)
+    made.add_argument("--name", required=True, metavar="NODE", help="there already, or new")
+    made.add_argument("--why", default="made at the console", metavar="WORDS", help="for the journal")
+    made = add(
+        box,
+        "rotate",
+        device_rotate,
+        "give a new credential in place of one; both count until the grace is over",
+        "skerry device rotate --data DIR 01M6B73GE30000000000000003 --why yearly",
+    )
+    with_data(made)
+    made.add_argument("credential", metavar="ID", help="of the credential; see: skerry device list")
+    made.add_argument("--csr", type=Path, metavar="FILE", help="a request (PKCS #10, PEM), for a certificate")
+    made.add_argument("--why", default="rotated at the console", metavar="WORDS", help="for the journal")
+    made = add(
+        box,
+        "revoke",
+        device_revoke,
+        "end a credential at once, open connections too",
+        "skerry device revoke --data DIR 01M6B73GE30000000000000003 --why lost",
+    )
+    with_data(made)
+    made.add_argument("credential", metavar="ID", help="of a credential, or of a node for all that it has")
+    made.add_argument("--why", required=True, metavar="WORDS", help="for the journal")
+    made = add(
+        box,
+        "ca",
+        device_ca,
+        "print the certificate of this site's authority, for devices to trust",
+        "skerry device ca --data DIR",
+    )
+    with_data(made)
 
     box = group("account", "people's accounts", "skerry account link --data DIR --name alice")
     made = add(

@@ -13,9 +13,11 @@ from typing import NamedTuple, TypeVar
 import msgspec
 
 from appliance import attention as needs
+from appliance.device_commands import DeviceCommands
 from appliance.gauges import gauges
 from appliance.parts import Line, Parts
 from appliance.presents import Here, Presents, Seen
+from appliance.retaking import Retaking
 from appliance.world import NodeState, SourceState, source_key
 from fleet import lifecycle, series
 from fleet.attention import Item
@@ -33,6 +35,7 @@ from fleet.people import Identity, Refused, Unavailable
 from store import audit, journal, keys, node_words, proof
 from store.attention import Marks
 from store.database import connect_reader
+from store.devices import source_of
 from store.drifting import Drifting
 from store.faults import StoreFault
 from store.frames import Record
@@ -79,7 +82,9 @@ class _Listed(NamedTuple):
 class ApplianceBox:
     hub = False
     plans: ports.Plans  # given by whoever wires it
+    devices: ports.Devices | None = None  # likewise
     marks: Marks
+    device_commands: DeviceCommands
 
     def __init__(self, parts: Parts) -> None:
         self.name = parts.identity.site
@@ -108,6 +113,14 @@ class ApplianceBox:
             parts.identity.log.writer,
         )
         self._moving = asyncio.Lock()
+        self._retaking = Retaking(
+            parts.quarantine,
+            parts.gate,
+            parts.history,
+            parts.world,
+            parts.parsers,
+            lambda: parts.interpreter.newest,
+        )
 
     # -- site -------------------------------------------------------------------------------------------------
 
@@ -240,6 +253,7 @@ class ApplianceBox:
             notes=str(notes.value or "") if notes else "",
             conflicts=lists.conflicts(view, self._where),
             authority=self._authority_line(chain),
+            device=self.device_commands.state(node_id, snapshot),
             parked=deciding.parked(judged.parked, self._where),
         )
 
@@ -599,21 +613,20 @@ class ApplianceBox:
 
     async def quarantine(self, who: Identity, before: int, limit: int, settled: bool) -> Sequence[ports.QuarantineItem]:
         found = await self._parts.quarantine.items(before, limit, settled=settled)
-        return [lists.quarantined(*item) for item in found]
+        return [
+            msgspec.structs.replace(lists.quarantined(*item), outside=self._retaking.is_outside(item)) for item in found
+        ]
 
-    async def settle(self, who: Identity, item: int, decision: str) -> None:
-        """Retry reads the raw bytes again with today's parsers: they may be newer than the ones that refused."""
-        held = await self._parts.quarantine.item(item)
+    async def settle(self, who: Identity, item: int, decision: str, node: str = "", *, alike: bool = False) -> None:
+        """Retry reads the raw bytes again with today's parsers: they may be newer than the ones that refused. What never
+        became a record becomes one."""
         if decision == "retry":
-            parse = self._parts.parsers.get(source_key(held.source).intake)
-            if parse is None:
-                raise Refused("this kind of input cannot be read again; drop it when it is of no use")
-            marks = parse(held.raw, held.at_ns).marks
-            if "unparsed" in marks:
-                raise Refused(f"it still cannot be read ({', '.join(marks)}); drop it, or update the appliance first")
-        elif decision != "drop":
+            await self._retaking.retry(item, node, who.name, alike=alike)
+        elif decision == "drop":
+            held = await self._parts.quarantine.item(item)
+            await self._parts.quarantine.settle(item, decision, held.reason, who.name)
+        else:
             raise Refused(f"{decision!r} is not a decision; it is retry or drop", 422)
-        await self._parts.quarantine.settle(item, decision, held.reason, who.name)
         self._parts.stale.mark("quarantine")
 
     # -- commands ---------------------------------------------------------------------------------------------
@@ -647,6 +660,22 @@ class ApplianceBox:
         self._parts.interpreter.post(change)
         await asyncio.wait_for(entered, 10)
         self._list = None
+
+    async def entered(self, node: Node, fresh: bool) -> None:
+        """A device was enrolled: its node, new or there already, speaks as `@NODE_ID` from now on."""
+        source = source_of(node.id)
+        if fresh:
+            await self._enter(node, source)
+            return
+        claimed = asyncio.get_running_loop().create_future()
+        loop = asyncio.get_running_loop()
+
+        def change() -> None:
+            self._parts.world.claim(source_key(source).sender, node.id)
+            loop.call_soon_threadsafe(_done, claimed)
+
+        self._parts.interpreter.post(change)
+        await asyncio.wait_for(claimed, 10)
 
     async def claim(self, who: Identity, source: str, node_id: str) -> None:
         if node_id not in self._parts.world.nodes:
@@ -694,6 +723,14 @@ class ApplianceBox:
     async def take(self, who: Identity, node_id: str, field: str, choice: int) -> None:
         self._followed(node_id, await self._parts.commands.take(who.name, node_id, field, choice))
 
+    async def call_device(
+        self, who: Identity, node_id: str, method: str, params: object, timeout_s: float, *, one_way: bool
+    ) -> object:
+        return await self.device_commands.call(who.name, node_id, method, params, timeout_s, one_way=one_way)
+
+    async def claim_device(self, who: Identity, node_id: str, secret: str) -> None:
+        await self.device_commands.claim(who.name, node_id, secret)
+
     async def move(self, who: Identity, node_id: str, target: str, reason: str) -> None:
         state = self._parts.world.nodes.get(node_id)
         if state is None:
@@ -725,7 +762,8 @@ class ApplianceBox:
         return self._parts.stale.watch()
 
     async def gauges(self) -> Sequence[ports.Gauge]:
-        return gauges(self._parts, self._listed().rows, await self._parts.quarantine.count())
+        found = gauges(self._parts, self._listed().rows, await self._parts.quarantine.count())
+        return [*found, *self.device_commands.gauges()]
 
     async def health(self) -> ports.Fitness:
         parts = self._parts

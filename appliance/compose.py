@@ -17,13 +17,28 @@ from typing import Any
 import msgspec
 
 from appliance import config as configuration
-from appliance import link_console
+from appliance import device_nodes, link_console
 from appliance.authority import Autonomy, Lease
 from appliance.box import ApplianceBox
 from appliance.bundles import Bundles
+from appliance.device_commands import DeviceCommands
+from appliance.device_desk import Desk
+from appliance.doorkeeper import Gatekeeper, Mode, Rate
 from appliance.evaluator import Bounds, Standing
 from appliance.hub_link import HubLink
-from appliance.intake import http, ping, syslog, syslog_listeners
+from appliance.intake import (
+    attributes,
+    http,
+    mqtt_listener,
+    mqtt_session,
+    payload,
+    ping,
+    syslog,
+    syslog_listeners,
+    syslog_tls,
+)
+from appliance.intake.device_api import Api, session_limits
+from appliance.intake.device_http import DeviceHttp
 from appliance.intake.gate import Gate
 from appliance.intake.http_listener import Ingest
 from appliance.interpreter import Interpreter
@@ -32,8 +47,10 @@ from appliance.pages import Pages
 from appliance.parts import Line, Parts
 from appliance.plan import Plans
 from appliance.presents import Presents
+from appliance.provisioning import Provisioning
 from appliance.recorder import Recorder
 from appliance.shelf import SiteShelf
+from appliance.tls import RENEWAL_S, SiteTls
 from appliance.world import NodeState, Parse, Saved, SourceState, World, source_key
 from fleet import events, lifecycle
 from fleet.authority import Names
@@ -48,6 +65,7 @@ from store.accounts import Accounts
 from store.attention import Marks
 from store.commands import Commands, load_nodes
 from store.database import connect_reader
+from store.devices import Devices
 from store.faults import Fault, StoreFault
 from store.folder import Folder
 from store.ground import SET_META, Ground, readable
@@ -78,6 +96,8 @@ _SWITCH_S = 0.0005
 PARSERS: Mapping[str, Parse] = {
     syslog_listeners.INTAKE: lambda raw, at_ns: syslog.parse(raw, received_ns=at_ns),
     "http": lambda raw, at_ns: http.parse(raw, received_ns=at_ns),
+    attributes.INTAKE: lambda raw, at_ns: attributes.parse(raw, received_ns=at_ns),
+    mqtt_session.INTAKE: lambda raw, at_ns: payload.reading(payload.read(raw)),
 }
 
 CONNECTIVITY = Projection(
@@ -202,7 +222,9 @@ class Appliance:
     def _wire(self) -> None:
         config, folder = self.config, self.folder
         tenant = self.identity.log.tenant
-        self.gate = Gate()
+        self.gate = Gate(
+            config.intake.queue_records, config.intake.queue_mib * configuration.MIB, config.intake.batch_records
+        )
         self.pages = Pages()
         self.stale = Stale()
         self.supervisor = Supervisor()
@@ -235,6 +257,7 @@ class Appliance:
             stored=self.interpreter.stored,
             fault_turned=lambda fault: self._fault_turned("telemetry", fault),
             now_ns=self.clock.now_ns,
+            linger_s=config.intake.linger_s,
         )
         self.keeper = Keeper(
             folder=folder,
@@ -253,7 +276,22 @@ class Appliance:
         )
         self.accounts = Accounts(self.journal, self.site, self.reader, tenant=tenant, now_ns=self.clock.now_ns)
         self._wire_link()
-        self.lines = {name: Line(name) for name in (syslog_listeners.UDP, syslog_listeners.TCP, "http", "ping")}
+        commands = Commands(self.journal, self.site, tenant, self.shared)
+        self._wire_devices(commands)
+        self._wire_device_api()
+        ways = (syslog_listeners.UDP, syslog_listeners.TCP, "http", mqtt_session.INTAKE, "ping")
+        self.lines = {name: Line(name) for name in ways}
+        self.mqtt = mqtt_listener.Endpoint(
+            self.gate,
+            self.doorkeeper,
+            self.device_api,
+            self.quarantine.put,
+            terms=mqtt_session.Terms(config.mqtt.packet_kib_max * 1024, int(config.mqtt.session_hours_max * 3600)),
+            connections_max=config.mqtt.connections_max,
+            now_ns=self.clock.now_ns,
+        )
+        if config.syslog.tls:
+            self.lines[syslog_tls.TLS] = Line(syslog_tls.TLS)
         self.box = ApplianceBox(
             Parts(
                 folder=folder,
@@ -261,7 +299,7 @@ class Appliance:
                 identity=self.identity,
                 journal=self.journal,
                 reader=self.reader,
-                commands=Commands(self.journal, self.site, tenant, self.shared),
+                commands=commands,
                 shared=self.shared,
                 autonomy=self.autonomy,
                 policies=Policies(self.site, self.shared, self.clock, tenant),
@@ -301,10 +339,56 @@ class Appliance:
             self.stale.mark,
             self._nodes_changed,
         )
+        known = self.world.nodes.__contains__
+        self.box.device_commands = DeviceCommands(self.device_api, self.journal, self.site, known)
+        self.box.devices = Desk(
+            self.devices, config.intake.mode, self.clock.now_ns, self.box.entered, self.doorkeeper.tell_uses
+        )
         self.box.marks = Marks(self.site, self.shared, tenant, lambda db, one: (None, ()))
         self.journal.listen(self.box.drifting.heard)
         with contextlib.closing(connect_reader(folder.site_db)) as db:
             self.box.drifting.load(db)
+
+    def _wire_devices(self, commands: Commands) -> None:
+        """Who devices are, and who may come in. Every way in with credentials asks `doorkeeper`."""
+        intake, tenant = self.config.intake, self.identity.log.tenant
+        self.tls = SiteTls(self.folder.root / "tls", self.config.tls, self.identity.site, self.clock.now_ns)
+        self.devices = Devices(
+            self.journal,
+            self.site,
+            self.reader,
+            commands,
+            tenant=tenant,
+            now_ns=self.clock.now_ns,
+            authority=self.tls.authority,
+            certificate_days=self.config.tls.certificate_days,
+            grace_ns=int(intake.grace_s * SECOND),
+            token_days=intake.token_days,
+        )
+        self.doorkeeper = Gatekeeper(
+            self.devices,
+            tenant=tenant,
+            now_ns=self.clock.now_ns,
+            entered=lambda node, fresh: self.box.entered(node, fresh),
+            mode=Mode(intake.mode),
+            ttl_s=intake.auth_ttl_s,
+            device_rate=Rate(intake.device_rate, intake.device_byte_rate, intake.burst_s),
+            tenant_rate=Rate(intake.tenant_rate, intake.tenant_byte_rate, intake.burst_s),
+        )
+
+    def _wire_device_api(self) -> None:
+        """What devices may say and ask, whichever protocol carries it."""
+        nodes = device_nodes.nodes(self.world, self.folder.site_db, self.identity.log.tenant, self.shared.look)
+        rate = self.config.intake.device_rate
+        self.device_api = Api(
+            nodes,
+            self.doorkeeper.provision,
+            now_ns=self.clock.now_ns,
+            limits_of=lambda device: session_limits(device, messages_per_s=rate),
+        )
+        self.device_http = DeviceHttp(
+            self.device_api, self.doorkeeper, self.gate, self.quarantine.put, now_ns=self.clock.now_ns
+        )
 
     def _wire_link(self) -> None:
         """The way to the hub; without a link file it waits for one."""
@@ -411,12 +495,30 @@ class Appliance:
             self.tcp = syslog_listeners.TcpListener(self.gate, host, port, now_ns=self.clock.now_ns)
             await self.tcp.start()
             self._listening(syslog_listeners.TCP, *self.tcp.address)
+        if config.syslog.tls:
+            host, port = configuration.address(config.syslog.tls, "syslog.tls")
+            self.syslog_tls = syslog_tls.TlsListener(
+                self.gate,
+                host,
+                port,
+                self.tls.server(clients=config.syslog.tls_clients),
+                self.doorkeeper,
+                self.quarantine.put,
+                now_ns=self.clock.now_ns,
+            )
+            self.syslog_tls.start()
+            self._listening(syslog_tls.TLS, *self.syslog_tls.address)
+        await self._listen_for_mqtt()
         if config.ping.enabled:
             self.supervisor.run("ping", self._ping_loop)
         self.supervisor.run("link", self.link.run)
         self.supervisor.run("authority", self.autonomy.run)
         self.supervisor.run("rates", self._rates_loop)
         self.supervisor.run("quarantine", self._quarantine_loop)
+        self.supervisor.run("tls", self._tls_loop)
+        self.supervisor.run("doorkeeper", self.doorkeeper.run)
+        self.supervisor.run("attributes", self.device_api.attributes.run)
+        self.journal.listen(device_nodes.listener(asyncio.get_running_loop(), self.device_api.attributes.changed))
         self.supervisor.run("clock", self.ground.watch_clock)
         self.supervisor.run("threads", self._threads_loop)
         self.supervisor.run("views", self._views_loop)
@@ -426,17 +528,43 @@ class Appliance:
             self.setup_path = f"/setup/{await self.accounts.setup_secret()}"
         await self._serve()
 
+    async def _listen_for_mqtt(self) -> None:
+        config, line = self.config.mqtt, self.lines[mqtt_session.INTAKE]
+        if config.tls_listen:
+            host, port = configuration.address(config.tls_listen, "mqtt.tls_listen")
+            shown = ports.shown(*await self.mqtt.listen(host, port, self.tls.server(clients="optional")))
+            self.addresses["mqtt-tls"], line.address = shown, f"{shown} (TLS)"
+        if config.listen:
+            host, port = configuration.address(config.listen, "mqtt.listen")
+            self.addresses[mqtt_session.INTAKE] = shown = ports.shown(*await self.mqtt.listen(host, port))
+            line.address = f"{shown}, {line.address}" if line.address else shown
+        self.supervisor.run("mqtt", self.mqtt.run)
+
     def _listening(self, intake: str, host: str, port: int) -> None:
         self.addresses[intake] = self.lines[intake].address = ports.shown(host, port)
 
     async def _serve(self) -> None:
         listener = ports.tcp_listener("http", *configuration.address(self.config.http.listen, "http.listen"))
         self._listening("http", *listener.getsockname()[:2])
-        ingest = Ingest(self.gate, self.quarantine.put, now_ns=self.clock.now_ns)
+        ingest = Ingest(
+            self.gate,
+            self.quarantine.put,
+            now_ns=self.clock.now_ns,
+            doorkeeper=self.doorkeeper,
+            splits_max=self.config.intake.workers,
+        )
+        provisioning = Provisioning(self.doorkeeper, self.tls.authority, self.quarantine.put, self.clock.now_ns)
         app = application(
             self.box,
             self.accounts,
-            extra_routes=(*ingest.routes(), *console.ROUTES, *link_console.routes(self.link, self.bundles)),
+            extra_routes=(
+                *ingest.routes(),
+                *provisioning.routes(),
+                *console.ROUTES,
+                *link_console.routes(self.link, self.bundles),
+                *self.device_http.routes(),
+            ),
+            extra_talks=self.mqtt.talks(),
             secure_cookies=self.config.http.public_url.startswith("https:"),
             clock=self.clock.now_ns,
         )
@@ -490,6 +618,11 @@ class Appliance:
                     with contextlib.suppress(StoreFault):
                         await self.site.write(view.checkpoint)
 
+    async def _tls_loop(self) -> None:
+        while True:
+            await asyncio.sleep(RENEWAL_S)
+            await asyncio.to_thread(self.tls.renew)
+
     async def _threads_loop(self) -> None:
         """The keeper keeps house on a thread that may fall; it is started again where it stands."""
         while True:
@@ -516,12 +649,18 @@ class Appliance:
         """Take nothing more, write what was taken, say so in the log, close."""
         if hasattr(self, "stale"):
             self.stale.closing = True
+        if hasattr(self, "device_http"):
+            self.device_http.stop()
         if self._serving is not None:
             self._serving.ask_to_stop()
         if hasattr(self, "supervisor"):
             await self.supervisor.stop()
+        if hasattr(self, "mqtt"):
+            await self.mqtt.stop()
         if hasattr(self, "tcp"):
             await self.tcp.stop()
+        if hasattr(self, "syslog_tls"):
+            await self.syslog_tls.stop()
         if hasattr(self, "udp"):
             await asyncio.to_thread(self.udp.stop)
         if self._serving is not None:
@@ -532,6 +671,7 @@ class Appliance:
             await asyncio.to_thread(self.interpreter.stop)
             await asyncio.to_thread(self.keeper.stop)
             with contextlib.suppress(StoreFault):
+                await self.doorkeeper.tell_uses()
                 await self.quarantine.flush()
                 views = (self.connectivity, self.lifecycle, self.authority)
                 checkpoints = [view.checkpoint for view in views]

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import msgspec
 
+from fleet import limits
 from store.settings import ConfigProblem as ConfigProblem
 from store.settings import Settings, within
 from store.settings import address as address
@@ -31,6 +32,45 @@ class Http(_Section, frozen=True):
 class Syslog(_Section, frozen=True):
     udp: str = "127.0.0.1:5514"  # empty: off
     tcp: str = "127.0.0.1:5514"
+    tls: str = ""  # RFC 5425; its port is 6514
+    tls_clients: str = "required"  # or optional
+
+
+class Intake(_Section, frozen=True):
+    """Who may come in, how much of it, and how it is taken. A rate of 0 is no bound."""
+
+    mode: str = "dev"  # or prod
+    auth_ttl_s: float = 60.0
+    token_days: float = 0.0  # 0: for ever
+    grace_s: float = 86_400.0
+    device_rate: int = 50_000
+    device_byte_rate: int = 0
+    tenant_rate: int = 0
+    tenant_byte_rate: int = 0
+    burst_s: float = 2.0
+    queue_records: int = limits.gate_records_max
+    queue_mib: int = limits.gate_bytes_max // MIB
+    batch_records: int = limits.batch_records_max
+    linger_s: float = 0.2
+    workers: int = 2
+
+
+class Tls(_Section, frozen=True):
+    """The certificate of the site's ways in. `hosts` are the names and addresses by which devices reach it, with commas."""
+
+    hosts: str = ""  # empty: localhost and the name of this machine
+    certificate: str = ""  # PEM files of your own; empty: one that the site signs itself
+    key: str = ""
+    ca: str = ""  # PEM: whose certificates of devices are believed beside the site's own
+    certificate_days: float = 365.0  # how long one that the site signs for a device lasts
+
+
+class Mqtt(_Section, frozen=True):
+    listen: str = "127.0.0.1:1883"  # empty: off
+    tls_listen: str = ""
+    connections_max: int = 10_000
+    packet_kib_max: int = 256
+    session_hours_max: float = 24.0
 
 
 class Ping(_Section, frozen=True):
@@ -54,17 +94,23 @@ class Config(_Section, frozen=True):
     site: Site = Site()
     http: Http = Http()
     syslog: Syslog = Syslog()
+    intake: Intake = Intake()
+    tls: Tls = Tls()
+    mqtt: Mqtt = Mqtt()
     ping: Ping = Ping()
     evaluator: Evaluator = Evaluator()
     budget: Budget = Budget()
 
 
 def _check(config: Config) -> None:
-    for name in ("http.listen", "syslog.udp", "syslog.tcp"):
+    for name in ("http.listen", "syslog.udp", "syslog.tcp", "syslog.tls", "mqtt.listen", "mqtt.tls_listen"):
         section, key = name.split(".")
         text = getattr(getattr(config, section), key)
         if text or section == "http":
             address(text, name)
+    within("mqtt.connections_max", config.mqtt.connections_max, 1, 1_000_000)
+    within("mqtt.packet_kib_max", config.mqtt.packet_kib_max, 1, 16_384)
+    within("mqtt.session_hours_max", config.mqtt.session_hours_max, 0.0, 8_760.0)
     within("ping.every_s", config.ping.every_s, 0.2, 3600.0)
     within("ping.timeout_s", config.ping.timeout_s, 0.05, 60.0)
     within("evaluator.silence_s", config.evaluator.silence_s, 1.0, 86_400.0)
@@ -72,8 +118,33 @@ def _check(config: Config) -> None:
     within("budget.reserve_mib", config.budget.reserve_mib, 1, 65_536)
     within("budget.retention_days", config.budget.retention_days, 0.01, 36_500.0)
     within("budget.total_mib", config.budget.total_mib, 0, 1 << 40)
+    if config.syslog.tls_clients not in ("required", "optional"):
+        raise ConfigProblem(f"syslog.tls_clients is {config.syslog.tls_clients!r}; it is required or optional")
+    if bool(config.tls.certificate) != bool(config.tls.key):
+        raise ConfigProblem("tls.certificate and tls.key belong together; name both files, or none")
+    within("tls.certificate_days", config.tls.certificate_days, 0.01, 7_300.0)
+    _check_intake(config.intake)
     if not config.site.name or len(config.site.name) > 64:
         raise ConfigProblem("site.name must have 1 to 64 characters")
+
+
+def _check_intake(intake: Intake) -> None:
+    if intake.mode not in ("dev", "prod"):
+        raise ConfigProblem(f"intake.mode is {intake.mode!r}; it is dev or prod")
+    within("intake.auth_ttl_s", intake.auth_ttl_s, 0.0, 86_400.0)
+    within("intake.token_days", intake.token_days, 0.0, 36_500.0)
+    within("intake.grace_s", intake.grace_s, 0.0, 31_536_000.0)
+    within("intake.device_rate", intake.device_rate, 0, 10_000_000)
+    within("intake.device_byte_rate", intake.device_byte_rate, 0, 1 << 40)
+    within("intake.tenant_rate", intake.tenant_rate, 0, 10_000_000)
+    within("intake.tenant_byte_rate", intake.tenant_byte_rate, 0, 1 << 40)
+    within("intake.burst_s", intake.burst_s, 0.01, 3_600.0)
+    # What one drain of a socket or one body holds must fit, and a batch must fit into a frame.
+    within("intake.queue_records", intake.queue_records, limits.http_records_max, 10_000_000)
+    within("intake.queue_mib", intake.queue_mib, limits.http_inflated_bytes_max // MIB, 65_536)
+    within("intake.batch_records", intake.batch_records, 1, 100_000)
+    within("intake.linger_s", intake.linger_s, 0.0, 5.0)
+    within("intake.workers", intake.workers, 1, 64)
 
 
 _SETTINGS = Settings(Config, _check)

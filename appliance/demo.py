@@ -102,8 +102,9 @@ def _boxes(
     for index, plan in enumerate(sites):
         http = f"127.0.0.1:{ports[index + 1]}"
         syslog = f"127.0.0.1:{free_port(5514 + index if port else 0)}"
+        mqtt = f"127.0.0.1:{free_port(1883 + index if port else 0)}"
         at.append((http, syslog))
-        flags = ("--http", http, "--syslog-udp", syslog, "--syslog-tcp", syslog)
+        flags = ("--http", http, "--syslog-udp", syslog, "--syslog-tcp", syslog, "--mqtt", mqtt)
         started.append((plan.name, start("appliance", data / plan.name, plan.name, log, *flags)))
     children += [child for _, child in started]
     for name, child in started:

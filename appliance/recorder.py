@@ -36,11 +36,12 @@ class Recorder:
         stored: Callable[[Sequence[Record]], None],
         fault_turned: Callable[[StoreFault | None], None] = lambda fault: None,
         now_ns: Callable[[], int] = time.time_ns,
+        linger_s: float = LINGER_S,
     ) -> None:
         self.commit_seconds: deque[float] = deque(maxlen=512)  # the last commits' durations, for the page
         self.lost: deque[tuple[str, str, int, int]] = deque(maxlen=4096)  # (intake, reason, messages, at_ns)
         self._gate, self._telemetry = gate, telemetry
-        self._stored, self._fault_turned, self._now_ns = stored, fault_turned, now_ns
+        self._stored, self._fault_turned, self._now_ns, self._linger_s = stored, fault_turned, now_ns, linger_s
         self.loop = Loop("recorder", self._turn)
 
     def start(self) -> None:
@@ -61,7 +62,7 @@ class Recorder:
         if self._gate.fault is not None and not self._gate.closed:
             time.sleep(_RETRY_S)
             self._probe()
-        batch = self._gate.take(LINGER_S)
+        batch = self._gate.take(self._linger_s)
         if batch:
             self._commit(batch)
         self._rotate()

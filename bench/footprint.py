@@ -56,6 +56,7 @@ def _cold_starts(data: Path) -> list[float]:
         http = free_port()
         command = [sys.executable, str(ROOT / "skerry.py"), "appliance", "run", "--data", str(data)]
         command += ["--http", f"127.0.0.1:{http}", "--syslog-udp", "127.0.0.1:0", "--syslog-tcp", "127.0.0.1:0"]
+        command += ["--mqtt", "127.0.0.1:0"]
         began = time.perf_counter()
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         wait_ready(Island(data, http, 0, process))

@@ -24,8 +24,8 @@ ROOT = Path(__file__).parent.parent
 
 
 class Island:
-    def __init__(self, data: Path, http: int, syslog: int, process: subprocess.Popen[bytes]) -> None:
-        self.data, self.http, self.syslog, self.process = data, http, syslog, process
+    def __init__(self, data: Path, http: int, syslog: int, process: subprocess.Popen[bytes], mqtt: int = 0) -> None:
+        self.data, self.http, self.syslog, self.process, self.mqtt = data, http, syslog, process, mqtt
 
     def call(self, method: str, path: str, body: Any = None) -> Any:
         return call(self.data / "control.sock", method, path, body)
@@ -61,7 +61,7 @@ def island(*flags: str, data: Path | None = None, environment: dict[str, str] | 
     folder = (
         data or Path(tempfile.mkdtemp(prefix="skerry-bench-", dir=os.environ.get("SKERRY_BENCH_DIR", "."))).resolve()
     )
-    http, syslog = free_port(), free_port()
+    http, syslog, mqtt = free_port(), free_port(), free_port()
     command = [
         sys.executable,
         os.environ.get("SKERRY_PY", str(ROOT / "skerry.py")),
@@ -77,10 +77,12 @@ def island(*flags: str, data: Path | None = None, environment: dict[str, str] | 
         f"127.0.0.1:{syslog}",
         "--syslog-tcp",
         f"127.0.0.1:{syslog}",
+        "--mqtt",
+        f"127.0.0.1:{mqtt}",
     ]
     log = (folder.parent / f"{folder.name}.log").open("wb")
     process = subprocess.Popen([*command, *flags], stdout=log, stderr=log, env={**os.environ, **(environment or {})})
-    made = Island(folder, http, syslog, process)
+    made = Island(folder, http, syslog, process, mqtt)
     try:
         wait_ready(made)
         yield made

@@ -226,6 +226,36 @@ class VersionChanged(Body, frozen=True):
     record: int = 0
 
 
+# -- devices: what they were asked, and who took them on ------------------------------------------------------
+
+
+@_fact("device.called")
+class DeviceCalled(Body, frozen=True):
+    """A person called a method of a device; written before it is sent. `params` as JSON, cut after 500 characters."""
+
+    method: str
+    params: str
+    actor: str
+    one_way: bool = False
+
+
+@_fact("device.call_ended")
+class DeviceCallEnded(Body, frozen=True):
+    """`outcome` is answered, sent (nothing was awaited), or why not."""
+
+    method: str
+    outcome: str
+    took_ns: int
+    actor: str
+
+
+@_fact("device.claimed")
+class DeviceClaimed(Body, frozen=True):
+    """Somebody entered the secret that the device had said: it is the one before them."""
+
+    actor: str
+
+
 # -- telemetry: what was kept, what was let go --------------------------------------------------------------
 
 
@@ -382,6 +412,73 @@ class AccessSeen(Body, frozen=True):
     agent: str
 
 
+@_fact("device.enrolled")
+class DeviceEnrolled(Body, frozen=True):
+    """A node may prove at the ways in who it is, from now on."""
+
+    name: str
+    gateway: bool  # may speak for others
+    code: str  # the id of the activation code that it came with; empty: a person entered it
+    actor: str
+    address: str
+
+
+@_fact("credential.issued")
+class CredentialIssued(Body, frozen=True):
+    """A device was given something to show. Never what it is."""
+
+    credential: str
+    credential_kind: str  # token, password or certificate
+    label: str
+    expires_ns: int  # 0: never
+    why: str
+    actor: str
+    address: str
+
+
+@_fact("credential.rotated")
+class CredentialRotated(Body, frozen=True):
+    """A new one took the place of an old one, which counts until the grace is over."""
+
+    credential: str
+    former: str
+    grace_until_ns: int
+    why: str
+    actor: str
+    address: str
+
+
+@_fact("credential.revoked")
+class CredentialRevoked(Body, frozen=True):
+    credential: str
+    credential_kind: str
+    label: str
+    why: str
+    actor: str
+    address: str
+
+
+@_fact("code.made")
+class CodeMade(Body, frozen=True):
+    """An activation code was made. Never the code."""
+
+    code: str
+    name: str  # of the node that it is for; empty: whichever the device names
+    gateway: bool
+    uses: int
+    expires_ns: int
+    actor: str
+    address: str
+
+
+@_fact("code.withdrawn")
+class CodeWithdrawn(Body, frozen=True):
+    code: str
+    why: str
+    actor: str
+    address: str
+
+
 @_fact("quarantine.settled")
 class QuarantineSettled(Body, frozen=True):
     """A person's word on quarantined input: retried, or dropped."""
@@ -390,6 +487,7 @@ class QuarantineSettled(Body, frozen=True):
     decision: str
     reason: str
     actor: str
+    source: str = ""  # of which its bytes became a record
 
 
 # -- links: sites and their hub -----------------------------------------------------------------------------

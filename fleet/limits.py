@@ -25,6 +25,45 @@ metrics_per_record_max = 64
 metrics_per_node_max = 256  # beyond it a node's new names are not kept as values
 tcp_connections_max = 1_024
 tcp_idle_seconds_max = 600
+tls_handshakes_max = 256  # beyond it the one that began first is cut off
+tls_handshake_seconds_max = 10
+devices_max = 20_000
+credentials_per_device_max = 8  # that count at once
+codes_max = 1_000
+code_uses_max = 10_000
+doorkeeper_known_max = 20_000  # credentials that were looked up; beyond it they are looked up again
+doorkeeper_refused_max = 10_000  # what was refused, likewise
+buckets_max = 20_000  # beyond it the one that was used longest ago is full again
+
+# What devices ask and are asked
+gateway_devices_max = 1_000  # that one message names, or that one connection stands for
+attributes_per_node_max = 128
+attribute_bytes_max = 1_024  # of one value, as JSON
+attribute_requests_max = 10_000  # that wait for an answer
+calls_waiting_max = 1_000  # of devices, under way at once
+call_seconds_max = 60
+long_polls_max = 500
+provisions_waiting_max = 64
+claims_open_max = 10_000
+claim_seconds_max = 86_400
+
+# MQTT. A session lives in memory: what is bounded for each is bounded for all by the number of sessions
+mqtt_receive_max = 1_000  # messages of QoS 1 and 2 at once; clients of MQTT 5 are told, and cut off beyond
+mqtt_unacked_max = 4_096  # beyond it a connection is not read; those of 3.1.1 cannot be told otherwise
+mqtt_aliases_max = 32
+mqtt_topic_chars_max = 512
+mqtt_topics_max = 4_096  # names that are remembered as judged, over all connections; when full: begun anew
+mqtt_client_id_chars_max = 256
+mqtt_subscriptions_max = 100  # of a session; a further one is refused in the SUBACK
+mqtt_outgoing_max = 100  # unacknowledged messages to a device; `Line.send` says False beyond
+mqtt_sessions_max = 10_000  # without a connection; beyond it the one longest alone goes
+mqtt_retained_each_max = 100  # of one device
+mqtt_retained_max = 10_000
+mqtt_retained_bytes_max = 16 * 1024 * 1024  # beyond these a message is stored as any other, and not retained
+mqtt_partial_bytes_max = 64 * 1024 * 1024  # of packets not all there, over all connections; a further one is cut off
+mqtt_unread_bytes_max = 1024 * 1024  # written to a device that does not read; beyond it the device is cut off
+mqtt_unread_seconds_max = 30
+mqtt_wait_seconds_max = 60  # for a device's bucket; a message that would wait longer ends the connection
 
 # A device's clock is believed between these (2020-01-01 and 2080-01-01), and only so far ahead of ours
 claimed_ns_min = 1_577_836_800 * SECOND

@@ -44,6 +44,7 @@ class Reading(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     `claimed_ns`  the time the device wrote, Unix ns; None when it wrote none or an impossible one
     `metrics`     number by metric name (`fleet.metrics` lists the known names and their units)
     `heartbeat`   the record is a sign of life of the autopilot or agent itself, not of a relay
+    `attributes`  what the device says of itself, as JSON text by name; "null" takes one back
     `marks`       what a reader should know about the record: "oversize", "bad-utf8", "clock-implausible", ...
     """
 
@@ -59,4 +60,5 @@ class Reading(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     armed: bool | None = None
     flight: Flight | None = None
     uptime_s: float | None = None
+    attributes: dict[str, str] = msgspec.field(default_factory=dict)
     marks: tuple[str, ...] = ()

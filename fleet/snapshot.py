@@ -20,6 +20,13 @@ class Measure(msgspec.Struct, frozen=True, array_like=True):
     source: str
 
 
+class Said(msgspec.Struct, frozen=True, array_like=True):
+    """What a device says of itself, as JSON text."""
+
+    text: str
+    at_ns: int
+
+
 class Snapshot(msgspec.Struct, kw_only=True):
     """`record` is the last record that was folded in; `*_ns` are times of receipt, Unix ns."""
 
@@ -40,6 +47,7 @@ class Snapshot(msgspec.Struct, kw_only=True):
     uptime_s: float | None = None
     text: str | None = None
     text_ns: int | None = None
+    attributes: dict[str, Said] = msgspec.field(default_factory=dict)
     clock_skew_ns: int | None = None  # the device's clock against ours, at its last record that carried one
 
 
@@ -71,5 +79,10 @@ def fold(snapshot: Snapshot, record: int, at_ns: int, source: str, reading: Read
         snapshot.uptime_s = reading.uptime_s
     if reading.text:
         snapshot.text, snapshot.text_ns = reading.text[:TEXT_CHARS_MAX], at_ns
+    for name, said in reading.attributes.items():
+        if said == "null":
+            snapshot.attributes.pop(name, None)
+        elif name in snapshot.attributes or len(snapshot.attributes) < limits.attributes_per_node_max:
+            snapshot.attributes[name] = Said(said, at_ns)
     if reading.claimed_ns is not None:
         snapshot.clock_skew_ns = reading.claimed_ns - at_ns

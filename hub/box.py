@@ -134,6 +134,7 @@ class Parts(msgspec.Struct, kw_only=True):
 class HubBox:
     hub = True
     plans: ports.Plans  # given by whoever wires it
+    devices: ports.Devices | None = None  # they belong to sites
     marks: Marks
 
     def __init__(self, parts: Parts) -> None:
@@ -587,7 +588,7 @@ class HubBox:
         found = await self._parts.quarantine.items(before, limit, settled=settled)
         return [rows.quarantined(*item) for item in found]
 
-    async def settle(self, who: Identity, item: int, decision: str) -> None:
+    async def settle(self, who: Identity, item: int, decision: str, node: str = "", *, alike: bool = False) -> None:
         held = await self._parts.quarantine.item(item)
         if decision == "retry":
             raise Refused("the hub takes in what sites send again, by itself; drop this when it is of no use")
@@ -650,6 +651,14 @@ class HubBox:
 
     async def move(self, who: Identity, node_id: str, target: str, reason: str) -> None:
         raise Refused(f"move it on {self._site_of(node_id)}’s own page: the site decides its nodes’ lifecycle")
+
+    async def call_device(
+        self, who: Identity, node_id: str, method: str, params: object, timeout_s: float, *, one_way: bool
+    ) -> object:
+        raise Refused(f"call it on {self._site_of(node_id)}’s own page: devices are connected to their site")
+
+    async def claim_device(self, who: Identity, node_id: str, secret: str) -> None:
+        raise Refused(f"claim it on {self._site_of(node_id)}’s own page: devices are connected to their site")
 
     # -- for machines -----------------------------------------------------------------------------------------
 

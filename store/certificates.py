@@ -1,10 +1,11 @@
-"""With what does a hub show sites that it is the hub? A small authority of its own, and a certificate for its server.
+"""With what does a box show who it is? A small authority of its own, and a certificate for its server: a hub to its sites,
+a site to its devices.
 
-    ca.pem, ca.key            the authority: its certificate is copied to every site, once
-    server.pem, server.key    for the broker; made anew when its hosts change or its time comes
+    ca.pem, ca.key            the authority: its certificate is copied to every site (or device), once
+    server.pem, server.key    for the broker (or the ways in); made anew when its hosts change or its time comes
 
 ECDSA P-256; every file 0600. Rules of the file
-  1  The authority is never made anew while it can be read: every site would have to be visited.
+  1  The authority is never made anew while it can be read: every site, or device, would have to be visited.
   2  Certificates are valid from 1970 on. A site whose clock has lost its battery must reach the hub, and nothing here
      depends on a certificate being young.
 """
@@ -21,6 +22,7 @@ from typing import NamedTuple
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKeyTypes
 from cryptography.hazmat.primitives.serialization import (
     Encoding,
     NoEncryption,
@@ -37,6 +39,8 @@ RENEWAL_DAYS = 365  # before its end, a server's certificate is made anew
 _EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
 _BUILT = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)  # a clock that stands before this program was written is wrong
 _DAY = dt.timedelta(days=1)
+_NAME_CHARS_MAX = 64  # of a common name: RFC 5280, ub-common-name
+_PINS = {"hub": "site"}
 
 
 class CertificateProblem(Exception):
@@ -51,26 +55,34 @@ class ServerCertificate(NamedTuple):
     key: Path
 
 
-def ensure_server_certificate(folder: Path, hosts: Iterable[str], now_ns: int) -> ServerCertificate:
+def ensure_server_certificate(folder: Path, hosts: Iterable[str], now_ns: int, whose: str = "hub") -> ServerCertificate:
     """A certificate for `hosts` (names or addresses), signed by the authority in `folder`; what is missing is made."""
     names = sorted({host.strip("[]").lower() for host in hosts})
-    now = max(_EPOCH + dt.timedelta(microseconds=now_ns // 1_000), _BUILT)
+    now = moment(now_ns)
     files = ServerCertificate(folder / "ca.pem", folder / "server.pem", folder / "server.key")
-    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    ca, ca_key = _authority(folder, now)
+    ca, ca_key = authority(folder, now, whose)
     if not _holds(files, names, ca, now):
         key = ec.generate_private_key(ec.SECP256R1())
         _write(files.key, _private(key))
-        _write(files.certificate, _server(names, key, ca, ca_key, now).public_bytes(Encoding.PEM))
+        _write(files.certificate, _server(names, key, ca, ca_key, now, whose).public_bytes(Encoding.PEM))
     return files
 
 
-def _authority(folder: Path, now: dt.datetime) -> tuple[x509.Certificate, ec.EllipticCurvePrivateKey]:
+def moment(now_ns: int) -> dt.datetime:
+    """The time by which certificates are made: never before this program was."""
+    return max(_EPOCH + dt.timedelta(microseconds=now_ns // 1_000), _BUILT)
+
+
+def authority(
+    folder: Path, now: dt.datetime, whose: str = "hub"
+) -> tuple[x509.Certificate, ec.EllipticCurvePrivateKey]:
+    """The authority in `folder`, made on first use. CertificateProblem when it cannot be read."""
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     path, key_path = folder / "ca.pem", folder / "ca.key"
     if not path.exists():  # the key is written first, so a certificate always has one
         key = ec.generate_private_key(ec.SECP256R1())
         _write(key_path, _private(key))
-        _write(path, _self_signed(key, now).public_bytes(Encoding.PEM))
+        _write(path, _self_signed(key, now, whose).public_bytes(Encoding.PEM))
     try:
         ca, loaded = (
             x509.load_pem_x509_certificate(path.read_bytes()),
@@ -78,8 +90,8 @@ def _authority(folder: Path, now: dt.datetime) -> tuple[x509.Certificate, ec.Ell
         )
     except (OSError, ValueError) as error:
         raise CertificateProblem(
-            f"the hub's authority in {folder} cannot be read ({error}); restore ca.pem and ca.key from a backup."
-            " Without one, remove both: a new one is made, and its ca.pem must be copied to every site"
+            f"the {whose}'s authority in {folder} cannot be read ({error}); restore ca.pem and ca.key from a backup."
+            f" Without one, remove both: a new one is made, and its ca.pem must be copied to every {_PINS.get(whose, 'device')}"
         ) from error
     if not isinstance(loaded, ec.EllipticCurvePrivateKey) or loaded.public_key() != ca.public_key():
         raise CertificateProblem(f"{path} and {key_path} do not belong together; restore both from one backup")
@@ -101,12 +113,12 @@ def _holds(files: ServerCertificate, names: list[str], ca: x509.Certificate, now
     )
 
 
-def _self_signed(key: ec.EllipticCurvePrivateKey, now: dt.datetime) -> x509.Certificate:
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "Skerry hub authority")])
+def _self_signed(key: ec.EllipticCurvePrivateKey, now: dt.datetime, whose: str) -> x509.Certificate:
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, f"Skerry {whose} authority"[:_NAME_CHARS_MAX])])
     return (
-        _unsigned(name, name, key, now + CA_DAYS * _DAY)
+        unsigned(name, name, key.public_key(), now + CA_DAYS * _DAY)
         .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
-        .add_extension(_usage(authority=True), critical=True)
+        .add_extension(usage(authority=True), critical=True)
         .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
         .sign(key, hashes.SHA256())
     )
@@ -118,13 +130,14 @@ def _server(
     ca: x509.Certificate,
     ca_key: ec.EllipticCurvePrivateKey,
     now: dt.datetime,
+    whose: str,
 ) -> x509.Certificate:
     until = min(now + SERVER_DAYS * _DAY, ca.not_valid_after_utc)
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "Skerry hub")])
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, f"Skerry {whose}"[:_NAME_CHARS_MAX])])
     return (
-        _unsigned(name, ca.subject, key, until)
+        unsigned(name, ca.subject, key.public_key(), until)
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
-        .add_extension(_usage(authority=False), critical=True)
+        .add_extension(usage(authority=False), critical=True)
         .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
         .add_extension(x509.SubjectAlternativeName(_alternatives(names)), critical=False)
         .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
@@ -133,21 +146,21 @@ def _server(
     )
 
 
-def _unsigned(
-    subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePrivateKey, until: dt.datetime
+def unsigned(
+    subject: x509.Name, issuer: x509.Name, key: CertificatePublicKeyTypes, until: dt.datetime
 ) -> x509.CertificateBuilder:
     return (
         x509.CertificateBuilder()
         .subject_name(subject)
         .issuer_name(issuer)
-        .public_key(key.public_key())
+        .public_key(key)
         .serial_number(x509.random_serial_number())
         .not_valid_before(_EPOCH)
         .not_valid_after(until)
     )
 
 
-def _usage(authority: bool) -> x509.KeyUsage:
+def usage(authority: bool) -> x509.KeyUsage:
     return x509.KeyUsage(
         digital_signature=not authority,
         key_cert_sign=authority,

@@ -9,7 +9,7 @@ from __future__ import annotations
 import ipaddress
 import re
 import sqlite3
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import msgspec
@@ -47,6 +47,12 @@ class Commands:
         self, actor: str, node: Node, sources: tuple[str, ...], source_rows: tuple[tuple[object, ...], ...]
     ) -> Node:
         """Take `sources` on as `node`. `source_rows` are their rows as far as they are known."""
+        return await self._writer.write(self.adopting(actor, node, sources, source_rows))
+
+    def adopting(
+        self, actor: str, node: Node, sources: tuple[str, ...], source_rows: tuple[tuple[object, ...], ...]
+    ) -> Callable[[sqlite3.Connection], Node]:
+        """`adopt` as a job, for whoever does more in the same transaction."""
         _check_name(node.name)
         _check_tags(node.tags)
 
@@ -67,21 +73,29 @@ class Commands:
             self._edit(db, node, node_words.of_node(node), actor)
             return node
 
-        return await self._writer.write(job)
+        return job
 
     async def claim(
         self, actor: str, sources: tuple[str, ...], rows: tuple[tuple[object, ...], ...], node_id: str
     ) -> None:
-        def job(db: sqlite3.Connection) -> None:
-            _load(db, self._tenant, node_id)
+        await self._writer.write(self.claiming(actor, sources, rows, node_id))
+
+    def claiming(
+        self, actor: str, sources: tuple[str, ...], rows: tuple[tuple[object, ...], ...], node_id: str
+    ) -> Callable[[sqlite3.Connection], Node]:
+        """`claim` as a job, for whoever does more in the same transaction."""
+
+        def job(db: sqlite3.Connection) -> Node:
+            node = _load(db, self._tenant, node_id)
             for source in sources:
                 held = db.execute("SELECT node_id FROM source WHERE key=?", (source,)).fetchone()
                 if held and held[0] and held[0] != node_id:
                     raise Refused(f"{source} already belongs to another node; release it there first")
                 self._journal.stage(node_id, events.SourceClaimed(source, node_id, actor))
             db.executemany(_CLAIM, [(*row, node_id) for row in rows])
+            return node
 
-        await self._writer.write(job)
+        return job
 
     async def release(self, actor: str, sources: tuple[str, ...], node_id: str) -> None:
         def job(db: sqlite3.Connection) -> None:

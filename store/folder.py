@@ -27,7 +27,7 @@ from store.database import connect
 from store.faults import Fault, StoreFault, fault_of
 from store.keys import sync_folder
 
-REVISION = "0005"
+REVISION = "0006"
 
 
 class FolderProblem(Exception):

@@ -6,6 +6,7 @@ Items of one intake, source and reason that follow each other count up instead o
 
 from __future__ import annotations
 
+import re
 import sqlite3
 from collections import deque
 from collections.abc import Callable
@@ -19,6 +20,7 @@ from store.journal import Journal
 
 _WAITING_MAX = 1_000
 _RAW_BYTES_MAX = 65_536
+_MARK = re.compile(r"retry after (\d+) as (.+)", re.DOTALL)
 
 
 class Item(NamedTuple):
@@ -122,7 +124,36 @@ class Quarantine:
             raise Refused(f"this item was already settled: {item.decision}")
         return item
 
-    async def settle(self, number: int, decision: str, reason: str, actor: str) -> None:
+    async def alike(self, item: Item, limit: int) -> list[Item]:
+        """What waits of the same source, for the same reason, oldest first."""
+        rows = await self._reader.fetch(
+            f"SELECT {_COLUMNS} FROM quarantine WHERE tenant=? AND source=? AND reason=? AND settled_ns IS NULL"
+            " ORDER BY id LIMIT ?",
+            (self._tenant, item.source, item.reason, limit),
+        )
+        return [Item(*row) for row in rows]
+
+    async def begin(self, number: int, after: int, source: str) -> tuple[tuple[int, str], bool]:
+        """Mark an item that is about to become a record of `source` with an id above `after`; the mark that stands, and
+        whether it was made just now: an earlier attempt may have come further than it could say."""
+
+        def job(db: sqlite3.Connection) -> tuple[tuple[int, str], bool]:
+            row = db.execute(
+                "SELECT decision FROM quarantine WHERE id=? AND tenant=? AND settled_ns IS NULL", (number, self._tenant)
+            ).fetchone()
+            if row is None:
+                raise Refused("somebody settled this item meanwhile")
+            found = _MARK.fullmatch(row[0] or "")
+            if found is not None:
+                return (int(found[1]), found[2]), False
+            db.execute("UPDATE quarantine SET decision=? WHERE id=?", (f"retry after {after} as {source}", number))
+            return (after, source), True
+
+        return await self._writer.write(job)
+
+    async def settle(self, number: int, decision: str, reason: str, actor: str, source: str = "") -> None:
+        """`source`: of which it became a record."""
+
         def job(db: sqlite3.Connection) -> None:
             changed = db.execute(
                 "UPDATE quarantine SET settled_ns=?, decision=? WHERE id=? AND tenant=? AND settled_ns IS NULL",
@@ -130,7 +161,7 @@ class Quarantine:
             ).rowcount
             if not changed:
                 raise Refused("somebody settled this item meanwhile")
-            self._journal.stage("quarantine", events.QuarantineSettled(number, decision, reason, actor))
+            self._journal.stage("quarantine", events.QuarantineSettled(number, decision, reason, actor, source))
 
         await self._writer.write(job)
 

@@ -12,6 +12,23 @@ CREATE TABLE account (
 	PRIMARY KEY (name)
 )
  WITHOUT ROWID;
+CREATE TABLE activation_code (
+	id VARCHAR NOT NULL, 
+	tenant VARCHAR NOT NULL, 
+	secret_hash BLOB NOT NULL, 
+	name VARCHAR NOT NULL, 
+	node_kind VARCHAR NOT NULL, 
+	gateway BOOLEAN NOT NULL, 
+	uses INTEGER NOT NULL, 
+	used INTEGER NOT NULL, 
+	made_ns INTEGER NOT NULL, 
+	made_by VARCHAR NOT NULL, 
+	expires_ns INTEGER NOT NULL, 
+	revoked_ns INTEGER, 
+	PRIMARY KEY (id), 
+	UNIQUE (secret_hash)
+)
+ WITHOUT ROWID;
 CREATE TABLE custody (
 	site VARCHAR NOT NULL, 
 	sha256 BLOB NOT NULL, 
@@ -209,6 +226,16 @@ CREATE TABLE branch (
 	FOREIGN KEY(log_id) REFERENCES log (id)
 )
  WITHOUT ROWID;
+CREATE TABLE device (
+	node_id VARCHAR NOT NULL, 
+	tenant VARCHAR NOT NULL, 
+	gateway BOOLEAN NOT NULL, 
+	enrolled_ns INTEGER NOT NULL, 
+	enrolled_by VARCHAR NOT NULL, 
+	PRIMARY KEY (node_id), 
+	FOREIGN KEY(node_id) REFERENCES node (id)
+)
+ WITHOUT ROWID;
 CREATE TABLE event (
 	position INTEGER NOT NULL, 
 	log_id INTEGER NOT NULL, 
@@ -259,3 +286,24 @@ CREATE TABLE source (
 	FOREIGN KEY(node_id) REFERENCES node (id)
 )
  WITHOUT ROWID;
+CREATE TABLE credential (
+	id VARCHAR NOT NULL, 
+	tenant VARCHAR NOT NULL, 
+	node_id VARCHAR NOT NULL, 
+	kind VARCHAR NOT NULL, 
+	lookup BLOB NOT NULL, 
+	proof VARCHAR NOT NULL, 
+	label VARCHAR NOT NULL, 
+	made_ns INTEGER NOT NULL, 
+	made_by VARCHAR NOT NULL, 
+	expires_ns INTEGER, 
+	revoked_ns INTEGER, 
+	used_ns INTEGER, 
+	used_from VARCHAR NOT NULL, 
+	former VARCHAR NOT NULL, 
+	PRIMARY KEY (id), 
+	FOREIGN KEY(node_id) REFERENCES device (node_id)
+)
+ WITHOUT ROWID;
+CREATE INDEX credential_lookup ON credential (kind, lookup);
+CREATE INDEX ix_credential_node_id ON credential (node_id);

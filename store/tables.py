@@ -316,6 +316,59 @@ class DocumentDouble(SQLModel, table=True):
     hash: bytes = Field(primary_key=True)
 
 
+class Device(SQLModel, table=True):
+    """A node that proves at the ways in who it is; with what, stands in `credential`."""
+
+    __tablename__ = "device"
+    __table_args__ = {"sqlite_with_rowid": False}
+    node_id: str = Field(primary_key=True, foreign_key="node.id")
+    tenant: str
+    gateway: bool  # may speak for others
+    enrolled_ns: int
+    enrolled_by: str
+
+
+class Credential(SQLModel, table=True):
+    """What a device shows. `lookup` is what it is found by: the SHA-256 of a token or of a certificate, the user name of a
+    password; `proof` is the hash of a password. A secret never stands here."""
+
+    __tablename__ = "credential"
+    __table_args__ = (Index("credential_lookup", "kind", "lookup"), {"sqlite_with_rowid": False})
+    id: str = Field(primary_key=True)
+    tenant: str
+    node_id: str = Field(foreign_key="device.node_id", index=True)
+    kind: str
+    lookup: bytes
+    proof: str
+    label: str  # by which people tell it from others: user name, serial number, the first characters of the id
+    made_ns: int
+    made_by: str
+    expires_ns: int | None = None
+    revoked_ns: int | None = None
+    used_ns: int | None = None
+    used_from: str = ""
+    former: str = ""  # the credential whose place it took
+
+
+class ActivationCode(SQLModel, table=True):
+    """What an operator gives to a device that is to come: it is traded for a credential."""
+
+    __tablename__ = "activation_code"
+    __table_args__ = {"sqlite_with_rowid": False}
+    id: str = Field(primary_key=True)
+    tenant: str
+    secret_hash: bytes = Field(unique=True)
+    name: str  # of the node that it is for; empty: whichever the device names
+    node_kind: str
+    gateway: bool
+    uses: int
+    used: int
+    made_ns: int
+    made_by: str
+    expires_ns: int
+    revoked_ns: int | None = None
+
+
 def ddl() -> str:
     """The whole of schema.sql, in a fixed order."""
     dialect = sqlite.dialect()

@@ -34,11 +34,11 @@ BOB, MALLORY = "127.0.0.66", "127.0.0.99"  # addresses of devices; the loopback 
 
 
 class Site(Island):
-    """A running appliance. `http`, `udp` and `tcp` are its ports on 127.0.0.1."""
+    """A running appliance. `http`, `udp`, `tcp` and `mqtt` are its ports on 127.0.0.1."""
 
     def __init__(self, data: Path, process: subprocess.Popen[bytes], log: Path) -> None:
         super().__init__(data, 0, 0, process)
-        self.udp = self.tcp = 0
+        self.udp = self.tcp = self.mqtt = 0
         self.log = log
         self.setup_path = ""
 
@@ -92,6 +92,7 @@ def island(data: Path, *flags: str, environment: dict[str, str] | None = None) -
     log = data.parent / f"{data.name}.log"
     command = [sys.executable, str(FRONT), "appliance", "run", "--data", str(data), "--name", "alder"]
     command += ["--http", "127.0.0.1:0", "--syslog-udp", "127.0.0.1:0", "--syslog-tcp", "127.0.0.1:0"]
+    command += ["--mqtt", "127.0.0.1:0"]
     with log.open("wb") as out:
         process = subprocess.Popen(
             [*command, *flags], stdout=out, stderr=out, env={**os.environ, **(environment or {})}
@@ -114,7 +115,7 @@ def _wait_until_up(site: Site) -> None:
     lines = [line.split() for line in site.said().splitlines()]
     ports = {line[0]: int(line[1].rpartition(":")[2]) for line in lines if len(line) == 2 and ":" in line[1]}
     site.http, site.udp, site.tcp = ports["http"], ports.get("syslog-udp", 0), ports.get("syslog-tcp", 0)
-    site.syslog = site.udp
+    site.mqtt, site.syslog = ports.get("mqtt", 0), site.udp
 
 
 def skerry(*args: str, timeout_s: float = 60.0, **options: Any) -> subprocess.CompletedProcess[str]:

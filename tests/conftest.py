@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 from hypothesis import settings
 
-from appliance.config import Budget, Config, Evaluator, Http, Ping, Site, Syslog
+from appliance.config import Budget, Config, Evaluator, Http, Mqtt, Ping, Site, Syslog
 
 if TYPE_CHECKING:
     from appliance.compose import Appliance
@@ -21,6 +21,7 @@ ALDER = Config(
     site=Site(name="alder"),
     http=Http(listen="127.0.0.1:0"),
     syslog=Syslog(udp="127.0.0.1:0", tcp="127.0.0.1:0"),
+    mqtt=Mqtt(listen="127.0.0.1:0"),
     ping=Ping(enabled=False),
     evaluator=Evaluator(silence_s=3.0, heartbeat_s=2.0),
     budget=Budget(total_mib=512, reserve_mib=1),

@@ -121,8 +121,9 @@ def join(hub: Box, site: Box, *urls: str) -> None:
 
 
 def _site(root: Path, name: str, environment: dict[str, str]) -> Box:
-    http, udp, tcp = (free_port() for _ in range(3))
-    ports = [f"--{what}=127.0.0.1:{port}" for what, port in (("http", http), ("syslog-udp", udp), ("syslog-tcp", tcp))]
+    http, udp, tcp, mqtt = (free_port() for _ in range(4))
+    ways = (("http", http), ("syslog-udp", udp), ("syslog-tcp", tcp), ("mqtt", mqtt))
+    ports = [f"--{what}=127.0.0.1:{port}" for what, port in ways]
     box = Box(root / name, "appliance", name, *ports, environment=environment)
     box.udp = udp
     return box

@@ -293,6 +293,34 @@ async def move(request: Request) -> Response:
     return render.data(shapes.Done())
 
 
+async def call(request: Request) -> Response:
+    """Call a method of a node's device, which must be connected, and give back what it answers."""
+    wish = await forms.document(request, shapes.Call)
+    method = forms.text(
+        {"method": wish.method}, "method", chars_max=limits.name_chars_max, need="Which method? Send “method”."
+    )
+    if not 1 <= wish.timeout_ms <= limits.call_seconds_max * 1000:
+        raise Refused(f"“timeout_ms” is 1 to {limits.call_seconds_max * 1000}.", 422)
+    view = await node.find(request)
+    asked.waits_elsewhere(request)
+    timeout_s = wish.timeout_ms / 1000
+    return render.data(
+        shapes.Called(
+            await asked.box(request).call_device(
+                asked.who(request), view.row.id, method, wish.params, timeout_s, one_way=wish.one_way
+            )
+        )
+    )
+
+
+async def claim_device(request: Request) -> Response:
+    """Enter the secret that a node's device has said: it is the one that stands before you."""
+    wish, view = await forms.document(request, shapes.Secret), await node.find(request)
+    secret = forms.secret({"secret": wish.secret}, "secret", "Which secret? Send the one that the device shows.")
+    await asked.box(request).claim_device(asked.who(request), view.row.id, secret)
+    return render.data(shapes.Done())
+
+
 async def quarantined(request: Request) -> Response:
     """Quarantined input, newest first."""
     query = request.query_params
@@ -307,7 +335,9 @@ async def settle(request: Request) -> Response:
     """Try a quarantined item again, or drop it."""
     wish = await forms.document(request, shapes.Settle)
     item = forms.number(request.path_params, "id", default=0, low=1, high=_CURSOR_MAX)
-    await asked.box(request).settle(asked.who(request), item, quarantine.decision_of(wish.decision))
+    node_name = forms.text({"node": wish.node}, "node", chars_max=limits.name_chars_max)
+    decision = quarantine.decision_of(wish.decision)
+    await asked.box(request).settle(asked.who(request), item, decision, node_name, alike=wish.alike)
     return render.data(shapes.Done())
 
 

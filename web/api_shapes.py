@@ -6,6 +6,7 @@ from typing import Any
 
 import msgspec
 
+from fleet.devices import CodeView, DeviceView
 from fleet.drift import Difference
 from fleet.events import Recorded, fields
 from fleet.node import Kind, Node
@@ -149,6 +150,25 @@ class Change(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     value: str
 
 
+class Call(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A call of a method of a device. With `one_way` nobody waits for an answer."""
+
+    method: str
+    params: Any = None
+    timeout_ms: int = 10_000
+    one_way: bool = False
+
+
+class Called(msgspec.Struct, frozen=True):
+    """`answer` is what the device said, null for a call one way."""
+
+    answer: Any
+
+
+class Secret(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    secret: str
+
+
 class Move(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """`target` is a place of the lifecycle: PHASE or PHASE/STATE."""
 
@@ -191,9 +211,73 @@ class LinkChange(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Settle(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """`decision` is retry or drop."""
+    """`decision` is retry or drop. What never became a record becomes one by retry: of its source, if a node claims that, or
+    of the device `node` (id or name); with `alike` all that waits of the same source for the same reason."""
 
     decision: str
+    node: str = ""
+    alike: bool = False
+
+
+class DeviceList(msgspec.Struct, frozen=True, kw_only=True):
+    """Devices by name; `next` is `after` for those that follow. `mode` is whether one that nobody knows comes in. The site's
+    authority in PEM, and its SHA-256."""
+
+    devices: tuple[DeviceView, ...]
+    next: str | None
+    mode: str
+    ca_pem: str
+    ca_sha256: str
+
+
+class Enrol(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`name` is of a node that is there, or of a new one. `credential` is token, password (`user`, `password`: one is made
+    up unless told) or certificate (`pem`: one of its own, or a request for one). `days`: 0 for ever."""
+
+    name: str
+    credential: str = "token"
+    kind: Kind = Kind.EDGE
+    gateway: bool = False
+    user: str = ""
+    password: str = ""
+    pem: str = ""
+    days: float = 0.0
+    why: str = ""
+
+
+class Rotate(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`pem` is a request for a certificate; `password` one that a person chose."""
+
+    why: str = ""
+    pem: str = ""
+    password: str = ""
+
+
+class Revoke(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    why: str
+
+
+class CodeList(msgspec.Struct, frozen=True):
+    """Activation codes that can still be traded, never what they are."""
+
+    codes: tuple[CodeView, ...]
+
+
+class NewCode(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """For the node `name`, or for whichever a device names; good for `uses` devices and `hours`."""
+
+    name: str = ""
+    kind: Kind = Kind.EDGE
+    gateway: bool = False
+    uses: int = 1
+    hours: float = 24.0
+
+
+class CodeSecret(msgspec.Struct, frozen=True):
+    """The activation code: it is in this answer and nowhere else."""
+
+    code: str
+    made: CodeView
 
 
 class NewToken(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

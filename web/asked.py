@@ -62,6 +62,13 @@ def wants_json(request: Request) -> bool:
     return "application/json" in accept and "text/html" not in accept
 
 
+def waits_elsewhere(request: Request) -> None:
+    """From here on the answer waits for a device, and is no page that others should make room for."""
+    over = request.scope.get("skerry.over")
+    if over is not None:
+        over()
+
+
 def is_htmx(request: Request) -> bool:
     return request.headers.get("hx-request") == "true"
 

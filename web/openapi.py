@@ -13,6 +13,7 @@ from starlette.responses import Response
 
 from fleet import limits
 from fleet.attention import Cause
+from fleet.devices import Issued
 from fleet.node import Kind
 from fleet.plan import Sort
 from web import api_shapes as shapes
@@ -78,6 +79,8 @@ SPOKEN: dict[tuple[str, str], Spoken] = {
     ("GET", "/api/v1/nodes/{id}"): Spoken(NodeView, (_AS_OF,)),
     ("PATCH", "/api/v1/nodes/{id}"): Spoken(shapes.Done, body=shapes.Change),
     ("POST", "/api/v1/nodes/{id}/move"): Spoken(shapes.Done, body=shapes.Move),
+    ("POST", "/api/v1/nodes/{id}/rpc"): Spoken(shapes.Called, body=shapes.Call),
+    ("POST", "/api/v1/nodes/{id}/claimed"): Spoken(shapes.Done, body=shapes.Secret),
     ("GET", "/api/v1/nodes/{id}/series"): Spoken(
         Series,
         (
@@ -123,6 +126,20 @@ SPOKEN: dict[tuple[str, str], Spoken] = {
     ),
     ("POST", "/api/v1/quarantine/{id}"): Spoken(shapes.Done, body=shapes.Settle),
     ("GET", "/api/v1/links"): Spoken(LinksView, (_AS_OF,)),
+    ("GET", "/api/v1/devices"): Spoken(
+        shapes.DeviceList,
+        (
+            Query("after", {"type": "string", "maxLength": limits.name_chars_max}, "`next` of the answer before."),
+            _LIMIT,
+            Query("q", {"type": "string", "maxLength": limits.name_chars_max}, "In the name."),
+        ),
+    ),
+    ("POST", "/api/v1/devices"): Spoken(Issued, body=shapes.Enrol, status=201),
+    ("POST", "/api/v1/devices/{id}/rotate"): Spoken(Issued, body=shapes.Rotate, status=201),
+    ("POST", "/api/v1/devices/{id}/revoke"): Spoken(shapes.Done, body=shapes.Revoke),
+    ("GET", "/api/v1/activation-codes"): Spoken(shapes.CodeList),
+    ("POST", "/api/v1/activation-codes"): Spoken(shapes.CodeSecret, body=shapes.NewCode, status=201),
+    ("DELETE", "/api/v1/activation-codes/{id}"): Spoken(shapes.Done),
     ("POST", "/api/v1/links/{id}"): Spoken(shapes.Done, body=shapes.LinkChange),
     ("POST", "/api/v1/nodes/{id}/take"): Spoken(shapes.Done, body=shapes.Take),
     ("POST", "/api/v1/nodes/{id}/parked"): Spoken(shapes.Done, body=shapes.SettleParked),

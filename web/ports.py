@@ -18,6 +18,7 @@ import msgspec
 
 from fleet.audit import Page, Query
 from fleet.connectivity import Mode, Reach
+from fleet.devices import CodeView, CodeWish, DevicesView, EnrolWish, Issued
 from fleet.document import Kind as DocumentKind
 from fleet.drift import Difference
 from fleet.events import Clock, Recorded
@@ -308,6 +309,23 @@ EDITABLE = (
 )
 
 
+class SaidView(_View, frozen=True):
+    """What a device says of itself, as JSON text."""
+
+    name: str
+    text: str
+    at_ns: int
+
+
+class DeviceState(_View, frozen=True):
+    """The device of a node: whether it is connected and can be called, whether it has said a secret to be claimed with, and
+    its client attributes."""
+
+    connected: bool
+    offers: bool
+    said: tuple[SaidView, ...] = ()
+
+
 class NodeView(_View, frozen=True):
     now_ns: int
     row: NodeRow
@@ -330,6 +348,7 @@ class NodeView(_View, frozen=True):
     policies: tuple[tuple[str, str], ...] = ()
     upstream: str = ""  # the id of the node that it is reached over; empty: from the site itself
     relays: tuple[tuple[str, str], ...] = ()  # id and name of each other relay and gateway of its site
+    device: DeviceState | None = None  # None where none has said anything of itself, and none is connected
     as_of: AsOf | None = None
     clock: Clock | None = None  # of a past view: of the clock that wrote its newest turn
 
@@ -606,6 +625,7 @@ class QuarantineItem(_View, frozen=True):
     times: int
     settled_ns: int | None = None
     decision: str | None = None
+    outside: bool = False  # it never became a record, and could
 
 
 class LaneView(_View, frozen=True):
@@ -959,6 +979,32 @@ class Plans(Protocol):
         ...
 
 
+class Devices(Protocol):
+    """Who proves at the ways in who they are. What is wrong is Refused, with its sentence."""
+
+    async def look(self, who: Identity, text: str, after: str, limit: int) -> DevicesView:
+        """Those with `text` in their name that follow the name `after`."""
+        ...
+
+    async def make_code(self, who: Identity, wish: CodeWish) -> tuple[CodeView, str]:
+        """The activation code itself, this once."""
+        ...
+
+    async def withdraw_code(self, who: Identity, code: str, why: str) -> None: ...
+
+    async def enrol(self, who: Identity, wish: EnrolWish, why: str) -> Issued:
+        """A node, there already or new, gets something to show: told this once."""
+        ...
+
+    async def rotate(self, who: Identity, credential: str, why: str, pem: str, password: str) -> Issued:
+        """A new one in its place; both count until the grace is over."""
+        ...
+
+    async def revoke(self, who: Identity, credential: str, why: str) -> None:
+        """One credential, or, by the id of a node, all that it has. At once."""
+        ...
+
+
 class Box(Protocol):
     """The site behind the pages, or the hub behind its own."""
 
@@ -972,6 +1018,11 @@ class Box(Protocol):
 
     @property
     def policies(self) -> Policies: ...
+
+    @property
+    def devices(self) -> Devices | None:
+        """None at a hub: devices belong to sites."""
+        ...
 
     async def site(self, who: Identity, query: NodeQuery) -> SiteView: ...
 
@@ -1013,8 +1064,9 @@ class Box(Protocol):
 
     async def quarantine(self, who: Identity, before: int, limit: int, settled: bool) -> Sequence[QuarantineItem]: ...
 
-    async def settle(self, who: Identity, item: int, decision: str) -> None:
-        """`decision` is retry or drop."""
+    async def settle(self, who: Identity, item: int, decision: str, node: str = "", *, alike: bool = False) -> None:
+        """`decision` is retry or drop. What never became a record becomes one of its source, or of the device `node`; with
+        `alike` all that waits of the same source for the same reason."""
         ...
 
     async def adopt(self, who: Identity, source: str, name: str, kind: Kind, tags: tuple[str, ...]) -> str:
@@ -1064,6 +1116,17 @@ class Box(Protocol):
 
     async def move(self, who: Identity, node_id: str, target: str, reason: str) -> None:
         """One step in the lifecycle."""
+        ...
+
+    async def call_device(
+        self, who: Identity, node_id: str, method: str, params: object, timeout_s: float, *, one_way: bool
+    ) -> object:
+        """Call a method of a node's device, which must be connected, and give back what it answers (None when nothing is
+        awaited). Recorded before it is sent. Refused: 409 not connected, 429, 502, 504 no answer in time."""
+        ...
+
+    async def claim_device(self, who: Identity, node_id: str, secret: str) -> None:
+        """The secret that a node's device said stands before us. Refused when it is another, or none."""
         ...
 
     async def links(self, who: Identity) -> LinksView: ...

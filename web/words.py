@@ -213,6 +213,7 @@ DONE: dict[str, str] = {
     "created": "Made. Now say what is wanted; it goes to every site.",
     "moved": "Moved.",
     "claimed": "The source now belongs to this node.",
+    "device-claimed": "The device is claimed: it is the one that showed this secret.",
     "released": "The source is unclaimed again. It stands on the Intake page.",
     "retry": "Tried again. What could be read this time is with its node.",
     "drop": "Dropped. The journal says by whom.",
@@ -220,6 +221,8 @@ DONE: dict[str, str] = {
     "disabled": "The account is closed and its sessions are ended.",
     "password": "The password is changed.",
     "revoked": "The token no longer opens anything.",
+    "code-withdrawn": "Withdrawn. Nobody can trade that code any more.",
+    "credential-revoked": "Revoked. It counts no more from now on, and whoever was connected with it is cut off.",
     "signed-out": "You are signed out.",
     "taken": "Taken. It holds from now on, here and at the other end.",
     "applied": "Carried out, as a whole. Each decision is in the journal with your name and why.",
@@ -451,6 +454,11 @@ def _by(f: Mapping[str, Any]) -> str:
     return f" by {f['actor']}" if f.get("actor") else ""
 
 
+def _from(f: Mapping[str, Any]) -> str:
+    """By whom, and from where."""
+    return _by(f) + (f" from {f['address']}" if f["address"] else "")
+
+
 def _for(ns: int) -> str:
     return age(ns / SECOND)
 
@@ -541,6 +549,12 @@ EVENTS: dict[str, _Says] = {
         f"health changed from {f['former']} to {f['health']}" + (f": {f['reason']}" if f["reason"] else "")
     ),
     "node.version_changed": lambda f: f"version changed from {f['former'] or 'none'} to {f['version']}",
+    "device.called": lambda f: (
+        f"the device was asked to {f['method']} {f['params']}{_by(f)}"
+        + (" (no answer awaited)" if f["one_way"] else "")
+    ),
+    "device.call_ended": lambda f: f"{f['method']}: {f['outcome']} after {_for(f['took_ns'])}",
+    "device.claimed": lambda f: f"the device was claimed with its secret{_by(f)}",
     "segment.sealed": lambda f: (
         f"{_records(f['records']) if f['content'] == 'raw' else 'charts'} sealed in a segment of {size(f['bytes_stored'])}"
     ),
@@ -579,8 +593,25 @@ EVENTS: dict[str, _Says] = {
         f"{f['name']} ({_role(f['role'])}) asked for {f['route']} from {f['address'] or 'here'}"
         + (f" with {f['agent']}" if f["agent"] else "")
     ),
+    "device.enrolled": lambda f: f"enrolled {f['name']}{' as a gateway' if f['gateway'] else ''}{_from(f)}",
+    "credential.issued": lambda f: (
+        f"{f['credential_kind']} {f['label']} issued{_from(f)}: {f['why']}"
+        + (f"; good until {when(f['expires_ns'])}" if f["expires_ns"] else "")
+    ),
+    "credential.rotated": lambda f: (
+        f"credential {f['former'][-8:]} replaced by {f['credential'][-8:]}{_from(f)}: {f['why']};"
+        f" both count until {when(f['grace_until_ns'])}"
+    ),
+    "credential.revoked": lambda f: f"{f['credential_kind']} {f['label']} revoked{_from(f)}: {f['why']}",
+    "code.made": lambda f: (
+        f"activation code {f['code'][-8:]} made for {f['name'] or counted(f['uses'], 'device')}"
+        f"{', as gateway' if f['gateway'] else ''}{_from(f)}; good until {when(f['expires_ns'])}"
+    ),
+    "code.withdrawn": lambda f: f"activation code {f['code'][-8:]} withdrawn{_from(f)}: {f['why']}",
     "quarantine.settled": lambda f: (
-        f"quarantined input {f['item']}: {f['decision']}{_by(f)}" + (f" ({f['reason']})" if f["reason"] else "")
+        f"quarantined input {f['item']}: {f['decision']}{_by(f)}"
+        + (f" ({f['reason']})" if f["reason"] else "")
+        + (f", now a record of {f['source']}" if f["source"] else "")
     ),
     "link.turned": lambda f: (
         f"link: {f['former']} → {f['state']}, {f['cause']}" + (f" ({f['reason']})" if f["reason"] else "")

@@ -14,6 +14,10 @@ from collections.abc import Callable, Sequence
 from enum import StrEnum
 from typing import NamedTuple, Protocol
 
+PROVISION = "provision"
+"""The user name of one that has no credential yet and comes to ask for one. The way in lets it in by itself, as
+`Device("", PROVISION, PROVISION, address=…)`; the device API takes nothing else from it."""
+
 
 class Turned(StrEnum):
     """Why somebody does not come in: one word for counting and quarantine."""
@@ -96,10 +100,15 @@ class Line(Protocol):
 
 class Taken(NamedTuple):
     """What a message from a device comes to: records to store (each under which name behind the gateway, "" for the device
-    itself, with its bytes as they came), or a reason why not, for quarantine. Answers go by `Line.send`."""
+    itself, with its bytes as they came), or a reason why not, for quarantine. Answers go by `Line.send`.
+
+    `intake`: under which one the records stand where that is not the way in's own. `secret`: the bytes of what was refused
+    hold a secret, so they are counted and not kept."""
 
     records: Sequence[tuple[str, bytes]] = ()
     refused: str = ""
+    intake: str = ""
+    secret: bool = False
 
 
 class DeviceApi(Protocol):

@@ -45,8 +45,13 @@ class Tally:
 
 
 class Gate:
-    def __init__(self, records_max: int = limits.gate_records_max, bytes_max: int = limits.gate_bytes_max) -> None:
-        self.records_max, self.bytes_max = records_max, bytes_max
+    def __init__(
+        self,
+        records_max: int = limits.gate_records_max,
+        bytes_max: int = limits.gate_bytes_max,
+        batch_max: int = limits.batch_records_max,
+    ) -> None:
+        self.records_max, self.bytes_max, self.batch_max = records_max, bytes_max, batch_max
         self.records = 0
         self.bytes = 0
         self.high_records = 0  # the deepest it has been
@@ -94,10 +99,8 @@ class Gate:
         with self._wake:
             if not self._entries and not self._closed:
                 self._wake.wait(0.5)
-            if self._entries and not self._urgent and not self._closed and self.records < limits.batch_records_max:
-                self._wake.wait_for(
-                    lambda: self._urgent or self._closed or self.records >= limits.batch_records_max, linger_s
-                )
+            if self._entries and not self._urgent and not self._closed and self.records < self.batch_max:
+                self._wake.wait_for(lambda: self._urgent or self._closed or self.records >= self.batch_max, linger_s)
             return self._pop()
 
     def close(self) -> None:
@@ -123,7 +126,7 @@ class Gate:
         records = size = 0
         while self._entries:
             entry = self._entries[0]
-            over = records + len(entry.offers) > limits.batch_records_max or size + entry.size > limits.frame_bytes_max
+            over = records + len(entry.offers) > self.batch_max or size + entry.size > limits.frame_bytes_max
             if batch and over:
                 break
             batch.append(self._entries.popleft())

@@ -1,14 +1,17 @@
 """`POST /v1/ingest`: bodies in, offers at the gate, 2xx only after the commit that holds the records.
 
 What the bytes mean is `http`'s business. Answers: 200 with the ids, 207 when some lines of the body were refused (the
-good ones are stored, the bad ones quarantined), 400 when nothing could be read, 413, 415, 429 when the gate is full,
-507 when the disk is.
+good ones are stored, the bad ones quarantined), 400 when nothing could be read, 401 for a credential that does not count
+(what came is quarantined), 413, 415, 429 when the gate is full or the device sends too much, 507 when the disk is.
+
+With a bearer token the records stand under the device that it belongs to; a gateway's, each under the name that it gives.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 
@@ -17,6 +20,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
 from appliance.intake import http
+from appliance.intake.device import Device, Doorkeeper, Turned
 from appliance.intake.gate import Gate, Outcome, Stored
 from appliance.intake.syslog_listeners import SourceNames
 from fleet import limits
@@ -73,17 +77,20 @@ class Ingest:
         quarantine: Callable[[str, str, str, bytes], None],
         *,
         now_ns: Callable[[], int] = time.time_ns,
+        doorkeeper: Doorkeeper | None = None,  # without one everybody comes in as a network address
+        splits_max: int = _SPLITS_MAX,
     ) -> None:
-        self._gate, self._quarantine, self._now_ns = gate, quarantine, now_ns
+        self._gate, self._quarantine, self._now_ns, self._doorkeeper = gate, quarantine, now_ns, doorkeeper
         self._names = SourceNames(INTAKE)
         self.room = Room()
-        self._splits = asyncio.Semaphore(_SPLITS_MAX)
+        self._splits = asyncio.Semaphore(splits_max)
 
     def routes(self) -> tuple[Entry, ...]:
         return (Entry("POST", "/v1/ingest", self.ingest, Policy.PUBLIC, None),)
 
     async def ingest(self, request: Request) -> Response:
         address = request.client.host if request.client else "console"
+        who = await self._who(request, address)
         with self.room.share() as take:
             try:
                 body = await asyncio.wait_for(self._body(request, take), _BODY_SECONDS_MAX)
@@ -97,18 +104,44 @@ class Ingest:
             except ClientDisconnect:
                 self._gate.refuse(INTAKE, "cut off")
                 return _answer(400, Answer(error="the connection ended before the body did"))
+        if isinstance(who, Turned):
+            return self._turn(who, address, raws)
         for refusal in refusals:
             self._gate.refuse(INTAKE, refusal.reason)
-            self._quarantine(INTAKE, self._names.key(address, ""), refusal.reason, refusal.raw)
+            self._quarantine(INTAKE, self._source(who, b""), refusal.reason, refusal.raw)
         refused = [{"index": refusal.index, "reason": refusal.reason} for refusal in refusals[:100]]
         if not raws:
             why = "; ".join(sorted({refusal.reason for refusal in refusals})) or "the body holds no record"
             return _answer(400, Answer(refused=refused, error=why))
-        return await self._store(address, raws, refused)
+        if who.node_id and self._doorkeeper is not None:
+            wait_s = self._doorkeeper.allow(who, len(raws), len(body))
+            if wait_s:
+                self._gate.refuse(INTAKE, Turned.FLOOD, len(raws))
+                words = f"this device sends more than it may; send these records again in {wait_s:.1f} s"
+                return _answer(429, Answer(error=words), {"retry-after": str(math.ceil(wait_s))})
+        return await self._store(who, raws, refused)
 
-    async def _store(self, address: str, raws: Sequence[bytes], refused: list[dict[str, object]]) -> Response:
+    async def _who(self, request: Request, address: str) -> Device | Turned:
+        """Whoever holds the folder (the console) asks nobody."""
+        token = bearer_of(request)
+        if self._doorkeeper is None or address == "console":
+            return Device("", "", address=address)
+        return await (self._doorkeeper.token(token, address) if token else self._doorkeeper.anonymous("", address))
+
+    def _turn(self, why: Turned, address: str, raws: Sequence[bytes]) -> Response:
+        self._gate.refuse(INTAKE, why, len(raws))
+        for raw in raws[: limits.quarantine_samples_max]:
+            self._quarantine(INTAKE, self._names.key(address, http.sender(raw)), why, raw)
+        return _answer(401, Answer(error=_TURNED[why]), {"www-authenticate": "Bearer"})
+
+    def _source(self, who: Device, raw: bytes) -> str:
+        if not who.node_id:
+            return self._names.key(who.address, http.sender(raw))
+        return who.source(INTAKE, http.sender(raw) if who.gateway else "")
+
+    async def _store(self, who: Device, raws: Sequence[bytes], refused: list[dict[str, object]]) -> Response:
         now_ns, loop = self._now_ns(), asyncio.get_running_loop()
-        offers = [Offer(now_ns, self._names.key(address, http.sender(raw)), raw) for raw in raws]
+        offers = [Offer(now_ns, self._source(who, raw), raw) for raw in raws]
         outcome: asyncio.Future[Outcome] = loop.create_future()
 
         def done(result: Outcome) -> None:
@@ -162,6 +195,20 @@ class Ingest:
             return await asyncio.to_thread(work)
 
 
+def bearer_of(request: Request) -> str:
+    """The token that a request shows; empty without one."""
+    scheme, _, token = request.headers.get("authorization", "").partition(" ")
+    return token.strip() if scheme.lower() == "bearer" else ""
+
+
+_TURNED = {
+    Turned.UNKNOWN: "nobody knows this credential here; ask an operator of this site for an activation code",
+    Turned.REVOKED: "this credential was revoked; ask an operator of this site",
+    Turned.EXPIRED: "the time of this credential is over; ask an operator of this site for an activation code",
+    Turned.MISSING: "this site takes records from devices that say who they are: Authorization: Bearer <device token>",
+    Turned.FLOOD: "too much at once; wait and send again",
+    Turned.FOREIGN: "this is not the device's own",
+}
 _TOO_LARGE = f"a body has at most {limits.http_body_bytes_max} bytes; send smaller batches"
 _REASONS = {413: "too large", 415: "unknown encoding", 400: "unreadable", 429: "no room"}
 

@@ -21,7 +21,7 @@ from tests import cast
 from tests.cast import FRONT, Site, eventually, island, send_udp, skerry
 
 QUICK = {"SKERRY_PING_ENABLED": "false", "SKERRY_BUDGET_TOTAL_MIB": "512", "SKERRY_BUDGET_RESERVE_MIB": "1"}
-OFF = ("--http", "127.0.0.1:0", "--syslog-udp", "", "--syslog-tcp", "")
+OFF = ("--http", "127.0.0.1:0", "--syslog-udp", "", "--syslog-tcp", "", "--mqtt", "")
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ import threading
 from pathlib import Path
 
 from appliance.compose import Appliance
-from appliance.config import Config, Http, Ping, Syslog
+from appliance.config import Config, Http, Mqtt, Ping, Syslog
 from fleet.node import Kind
 from fleet.people import Identity, Role
 
@@ -16,7 +16,12 @@ ALICE = Identity(name="alice", role=Role.ADMIN, via="console")
 
 async def test_a_stop_leaves_no_thread_behind(tmp_path: Path) -> None:
     before = {thread for thread in threading.enumerate() if not thread.daemon}
-    quiet = Config(http=Http(listen="127.0.0.1:0"), syslog=Syslog(udp="127.0.0.1:0", tcp=""), ping=Ping(enabled=False))
+    quiet = Config(
+        http=Http(listen="127.0.0.1:0"),
+        syslog=Syslog(udp="127.0.0.1:0", tcp=""),
+        mqtt=Mqtt(listen=""),
+        ping=Ping(enabled=False),
+    )
     alder = Appliance(tmp_path / "alder", quiet)
     await alder.start()
     node_id = await alder.box.adopt(ALICE, "syslog/127.0.0.9/drone-01", "drone-01", Kind.EDGE, ())
@@ -32,7 +37,9 @@ async def test_a_stop_leaves_no_thread_behind(tmp_path: Path) -> None:
 
 
 async def test_damaged_charts_do_not_keep_a_site_from_starting(tmp_path: Path) -> None:
-    quiet = Config(http=Http(listen="127.0.0.1:0"), syslog=Syslog(udp="", tcp=""), ping=Ping(enabled=False))
+    quiet = Config(
+        http=Http(listen="127.0.0.1:0"), syslog=Syslog(udp="", tcp=""), mqtt=Mqtt(listen=""), ping=Ping(enabled=False)
+    )
     alder = Appliance(tmp_path / "alder", quiet)
     await alder.start()
     await alder.stop()

@@ -40,4 +40,4 @@ def test_every_flag_in_the_page_is_a_flag() -> None:
     flags = set(re.findall(r"Flag: `(--[\w-]+)`", TEXT))
     helped = dict(commands(parser()))[("appliance", "run")]
     assert flags == {flag for flag in re.findall(r"(--[\w-]+)", helped) if flag in flags}
-    assert flags == {"--name", "--http", "--syslog-udp", "--syslog-tcp"}
+    assert flags == {"--name", "--http", "--syslog-udp", "--syslog-tcp", "--mqtt"}

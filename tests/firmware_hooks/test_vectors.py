@@ -10,20 +10,24 @@ from typing import Any
 import msgspec
 import pytest
 
+from appliance.compose import PARSERS as OF_THE_BOX
 from appliance.intake import http, syslog
 from fleet.reading import Reading
 
 VECTORS: list[dict[str, Any]] = json.loads(
     (Path(__file__).parents[2] / "firmware-hooks" / "vectors.json").read_text(encoding="utf-8")
 )
-PARSERS = {"syslog": syslog.parse, "http": http.parse}
+PARSERS = {name: OF_THE_BOX[name] for name in ("mqtt", "attributes")} | {
+    "syslog": lambda raw, at_ns: syslog.parse(raw, received_ns=at_ns),
+    "http": lambda raw, at_ns: http.parse(raw, received_ns=at_ns),
+}
 SENDERS = {"syslog": syslog.sender, "http": http.sender}
 
 
 @pytest.mark.parametrize("vector", VECTORS, ids=lambda vector: vector["name"])
 def test_the_bytes_mean_what_the_contract_says(vector: dict[str, Any]) -> None:
     raw = base64.b64decode(vector["raw_b64"], validate=True)
-    reading = PARSERS[vector["intake"]](raw, received_ns=vector["received_ns"])
+    reading = PARSERS[vector["intake"]](raw, vector["received_ns"])
     said = {field: json.loads(msgspec.json.encode(getattr(reading, field))) for field in vector["expect"]}
     assert said == vector["expect"]
     if "name" in said:

@@ -103,7 +103,8 @@ def test_the_image_listens_where_it_says() -> None:
     text = (IMAGES / "Containerfile").read_text()
     environment = dict(re.findall(r"(SKERRY_\w+)=(\S+)", text))
     config = load(None, environment, {})
-    ports = {address.rpartition(":")[2] for address in (config.http.listen, config.syslog.udp, config.syslog.tcp)}
+    addresses = (config.http.listen, config.syslog.udp, config.syslog.tcp, config.mqtt.listen)
+    ports = {address.rpartition(":")[2] for address in addresses}
     exposed = re.search(r"^EXPOSE (.*)$", text, re.MULTILINE)
     assert exposed
     assert ports == {one.split("/")[0] for one in exposed[1].split()}

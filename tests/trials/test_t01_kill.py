@@ -29,7 +29,7 @@ pytestmark = [pytest.mark.trial, pytest.mark.timeout(900)]
 
 def kill_while_it_starts(data: Path, rng: random.Random) -> float:
     command = [sys.executable, str(cast.FRONT), "appliance", "run", "--data", str(data), "--http", "127.0.0.1:0"]
-    command += ["--syslog-udp", "127.0.0.1:0", "--syslog-tcp", "127.0.0.1:0"]
+    command += ["--syslog-udp", "127.0.0.1:0", "--syslog-tcp", "127.0.0.1:0", "--mqtt", "127.0.0.1:0"]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     span = pause(rng, IN_START_S)
     process.kill()

@@ -266,7 +266,7 @@ def test_with_not_even_a_reserve_left_it_says_so_and_starts_once_there_is_space(
             load.field.site = None
         (data / "reserve").unlink()
         disk.fill(site)
-        said = cast.skerry("appliance", "run", "--data", str(data), "--http", "127.0.0.1:0")
+        said = cast.skerry("appliance", "run", "--data", str(data), "--http", "127.0.0.1:0", "--mqtt", "127.0.0.1:0")
         assert said.returncode == 1
         assert "the disk is full" in said.stderr
         assert "Traceback" not in said.stderr
@@ -292,7 +292,7 @@ def test_a_read_only_disk_is_named_at_the_start_and_left_as_it_is(small_disk: Pa
             site.kill()
             load.field.site = None
         remount("ro")
-        said = cast.skerry("appliance", "run", "--data", str(data), "--http", "127.0.0.1:0")
+        said = cast.skerry("appliance", "run", "--data", str(data), "--http", "127.0.0.1:0", "--mqtt", "127.0.0.1:0")
         assert said.returncode == 1
         assert "the disk is read-only" in said.stderr
         assert "Traceback" not in said.stderr

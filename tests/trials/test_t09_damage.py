@@ -66,6 +66,7 @@ def quiet(port: str = "127.0.0.1:0") -> config.Config:
     return config.Config(
         http=config.Http(listen=port),
         syslog=config.Syslog(udp="", tcp=""),
+        mqtt=config.Mqtt(listen=""),
         ping=config.Ping(enabled=False),
         budget=config.Budget(total_mib=4096, reserve_mib=1),
     )
@@ -329,7 +330,12 @@ def test_a_real_process_says_one_sentence_or_serves(whole: Whole, memory: Path) 
         root = memory / "real"
         kind, wound = wounded(whole, root, 1_000 + case * 7)
         front = [sys.executable, str(Path(__file__).parents[2] / "skerry.py")]
-        settings = os.environ | {"SKERRY_SYSLOG_UDP": "", "SKERRY_SYSLOG_TCP": "", "SKERRY_PING_ENABLED": "false"}
+        settings = os.environ | {
+            "SKERRY_SYSLOG_UDP": "",
+            "SKERRY_SYSLOG_TCP": "",
+            "SKERRY_MQTT_LISTEN": "",
+            "SKERRY_PING_ENABLED": "false",
+        }
         with subprocess.Popen(
             [*front, "appliance", "run", "--data", str(root), "--http", "127.0.0.1:0"],
             stdout=subprocess.PIPE,

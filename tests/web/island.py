@@ -37,6 +37,7 @@ from fleet.node import (
 from fleet.reading import Flight, Health, Position
 from tests.web.agenda import Agenda
 from tests.web.board import Slate
+from tests.web.desk import Desk
 from web.past import Then
 from web.ports import (
     AccountView,
@@ -53,6 +54,8 @@ from web.ports import (
     BundleView,
     Choice,
     DebtLine,
+    Devices,
+    DeviceState,
     FieldConflict,
     Fitness,
     Gauge,
@@ -74,6 +77,7 @@ from web.ports import (
     Refused,
     Role,
     RosterView,
+    SaidView,
     Series,
     Severity,
     SiteView,
@@ -362,6 +366,7 @@ class Island:
         self._fact("", facts.ApplianceStarted(version=self.version, clean=True), 6 * HOUR)
         for number in range(nodes):
             self._settle_in(number)
+        self.devices: Devices | None = Desk(self.now, [(row.id, row.name) for row in self.rows.values()])
         self._happen()
         self._speak()
 
@@ -783,6 +788,17 @@ class Island:
             conflicts=(self.conflicts[node_id],) if node_id in self.conflicts else (),
             parked=self.parked.get(node_id, ()),
             authority=next((one for one in self.lines_of_authority if one.subject == node_id), None),
+            device=DeviceState(
+                connected=row.reach is Reach.ONLINE,
+                offers=row.reach is Reach.ONLINE,
+                said=(
+                    SaidView(name="model", text='"K-2"', at_ns=at),
+                    SaidView(name="modules", text='["camera","lamp"]', at_ns=at),
+                    SaidView(name="serial", text='"K2-0117"', at_ns=at),
+                ),
+            )
+            if row.seen_ns
+            else None,
         )
 
     async def nodes(self, who: Identity, after: str, limit: int) -> Sequence[Node]:
@@ -932,7 +948,7 @@ class Island:
             if (not before or number < before) and (one.settled_ns is not None) == settled
         ][:limit]
 
-    async def settle(self, who: Identity, item: int, decision: str) -> None:
+    async def settle(self, who: Identity, item: int, decision: str, node: str = "", *, alike: bool = False) -> None:
         if item not in self.items:
             raise Refused("There is no such item in quarantine; someone else may have settled it.", 404)
         self.items[item] = msgspec.structs.replace(self.items[item], settled_ns=self.now(), decision=decision)
@@ -1030,6 +1046,17 @@ class Island:
         wanted = msgspec.structs.replace(node.desired, target_version=chosen.value)
         self.nodes_held[node_id] = msgspec.structs.replace(node, desired=wanted)
         self._fact(node_id, facts.NodeChanged(field=field, former="", value=chosen.value, actor=who.name))
+
+    async def call_device(
+        self, who: Identity, node_id: str, method: str, params: object, timeout_s: float, *, one_way: bool
+    ) -> object:
+        self._fact(node_id, facts.DeviceCalled(method, str(params), who.name, one_way))
+        return None if one_way else {"heard": params}
+
+    async def claim_device(self, who: Identity, node_id: str, secret: str) -> None:
+        if secret != "first-light":
+            raise Refused("this is not the secret that the device said", 403)
+        self._fact(node_id, facts.DeviceClaimed(who.name))
 
     # -- the link ----------------------------------------------------------------------------------------------
 

@@ -186,3 +186,25 @@ def test_health_needs_nobody_and_readiness_says_why_not(ask: TestClient, island:
     answer = ask.get("/readyz")
     assert answer.status_code == 503
     assert answer.json()["problems"] == ["The disk is full."]
+
+
+def test_a_device_is_called_and_its_answer_comes_back(ask: TestClient, island: Island) -> None:
+    path = f"/api/v1/nodes/{next(iter(island.rows))}/rpc"
+    wish = {"method": "setGpio", "params": {"pin": 4}}
+    assert ask.post(path, json=wish, headers=bearer("olga")).json() == {"answer": {"heard": {"pin": 4}}}
+    assert ask.post(path, json={**wish, "one_way": True}, headers=bearer("olga")).json() == {"answer": None}
+    for wrong in ({"method": ""}, {**wish, "timeout_ms": 0}, {**wish, "timeout_ms": 60_001}):
+        assert ask.post(path, json=wrong, headers=bearer("olga")).status_code == 422
+    assert ask.post(path, json={**wish, "later": 1}, headers=bearer("olga")).status_code == 400
+
+
+def test_a_device_is_claimed_with_its_secret(ask: TestClient, alice: TestClient, island: Island) -> None:
+    node = next(iter(island.rows))
+    path = f"/api/v1/nodes/{node}/claimed"
+    assert ask.post(path, json={"secret": "guess"}, headers=bearer("olga")).status_code == 403
+    assert ask.post(path, json={"secret": ""}, headers=bearer("olga")).status_code == 422
+    assert ask.post(path, json={"secret": "first-light"}, headers=bearer("olga")).json() == {"done": True}
+    form = {"csrf": "csrf-alice", "secret": "first-light"}
+    assert alice.post(f"/nodes/{node}/claim-device", data=form).headers["location"].endswith("done=device-claimed")
+    wrong = alice.post(f"/nodes/{node}/claim-device", data=form | {"secret": "guess"})
+    assert (wrong.status_code, "not the secret" in wrong.text) == (403, True)

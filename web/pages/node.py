@@ -196,6 +196,17 @@ async def release(request: Request) -> Response:
     return render.see(f"/nodes/{view.row.id}?done=released")
 
 
+async def claim_device(request: Request) -> Response:
+    """POST /nodes/{id}/claim-device: the secret that its device shows."""
+    fields, view = await forms.form(request), await find(request)
+    try:
+        secret = forms.secret(fields, "secret", "Which secret does the device show?")
+        await asked.box(request).claim_device(asked.who(request), view.row.id, secret)
+    except Refused as refused:
+        return await _show(request, problem=str(refused), status=refused.status)
+    return render.see(f"/nodes/{view.row.id}?done=device-claimed")
+
+
 async def claim(request: Request) -> Response:
     """POST /nodes/{id}/claim: take an unclaimed source on."""
     fields, view = await forms.form(request), await find(request)

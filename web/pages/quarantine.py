@@ -42,7 +42,9 @@ async def settle(request: Request) -> Response:
     try:
         item = forms.number(request.path_params, "id", default=0, low=1, high=2**62)
         decision = decision_of(fields.get("decision", ""))
-        await asked.box(request).settle(asked.who(request), item, decision)
+        node = forms.text(fields, "node", chars_max=limits.name_chars_max)
+        alike = fields.get("alike") == "1"
+        await asked.box(request).settle(asked.who(request), item, decision, node, alike=alike)
     except Refused as refused:
         return await _show(request, problem=str(refused), status=refused.status)
     return render.see(f"/quarantine?done={decision}")

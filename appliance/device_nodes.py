@@ -1,0 +1,66 @@
+"""What the device API asks of the rest of the site: which node is this sender, what did it say, what is wanted of it?
+
+Reads the world as pages do (copies, from another thread), and documents with a connection of its own. What is written is
+heard of after its commit, from the journal.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Callable, Collection, Mapping, Sequence
+from pathlib import Path
+
+from appliance.intake.device_attributes import Nodes
+from appliance.world import World
+from fleet.document import Kind
+from fleet.events import AuthorityBegan, DocumentChanged, Recorded
+from store import wanted
+from store.database import connect_reader
+from store.wanted import Look
+
+
+def nodes(world: World, site_db: Path, tenant: str, look: Look) -> Nodes:
+    def of(sender: str) -> str:
+        claimed = world.claims.get(sender)
+        if claimed is not None:
+            return claimed
+        node_id = sender[1:-1] if sender.endswith("/") else ""
+        return node_id if node_id in world.nodes else ""
+
+    def senders(node_id: str) -> Collection[str]:
+        state = world.nodes.get(node_id)
+        return () if state is None else state.claims | {f"@{node_id}/"}
+
+    def said(node_id: str) -> Mapping[str, str]:
+        state = world.nodes.get(node_id)
+        return {} if state is None else {name: one.text for name, one in tuple(state.snapshot.attributes.items())}
+
+    def read(node_ids: Sequence[str]) -> Mapping[str, Mapping[str, bytes]]:
+        with contextlib.closing(connect_reader(site_db)) as db:
+            return wanted.wanted(db, tenant, node_ids, look)
+
+    return Nodes(of, senders, said, read)
+
+
+def listener(
+    loop: asyncio.AbstractEventLoop, changed: Callable[[Collection[str] | None], None]
+) -> Callable[[Sequence[Recorded]], None]:
+    """For the journal, on the writer's thread: `changed` hears on the event loop of which nodes something was written;
+    None when it may be any."""
+
+    def heard(batch: Sequence[Recorded]) -> None:
+        bodies = [one.body for one in batch]
+        node_ids = {
+            body.document for body in bodies if isinstance(body, DocumentChanged) and body.document_kind == Kind.NODE
+        }
+        of_any = any(
+            isinstance(body, AuthorityBegan)
+            or (isinstance(body, DocumentChanged) and body.document_kind == Kind.BUNDLE)
+            for body in bodies
+        )
+        if node_ids or of_any:
+            with contextlib.suppress(RuntimeError):  # the loop has ended; so have all lines
+                loop.call_soon_threadsafe(changed, None if of_any else node_ids)
+
+    return heard
