@@ -7,7 +7,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from typing import NamedTuple, TypeVar
 
 import msgspec
@@ -741,6 +741,9 @@ class ApplianceBox:
             except Refused as refused:
                 self._parts.quarantine.put("lifecycle", node_id, str(refused), f"{state.place} -> {target}".encode())
                 raise
+        if state.place.phase is lifecycle.Phase.RETIRED and self.devices is not None:
+            with suppress(Refused):  # it has none
+                await self.devices.revoke(who, node_id, "the node is retired")
         self._list = None
 
     def _siblings(self, source: str) -> tuple[str, ...]:

@@ -324,6 +324,7 @@ class Appliance:
                 version=VERSION,
                 started_ns=self.started_ns,
                 glass=lambda: self.accounts.glass,
+                doorkeeper=self.doorkeeper,
             )
         )
 
