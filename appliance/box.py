@@ -670,8 +670,12 @@ class ApplianceBox:
         claimed = asyncio.get_running_loop().create_future()
         loop = asyncio.get_running_loop()
 
+        now_ns = self._parts.clock.now_ns()
+
         def change() -> None:
-            self._parts.world.claim(source_key(source).sender, node.id)
+            key = source_key(source)
+            self._parts.world.sources.setdefault(source, SourceState(key, node.id, now_ns, now_ns, 0, 0, b""))
+            self._parts.world.claim(key.sender, node.id)
             loop.call_soon_threadsafe(_done, claimed)
 
         self._parts.interpreter.post(change)
