@@ -5,6 +5,7 @@ telemetry/       open partitions of raw records (SQLite), one being written
 segments/        sealed records, <sha256>.jsonl.zst
 series.db        downsampled metrics
 history.db       what stood when, made from site.db and to be made again
+tls/             the authority of this box and the certificate of its server
 keys/            the writer's key, the key that files on a stick are sealed to, the way to the hub
 reserve          bytes set aside so that login, pages and audit work on a full disk
 damaged/         files that a disk gave back wrong, kept as they are
