@@ -9,7 +9,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Callable, Collection, Mapping, Sequence
+from functools import partial
 from pathlib import Path
+from typing import Protocol
 
 from appliance.intake.device_attributes import Nodes
 from appliance.world import World
@@ -43,24 +45,24 @@ def nodes(world: World, site_db: Path, tenant: str, look: Look) -> Nodes:
     return Nodes(of, senders, said, read)
 
 
-def listener(
-    loop: asyncio.AbstractEventLoop, changed: Callable[[Collection[str] | None], None]
-) -> Callable[[Sequence[Recorded]], None]:
-    """For the journal, on the writer's thread: `changed` hears on the event loop of which nodes something was written;
-    None when it may be any."""
+class Changed(Protocol):
+    def __call__(
+        self, node_ids: Collection[str] = (), bundles: Collection[str] = (), *, of_any: bool = False
+    ) -> None: ...
+
+
+def listener(loop: asyncio.AbstractEventLoop, changed: Changed) -> Callable[[Sequence[Recorded]], None]:
+    """For the journal, on the writer's thread: `changed` hears on the event loop of which nodes something was written, of
+    which bundles, and whether somebody else decides from now on."""
 
     def heard(batch: Sequence[Recorded]) -> None:
-        bodies = [one.body for one in batch]
-        node_ids = {
-            body.document for body in bodies if isinstance(body, DocumentChanged) and body.document_kind == Kind.NODE
-        }
-        of_any = any(
-            isinstance(body, AuthorityBegan)
-            or (isinstance(body, DocumentChanged) and body.document_kind == Kind.BUNDLE)
-            for body in bodies
-        )
-        if node_ids or of_any:
+        written: dict[str, set[str]] = {Kind.NODE: set(), Kind.BUNDLE: set()}
+        for one in batch:
+            if isinstance(one.body, DocumentChanged) and one.body.document_kind in written:
+                written[one.body.document_kind].add(one.body.document)
+        of_any = any(isinstance(one.body, AuthorityBegan) for one in batch)
+        if of_any or any(written.values()):
             with contextlib.suppress(RuntimeError):  # the loop has ended; so have all lines
-                loop.call_soon_threadsafe(changed, None if of_any else node_ids)
+                loop.call_soon_threadsafe(partial(changed, written[Kind.NODE], written[Kind.BUNDLE], of_any=of_any))
 
     return heard

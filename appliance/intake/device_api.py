@@ -20,7 +20,7 @@ import msgspec
 from appliance.intake import attributes, topics
 from appliance.intake import device_attributes as told
 from appliance.intake import device_bodies as bodies
-from appliance.intake.device import Device, Line, Provision, Provisioned, Taken, Turned
+from appliance.intake.device import PROVISION, Device, Line, Provision, Provisioned, Taken, Turned
 from appliance.intake.device_attributes import Ask, Attributes, Nodes, Values
 from appliance.intake.device_bodies import Fault
 from appliance.intake.device_calls import Calls
@@ -32,7 +32,7 @@ from fleet.limits import MS
 
 _TELEMETRY = topics.TELEMETRY
 _NOTHING = Taken()
-_BUSY = "too many questions wait for an answer; ask again"
+BUSY = "too many questions wait for an answer; ask again"
 _encode = msgspec.json.Encoder().encode
 
 Provisioner = Callable[[Provision, str], Awaitable[Provisioned | Turned]]
@@ -84,7 +84,7 @@ class Api:
         return topics.may_subscribe(device, topic_filter)
 
     def published(self, line: Line, topic: str, payload: bytes) -> Taken:
-        if topic == _TELEMETRY and line.device.node_id:
+        if topic == _TELEMETRY and line.device.credential != PROVISION:
             fault = bodies.telemetry(payload)
             return Taken((("", payload),)) if fault is None else Taken(refused=fault)
         meant = topics.meaning(topic, line.device)
@@ -191,7 +191,7 @@ class Api:
         return self._ask(Ask(sender(line.device, asked.device), client, shared, answer))
 
     def _ask(self, ask: Ask) -> Taken:
-        return _NOTHING if self.attributes.ask(ask) else Taken(refused=_BUSY)
+        return _NOTHING if self.attributes.ask(ask) else Taken(refused=BUSY)
 
     def _call(self, line: Line, meant: Meant, payload: bytes) -> Taken:
         call = bodies.read(payload, bodies.Call)

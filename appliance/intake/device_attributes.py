@@ -108,9 +108,12 @@ class Attributes:
 
     # -- from documents ---------------------------------------------------------------------------------------
 
-    def changed(self, node_ids: Collection[str] | None) -> None:
-        """Something else may be wanted of these nodes, or of any. On the event loop."""
-        concerned = tuple(self._told) if node_ids is None else [one for one in node_ids if self._listens(one)]
+    def changed(self, node_ids: Collection[str] = (), bundles: Collection[str] = (), *, of_any: bool = False) -> None:
+        """Something else may be wanted of these nodes, of those under these bundles, or of any. On the event loop."""
+        concerned = [one for one in node_ids if self._listens(one)]
+        if of_any or bundles:
+            marks = [b'"policy_bundle_id":%s' % _encode(bundle) for bundle in bundles]
+            concerned += [one for one, held in self._told.items() if of_any or any(mark in held for mark in marks)]
         self._dirty.update(dict.fromkeys(concerned))
         if concerned:
             self._wake.set()

@@ -28,7 +28,7 @@ from starlette.responses import Response
 from appliance.intake import device_bodies as bodies
 from appliance.intake import topics
 from appliance.intake.device import Device, Doorkeeper, Taken, Turned
-from appliance.intake.device_api import Api
+from appliance.intake.device_api import BUSY, Api
 from appliance.intake.device_calls import UNASKED
 from appliance.intake.device_seats import sender
 from appliance.intake.gate import Gate, Outcome, Stored
@@ -70,6 +70,7 @@ class Poll(Reply):
     def __init__(self, device: Device, start: str) -> None:
         super().__init__(device)
         self._start = start
+        self.revoked = False
 
     def send(self, topic: str, payload: bytes) -> bool:
         if not topic.startswith(self._start):
@@ -90,6 +91,7 @@ class DeviceHttp:
     ) -> None:
         self._api, self._keeper, self._gate, self._quarantine, self._now_ns = api, keeper, gate, quarantine, now_ns
         self._polls: set[Poll] = set()
+        keeper.on_revoked(self._revoked)
 
     def routes(self) -> tuple[Entry, ...]:
         """They stand behind the box's own: a token is never `nodes` or `events`."""
@@ -110,6 +112,12 @@ class DeviceHttp:
         """Who waits is told to come again."""
         for poll in tuple(self._polls):
             poll.heard.cancel()
+
+    def _revoked(self, credential: str) -> None:
+        for poll in tuple(self._polls):
+            if poll.device.credential == credential:
+                poll.revoked = True
+                poll.heard.cancel()
 
     # -- data -------------------------------------------------------------------------------------------------
 
@@ -201,6 +209,8 @@ class DeviceHttp:
             self._api.seats.close(poll)
         if poll.heard.done() and not poll.heard.cancelled():
             return _json(poll.heard.result())
+        if poll.revoked:
+            raise _no_entry(Turned.REVOKED)
         return _said(408, "there was nothing for the device in this time; ask again")
 
     # -- who comes in -----------------------------------------------------------------------------------------
@@ -216,7 +226,7 @@ class DeviceHttp:
         device = await self._keeper.token(request.path_params["token"], address_of(request.scope))
         if isinstance(device, Turned):
             self._gate.refuse(INTAKE, device)
-            raise Refused(f"{device}: the token in the path lets nobody in", 401)
+            raise _no_entry(device)
         async with asyncio.timeout(_BODY_SECONDS_MAX):
             body = await request.body()
         wait_s = self._keeper.allow(device, 1, len(body))
@@ -227,9 +237,15 @@ class DeviceHttp:
 
     def _refused(self, device: Device, taken: Taken, body: bytes) -> Response:
         self._gate.refuse(INTAKE, taken.refused)
+        if taken.refused == BUSY:
+            return _said(429, BUSY, {"retry-after": "1"})
         if not taken.secret:
             self._quarantine(INTAKE, device.source(INTAKE), taken.refused, body)
         return _said(404 if taken.refused == UNASKED else 400, taken.refused)
+
+
+def _no_entry(why: Turned) -> Refused:
+    return Refused(f"{why}: the token in the path lets nobody in", 401)
 
 
 def _timeout_s(request: Request) -> float:

@@ -167,8 +167,8 @@ def holds_secret(topic: str) -> bool:
 
 
 def is_new(device: Device) -> bool:
-    """Whether it has come to be provisioned."""
-    return not device.node_id and device.credential == PROVISION
+    """Whether it has come to be provisioned. No credential has this id."""
+    return device.credential == PROVISION
 
 
 def is_name(name: str) -> bool:

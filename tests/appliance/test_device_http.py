@@ -10,9 +10,15 @@ from typing import NamedTuple
 
 import httpx2
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding
+from cryptography.x509.oid import NameOID
 
 from appliance.compose import Appliance
 from appliance.intake.device_http import DeviceHttp
+from appliance.intake.plain import OpenDoor
 from fleet import limits
 from fleet.devices import CodeWish, EnrolWish
 from fleet.people import Identity, Refused, Role
@@ -232,6 +238,21 @@ async def test_a_new_device_trades_its_code_for_a_token_and_comes_in_with_it(kes
     assert (again.status_code, again.json()["status"]) == (400, "FAILURE")
 
 
+async def test_a_new_device_trades_its_code_for_a_certificate(kestrel: Drone) -> None:
+    _, code = await kestrel.alder.devices.make_code(WHO, CodeWish(name="hobby"))
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "hobby")])
+    csr = x509.CertificateSigningRequestBuilder().subject_name(name).sign(key, hashes.SHA256())
+    wish = {"provisionDeviceSecret": code, "credentialsType": "X509_CERTIFICATE"}
+    asked = {**wish, "csr": csr.public_bytes(Encoding.PEM).decode()}
+    refused = await kestrel.line.post("/api/v1/provision", content=json.dumps(wish))  # without one
+    assert (refused.status_code, refused.json()["status"]) == (400, "FAILURE")
+    made = (await kestrel.line.post("/api/v1/provision", content=json.dumps(asked))).json()
+    certificate = x509.load_pem_x509_certificate(made["credentialsValue"].encode())
+    assert certificate.public_key() == key.public_key()
+    certificate.verify_directly_issued_by(x509.load_pem_x509_certificate(made["caCertificate"].encode()))
+
+
 async def test_the_token_stands_in_no_event_item_count_or_answer(
     kestrel: Drone, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -260,6 +281,13 @@ async def test_who_waits_for_a_call_is_no_page_and_goes_when_its_line_does(kestr
     await eventually_async(lambda: _size(kestrel.alder.device_api.seats), lambda size: size == 0)
 
 
+async def test_a_revocation_ends_what_waits_with_its_token(kestrel: Drone) -> None:
+    waiting = asyncio.create_task(kestrel.get("rpc?timeout=60000"))
+    await eventually_async(lambda: _size(kestrel.alder.device_api.seats))
+    await kestrel.alder.devices.revoke(WHO, kestrel.credential, "lost")
+    assert (await waiting).status_code == 401
+
+
 async def test_who_waits_is_sent_away_when_the_box_stops(tmp_path: Path) -> None:
     box = Appliance(tmp_path / "alder", ALDER)
     await box.start()
@@ -285,4 +313,4 @@ def test_the_rows_of_the_box_are_not_shadowed(alder_http: DeviceHttp) -> None:
 
 @pytest.fixture
 def alder_http() -> DeviceHttp:
-    return DeviceHttp(None, None, None, lambda *item: None)  # type: ignore[arg-type]
+    return DeviceHttp(None, OpenDoor(), None, lambda *item: None)  # type: ignore[arg-type]

@@ -18,7 +18,7 @@ import msgspec
 from appliance.intake import attributes, topics
 from appliance.intake import device_bodies as bodies
 from appliance.intake.device import Taken, Turned
-from appliance.intake.device_api import _BUSY
+from appliance.intake.device_api import BUSY
 from appliance.intake.device_bodies import Fault
 from appliance.intake.device_calls import UNASKED
 from appliance.intake.topics import Not
@@ -26,7 +26,7 @@ from fleet import limits
 from tests.appliance.lines import KESTREL, MAST, NEW, STRANGER, Site, Wire
 
 INPUTS = 100_000
-REASONS = frozenset((*Fault, *Turned, Not.KNOWN.value, Not.FOREIGN.value, UNASKED, _BUSY))
+REASONS = frozenset((*Fault, *Turned, Not.KNOWN.value, Not.FOREIGN.value, UNASKED, BUSY))
 
 WHOLE = (
     *topics._WHOLE,
