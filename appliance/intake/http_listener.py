@@ -70,6 +70,39 @@ class Room:
             self.bytes -= taken
 
 
+async def body_of(request: Request, take: Callable[[int], None]) -> bytes:
+    """The body, as it came. Refused (413) as soon as it is too large, (429) when `take` finds no room."""
+    announced = request.headers.get("content-length", "0")
+    if announced.isdigit() and int(announced) > limits.http_body_bytes_max:
+        raise Refused(_TOO_LARGE, 413)
+    parts, size = [], 0
+    async for part in request.stream():
+        size += len(part)
+        if size > limits.http_body_bytes_max:
+            raise Refused(_TOO_LARGE, 413)
+        take(len(part))
+        parts.append(part)
+    return b"".join(parts)
+
+
+async def committed(gate: Gate, intake: str, offers: Sequence[Offer]) -> Outcome | str | None:
+    """What became of `offers`: the gate's reason when it refuses them, None when the disk does not answer in time."""
+    loop = asyncio.get_running_loop()
+    outcome: asyncio.Future[Outcome] = loop.create_future()
+
+    def done(result: Outcome) -> None:
+        loop.call_soon_threadsafe(_settle, outcome, result)
+
+    reason = gate.offer(intake, offers, done)
+    if reason is not None:
+        return reason
+    try:
+        async with asyncio.timeout(_COMMIT_SECONDS_MAX):
+            return await outcome
+    except TimeoutError:
+        return None
+
+
 class Ingest:
     def __init__(
         self,
@@ -93,7 +126,8 @@ class Ingest:
         who = await self._who(request, address)
         with self.room.share() as take:
             try:
-                body = await asyncio.wait_for(self._body(request, take), _BODY_SECONDS_MAX)
+                async with asyncio.timeout(_BODY_SECONDS_MAX):
+                    body = await body_of(request, take)
                 raws, refusals = await self._split(body, request)
             except Refused as no:
                 self._gate.refuse(INTAKE, _REASONS.get(no.status, "unreadable"))
@@ -140,39 +174,19 @@ class Ingest:
         return who.source(INTAKE, http.sender(raw) if who.gateway else "")
 
     async def _store(self, who: Device, raws: Sequence[bytes], refused: list[dict[str, object]]) -> Response:
-        now_ns, loop = self._now_ns(), asyncio.get_running_loop()
+        now_ns = self._now_ns()
         offers = [Offer(now_ns, self._source(who, raw), raw) for raw in raws]
-        outcome: asyncio.Future[Outcome] = loop.create_future()
-
-        def done(result: Outcome) -> None:
-            loop.call_soon_threadsafe(_settle, outcome, result)
-
-        reason = self._gate.offer(INTAKE, offers, done)
-        if reason is not None:
-            return _turned_away(reason, str(self._gate.fault or ""))
-        try:
-            stored = await asyncio.wait_for(outcome, _COMMIT_SECONDS_MAX)
-        except TimeoutError:
+        stored = await committed(self._gate, INTAKE, offers)
+        if stored is None:
             return _answer(
                 503, Answer(error="the disk took too long; send again, the records may or may not be stored")
             )
+        if isinstance(stored, str):
+            return _turned_away(stored, str(self._gate.fault or ""))
         if not isinstance(stored, Stored):
             return _turned_away(stored.fault.value, str(stored))
         answer = Answer(len(offers), stored.first_id, stored.last_id, refused)
         return _answer(207 if refused else 200, answer)
-
-    async def _body(self, request: Request, take: Callable[[int], None]) -> bytes:
-        announced = request.headers.get("content-length", "0")
-        if announced.isdigit() and int(announced) > limits.http_body_bytes_max:
-            raise Refused(_TOO_LARGE, 413)
-        parts, size = [], 0
-        async for part in request.stream():
-            size += len(part)
-            if size > limits.http_body_bytes_max:
-                raise Refused(_TOO_LARGE, 413)
-            take(len(part))
-            parts.append(part)
-        return b"".join(parts)
 
     async def _split(self, body: bytes, request: Request) -> tuple[list[bytes], list[http.Refusal]]:
         encoding = request.headers.get("content-encoding", "identity").lower()
