@@ -3,8 +3,7 @@ r"""Line protocol (InfluxDB): which lines does a body hold, who sent each, and w
     measurement,tag=value field=1.5,count=3i,total=4u,on=true,text="q\"u" 1795253400000000000
 
 Read here is what InfluxDB 1 and 2 take: escapes (`\,` `\ ` `\=` in names and tags, `\"` `\\` in strings), strings with line
-feeds, `#` comments, lines without a time, CR LF. Where InfluxDB is laxer than its documentation we are not (see `REASONS`
-in docs/decisions/0017).
+feeds, `#` comments, lines without a time, CR LF. Where we differ stands in docs/decisions/0017.
 
 Rules of the file
   1  A record is a run: whole lines of one sender in the order of the body, their very bytes, without the line feed at the
@@ -22,7 +21,7 @@ import re
 import sys
 from collections.abc import Sequence
 from enum import StrEnum
-from functools import lru_cache
+from functools import cache, lru_cache
 from typing import NamedTuple
 
 import msgspec
@@ -98,7 +97,8 @@ _FIELD = _FIELD_NAME + rb"(?:" + _NUMBER + rb"|" + _STRING + rb"|" + _BOOLEAN + 
 
 # The whole of it, for what the quick expression below does not know.
 _WHOLE = re.compile(
-    rb"[ \t]*+((?:[^\\ \r\n]|\\++ ?+)++)[ \t]++(" + _FIELD + rb"(?:," + _FIELD + rb")*+)(?:[ \t]++(-?+[0-9]++))?+[ \t]*+\r?+(?:\n|\Z)",
+    rb"[ \t]*+((?:[^\\ \r\n]|\\++ ?+)++)[ \t]++("
+    + _FIELD + rb"(?:," + _FIELD + rb")*+)(?:[ \t]++(-?+[0-9]++))?+[ \t]*+\r?+(?:\n|\Z)",
     re.DOTALL,
 )  # fmt: skip
 # A line that is none ends where InfluxDB says: at the first line feed outside of a string.
@@ -114,10 +114,9 @@ _FIELD_KEY = re.compile(_FIELD_NAME)
 _A_STRING = re.compile(_STRING, re.DOTALL)
 _A_MEASUREMENT = re.compile(_MEASUREMENT)
 _DIGITS_MAX = 4_000  # beyond it Python reads no integer; those of 64 bits have 20
-_ENDING_BYTES = 2  # CR LF, which are no part of a line
 
 
-@lru_cache(maxsize=None)
+@cache
 def _quick(unit: int) -> re.Pattern[bytes]:
     """Most lines of most senders: no escapes, no odd numbers, a time that is within its bounds by its digits alone. Group 1
     is the series key. What is none of these is taken up to its line feed, and looked at by `_WHOLE`."""
@@ -135,6 +134,7 @@ def _quick(unit: int) -> re.Pattern[bytes]:
 
 _INT64 = range(-(1 << 63), 1 << 63)
 _UINT64 = range(1 << 64)
+_TIMES = range(-(1 << 63) + 2, (1 << 63) - 1)  # as InfluxDB has them; the three others mean something to it
 
 
 # -- bodies -----------------------------------------------------------------------------------------------------------
@@ -154,7 +154,7 @@ class Splitter:
     def split(self, body: bytes, unit: int = 1, *, by_name: bool = True) -> Split:
         """`unit` in ns, one of `UNITS`. Without `by_name` all lines are one sender's, whatever their tags say."""
         known, lines = self._names, _quick(unit).finditer
-        size, run_max, line_max = len(body), limits.lines_run_bytes_max, limits.record_bytes_max + _ENDING_BYTES
+        size, run_max = len(body), limits.lines_run_bytes_max
         runs, bad = _Runs(), _Bad(body)
         points = at = start = 0  # `start`: where the lines of `current` begin that are not put away yet
         current = ""
@@ -174,7 +174,7 @@ class Splitter:
                     if name != current or at - start > run_max:
                         runs.put(current, body[start:begin])
                         start, current = begin, name
-                        if at - begin > line_max:
+                        if at - begin > limits.record_bytes_max < len(body[begin:at].rstrip(b"\r\n")):
                             bad.put(begin, at, Reason.TOO_LONG)
                             points, start = points - 1, at
                 if at != match.end():
@@ -255,12 +255,12 @@ class _Bad:
         self._line += self._body.count(b"\n", self._counted, begin)
         self._counted = begin
         last = self.refusals[-1] if self.refusals else None
-        if last is not None and last.reason is reason and begin == self._end:
-            if end - self._begin <= limits.lines_run_bytes_max:
-                raw = self._body[self._begin : end].rstrip(b"\r\n")
-                self.refusals[-1] = Refusal(last.line, last.lines + 1, reason, raw)
-                self._end = end
-                return
+        follows = last is not None and last.reason is reason and begin == self._end
+        if last is not None and follows and end - self._begin <= limits.lines_run_bytes_max:
+            raw = self._body[self._begin : end].rstrip(b"\r\n")
+            self.refusals[-1] = Refusal(last.line, last.lines + 1, reason, raw)
+            self._end = end
+            return
         self._begin, self._end = begin, end
         raw = self._body[begin : min(end, begin + limits.record_bytes_max)].rstrip(b"\r\n")
         self.refusals.append(Refusal(self._line, 1, reason, raw))
@@ -272,7 +272,7 @@ def _out_of_range(fields: bytes, time: bytes | None, unit: int) -> Reason | None
         at = int(time) if len(time) <= _DIGITS_MAX else None
         if at is None or at not in _INT64:
             return Reason.BAD_TIME
-        if at * (unit or 1) not in _INT64:
+        if at * (unit or 1) not in _TIMES:
             return Reason.TIME_RANGE
     for _, number, _, _ in _ONE_FIELD.findall(fields):
         if number.endswith((b"i", b"u")):
@@ -343,9 +343,11 @@ def sender(raw: bytes, tags: Sequence[str] = NODE_TAGS) -> str:
 
 # Measurements whose fields are the node's own words, as the members of a JSON object are.
 _OWN = frozenset(
-    "data device drone gnss gps health location metrics node pos position sensor sensors state status telemetry values"
-    " vehicle".split()
-)
+    (
+        "data", "device", "drone", "gnss", "gps", "health", "location", "metrics", "node", "pos", "position", "sensor",
+        "sensors", "state", "status", "telemetry", "values", "vehicle",
+    )
+)  # fmt: skip
 
 
 class _Alias(NamedTuple):
@@ -468,7 +470,7 @@ def _point(draft: Draft, key: bytes, fields: bytes) -> None:
             payload.member(draft, member, value)
         elif not isinstance(value, str):
             payload.metric(draft, metric, value)
-        if alias is not None and number:
+        if alias is not None and not isinstance(value, str):
             payload.metric(draft, alias.metric, value if alias.rest_of is None else alias.rest_of - float(value))
 
 

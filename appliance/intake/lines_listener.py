@@ -24,6 +24,7 @@ import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
+from urllib.parse import parse_qs
 
 import msgspec
 from starlette.requests import ClientDisconnect, Request
@@ -137,7 +138,7 @@ class Lines:
 
     async def health(self, request: Request) -> Response:
         fault = self._gate.fault
-        said = {
+        said: dict[str, object] = {
             "name": "influxdb",  # what clients compare with
             "message": str(fault) if fault else "ready for writes",
             "status": "fail" if fault else "pass",
@@ -151,8 +152,7 @@ class Lines:
         """Telegraf and the old clients make sure of their database first; there is nothing to make here."""
         asked = request.query_params.get("q")
         if asked is None:
-            form = await request.form()
-            asked = str(form.get("q", ""))
+            asked = parse_qs((await request.body()).decode(errors="replace")).get("q", [""])[0]
         if asked.strip().upper().startswith("CREATE DATABASE"):
             said: Mapping[str, object] = {"results": [{"statement_id": 0}]}
             return _headed(Response(msgspec.json.encode(said), media_type="application/json"))
@@ -191,9 +191,7 @@ class Lines:
                 return self._turn_away(dialect, 400, "the connection ended before the body did", "cut off")
         return await self._store(dialect, device, address, split, precision)
 
-    async def _store(
-        self, dialect: Dialect, device: Device, address: str, split: Split, precision: str
-    ) -> Response:
+    async def _store(self, dialect: Dialect, device: Device, address: str, split: Split, precision: str) -> Response:
         key = self._sources(device, address)
         if split.runs:
             now_ns = self._now_ns()
@@ -267,9 +265,7 @@ class Lines:
 
     def _turn_away(self, dialect: Dialect, status: int, words: str, reason: str, retry_s: int = 1) -> Response:
         self._gate.refuse(INTAKE, reason)
-        response = _refused(dialect, status, words, (), retry_s)
-        response.headers["connection"] = "close"  # the rest of the body may stay unread
-        return response
+        return _refused(dialect, status, words, (), retry_s)
 
     def _unavailable(self, dialect: Dialect, outcome: Outcome | str | None) -> Response:
         if outcome is None:
@@ -312,9 +308,7 @@ def _headed(response: Response) -> Response:
     return response
 
 
-def _refused(
-    dialect: Dialect, status: int, words: str, refusals: Sequence[Refusal] = (), retry_s: int = 1
-) -> Response:
+def _refused(dialect: Dialect, status: int, words: str, refusals: Sequence[Refusal] = (), retry_s: int = 1) -> Response:
     body = msgspec.json.encode(dialect.refusal(status, words, refusals))
     response = _headed(Response(body, status, media_type="application/json"))
     if status in (429, 503):
