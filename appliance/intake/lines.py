@@ -123,9 +123,9 @@ def _quick(unit: int) -> re.Pattern[bytes]:
     last = str(((1 << 63) - 1) // (unit or 1))
     first, more = int(last[0]), len(last) - 1
     time = rb"(?:[1-%d][0-9]{%d}|[0-9]{1,%d}+)" % (first - 1, more, more) if first > 1 else rb"[0-9]{1,%d}+" % more
-    number = rb"-?+[0-9]{1,18}+(?:[iu]|(?:\.[0-9]{0,200}+)?+(?:[eE][+-]?+[0-9]{1,2}+)?+)"
+    number = rb"-?+[0-9]{1,18}+(?:i|(?:\.[0-9]{0,200}+)?+(?:[eE][+-]?+[0-9]{1,2}+)?+)"
     value = rb"(?:" + number + rb'|"[^"\\\n]*+"|(?:true|True|TRUE|false|False|FALSE|[tTfF]))'
-    field = rb'[^ ,="\\\r\n]++=' + value
+    field = rb'[^ ,="\\\r\n\t]++=' + value
     return re.compile(
         rb"([^ \\\r\n#\t\x00][^ \\\r\n]*+) " + field + rb"(?:," + field + rb")*+(?: -?+" + time + rb")?+\r?+\n"
         rb"|[^\n]*+(?:\n|\Z)"
@@ -180,7 +180,7 @@ class Splitter:
                 if at != match.end():
                     break  # it went on behind a line feed within a string
         runs.put(current, body[start:])
-        return Split(runs.close(), points, bad.refusals)
+        return Split(runs.close(), points, bad.close())
 
     def _look(
         self, body: bytes, begin: int, end: int, key: bytes | None, unit: int, bad: _Bad
@@ -247,23 +247,29 @@ class _Bad:
     """The bad lines of a body. Those that follow each other with one reason are one refusal, up to the length of a run."""
 
     def __init__(self, body: bytes) -> None:
-        self.refusals: list[Refusal] = []
         self._body, self._line, self._counted = body, 1, 0  # the line that begins at `_counted`
-        self._begin = self._end = -1
+        self._closed: list[Refusal] = []
+        self._first = self._lines = self._begin = self._end = 0  # of the refusal that may still grow
+        self._reason: Reason | None = None
 
     def put(self, begin: int, end: int, reason: Reason) -> None:
         self._line += self._body.count(b"\n", self._counted, begin)
         self._counted = begin
-        last = self.refusals[-1] if self.refusals else None
-        follows = last is not None and last.reason is reason and begin == self._end
-        if last is not None and follows and end - self._begin <= limits.lines_run_bytes_max:
-            raw = self._body[self._begin : end].rstrip(b"\r\n")
-            self.refusals[-1] = Refusal(last.line, last.lines + 1, reason, raw)
-            self._end = end
-            return
-        self._begin, self._end = begin, end
-        raw = self._body[begin : min(end, begin + limits.record_bytes_max)].rstrip(b"\r\n")
-        self.refusals.append(Refusal(self._line, 1, reason, raw))
+        if reason is self._reason and begin == self._end and end - self._begin <= limits.lines_run_bytes_max:
+            self._lines += 1
+        else:
+            self._close()
+            self._first, self._lines, self._begin, self._reason = self._line, 1, begin, reason
+        self._end = end
+
+    def close(self) -> list[Refusal]:
+        self._close()
+        return self._closed
+
+    def _close(self) -> None:
+        if self._reason is not None:
+            raw = self._body[self._begin : min(self._end, self._begin + limits.record_bytes_max)].rstrip(b"\r\n")
+            self._closed.append(Refusal(self._first, self._lines, self._reason, raw))
 
 
 def _out_of_range(fields: bytes, time: bytes | None, unit: int) -> Reason | None:

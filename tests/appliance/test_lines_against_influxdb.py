@@ -14,7 +14,7 @@ import httpx2
 import pytest
 
 from appliance.intake import lines
-from tests.influx import PROGRAM, influx
+from bench.influx import PROGRAM, influx
 
 pytestmark = pytest.mark.skipif(PROGRAM is None, reason="influxd is not installed (Debian: influxdb)")
 

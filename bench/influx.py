@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import http.client
 import shutil
 import subprocess
 import time
+import urllib.parse
 from collections.abc import Iterator
 from pathlib import Path
-
-import httpx2
 
 from bench.island import free_port
 
@@ -56,15 +56,23 @@ def influx(folder: Path) -> Iterator[int]:
         log.close()
 
 
+def ask(port: int, query: str) -> str:
+    """The answer to a query, as JSON. OSError when there is none."""
+    line = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+    try:
+        body = urllib.parse.urlencode({"db": "site", "q": query})
+        line.request("POST", "/query", body, {"content-type": "application/x-www-form-urlencoded"})
+        return line.getresponse().read().decode()
+    finally:
+        line.close()
+
+
 def _wait(port: int, process: subprocess.Popen[bytes]) -> None:
     deadline = time.monotonic() + 60
     while True:
-        with contextlib.suppress(httpx2.TransportError):
-            answer = httpx2.post(
-                f"http://127.0.0.1:{port}/query", data={"q": "CREATE DATABASE site"}, trust_env=False, timeout=30
-            )
-            if answer.status_code == 200:
-                return
+        with contextlib.suppress(OSError):
+            ask(port, "CREATE DATABASE site")
+            return
         if process.poll() is not None or time.monotonic() > deadline:
             raise RuntimeError("influxd did not start")
         time.sleep(0.05)
