@@ -13,7 +13,6 @@ from websockets.asyncio.client import connect
 
 from web import http_server
 
-
 LONG = bytes(range(256)) * 4_000
 
 
