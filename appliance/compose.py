@@ -583,7 +583,12 @@ class Appliance:
             return ()
         self.lines[lines_listener.INTAKE].address = self.lines["http"].address
         listener = lines_listener.Lines(
-            self.gate, self.quarantine.put, self.doorkeeper, tags=config.tags, room=ingest.room, now_ns=self.clock.now_ns
+            self.gate,
+            self.quarantine.put,
+            self.doorkeeper,
+            tags=config.tags,
+            room=ingest.room,
+            now_ns=self.clock.now_ns,
         )
         return listener.routes()
 

@@ -7,7 +7,8 @@
 
 Rules of the file
   1  Who writes is decided by what the request shows (token, password), never by tags. A device that may not speak for others
-     is the sender of all its lines. For a gateway, and for one that nobody knows, the tags name the senders.
+     is the sender of all its lines. For a gateway, and for one that nobody knows, the tags name the senders. Lines of one who is
+     not let in are kept in quarantine.
   2  Good lines are stored whatever stands beside them. Bad ones go to quarantine with their line numbers, and the answer says
      how many, which the first one is and why: 400, as InfluxDB answers a partial write.
   3  An answer is worded as the InfluxDB of that address words it (`Dialect`), because clients act on it: on 400 they throw the
@@ -168,17 +169,15 @@ class Lines:
             known = ", ".join(filter(None, dialect.precisions))
             return self._turn_away(dialect, 400, f"unknown precision; one of {known}", "unreadable")
         device = await self._who(request, address)
-        if isinstance(device, Turned):
-            self._quarantine(INTAKE, self._names.key(address, ""), device.value, f"POST {request.url.path}".encode())
-            return self._turn_away(dialect, _TURNED.get(device, 401), f"not let in: {device.value}", device.value)
-        alone = bool(device.node_id) and not device.gateway
+        enrolled = device if isinstance(device, Device) and device.node_id else None
+        alone = enrolled is not None and not enrolled.gateway
         with self.room.share() as take:
             try:
                 async with asyncio.timeout(_BODY_SECONDS_MAX):
                     body = await body_of(request, take)
                 body = await self._inflated(request, body)
-                wait_s = self._doors.allow(device, _lines_of(body), len(body))
-                if wait_s > 0:
+                wait_s = self._doors.allow(enrolled, _lines_of(body), len(body)) if enrolled is not None else 0.0
+                if wait_s:
                     words = f"this device sends more than it may; again in {math.ceil(wait_s)} s"
                     return self._turn_away(dialect, 429, words, Turned.FLOOD.value, math.ceil(wait_s))
                 split = await self._split(body, UNITS[precision], by_name=not alone)
@@ -189,6 +188,10 @@ class Lines:
                 return self._turn_away(dialect, 408, words, "too slow")
             except ClientDisconnect:
                 return self._turn_away(dialect, 400, "the connection ended before the body did", "cut off")
+        if isinstance(device, Turned):
+            for name, raw in split.runs[: limits.quarantine_samples_max]:
+                self._quarantine(INTAKE, self._names.key(address, name), device.value, raw)
+            return self._turn_away(dialect, _TURNED.get(device, 401), f"not let in: {device.value}", device.value)
         return await self._store(dialect, device, address, split, precision)
 
     async def _store(self, dialect: Dialect, device: Device, address: str, split: Split, precision: str) -> Response:
@@ -217,6 +220,8 @@ class Lines:
         return lambda name: device.source(INTAKE, name)
 
     async def _who(self, request: Request, address: str) -> Device | Turned:
+        if address == "console":  # whoever holds the folder asks nobody
+            return Device("", "", address=address)
         scheme, _, shown = request.headers.get("authorization", "").partition(" ")
         scheme, shown = scheme.lower(), shown.strip()
         if scheme == "basic":
@@ -318,4 +323,3 @@ def _refused(dialect: Dialect, status: int, words: str, refusals: Sequence[Refus
     if dialect is V1:
         response.headers["x-influxdb-error"] = words.encode("ascii", "replace").decode()[:200].replace("\n", " ")
     return response
-

@@ -264,7 +264,7 @@ async def test_a_gateway_speaks_for_others(alder: Appliance, guarded: httpx2.Asy
     ]
 
 
-async def test_who_is_not_let_in_hears_so_before_anything_is_read(
+async def test_who_is_not_let_in_hears_so_and_the_lines_are_in_quarantine(
     alder: Appliance, guarded: httpx2.AsyncClient, doors: Doors
 ) -> None:
     doors.tokens["old"] = Turned.REVOKED
@@ -275,8 +275,9 @@ async def test_who_is_not_let_in_hears_so_before_anything_is_read(
     assert alder.gate.tally("lines").refused == {
         "revoked credential": 1, "unknown credential": 4, "no credential": 1
     }  # fmt: skip
-    reasons = {reason for reason, _ in await quarantined(alder)}
-    assert reasons == {"revoked credential", "unknown credential", "no credential"}
+    held = await quarantined(alder)
+    assert {reason for reason, _ in held} == {"revoked credential", "unknown credential", "no credential"}
+    assert {raw for _, raw in held} == {b"m,host=a v=1", b"m,host=b v=2", b"m v=3"}
 
 
 async def test_a_token_that_is_revoked_counts_for_the_next_request(
@@ -345,6 +346,25 @@ def points(site: Site) -> dict[str, list[str]]:
         if record["source"].startswith("lines/"):
             found.setdefault(record["source"].split("/", 2)[2], []).extend(record["raw"].split("\n"))
     return found
+
+
+def test_an_enrolled_device_is_known_by_its_token_until_it_is_revoked(tmp_path: Path) -> None:
+    with island(tmp_path / "alder", environment={"SKERRY_INTAKE_MODE": "prod"}) as site, site.client() as line:
+        enrolled: dict[str, dict[str, str]] = {}
+        for name, gateway in (("gull", False), ("telegraf", True)):
+            wish = {"name": name, "credential": "token", "gateway": gateway, "why": "it writes"}
+            enrolled[name] = site.call("POST", "/api/v1/devices", wish)
+            answer = line.post(V2, content=BODY, headers={"authorization": f"Token {enrolled[name]['secret']}"})
+            assert answer.status_code == 204, answer.text
+        assert line.post(V2, content=BODY).status_code == 401
+        gull, gate = enrolled["gull"]["node_id"], enrolled["telegraf"]["node_id"]
+        assert {record["source"] for record in site.records()} == {
+            f"lines/@{gull}/", f"lines/@{gate}/a", f"lines/@{gate}/b", f"lines/@{gate}/"
+        }  # fmt: skip
+        eventually(lambda: "m.v" in json.dumps(site.call("GET", f"/api/v1/nodes/{gull}")["values"]))
+        site.call("POST", f"/api/v1/devices/{gull}/revoke", {"why": "lost"})
+        old = line.post(V2, content=BODY, headers={"authorization": f"Token {enrolled['gull']['secret']}"})
+        assert (old.status_code, old.json()["message"]) == (401, "not let in: revoked credential")
 
 
 @pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
