@@ -609,6 +609,7 @@ class ApplianceBox:
             refused={reason: count for reason, count in tuple(tally.refused.items()) if count},
             problem=line.problem,
             spark=tuple(line.rates),
+            points=tally.points,
         )
 
     async def quarantine(self, who: Identity, before: int, limit: int, settled: bool) -> Sequence[ports.QuarantineItem]:

@@ -27,6 +27,8 @@ def gauges(parts: Parts, rows: Sequence[NodeRow], quarantined: int) -> list[Gaug
         gauge("nodes", "Nodes by reach.", sum(row.reach is reach for row in rows), reach=reach.value)
     for intake, tally in tuple(parts.gate.tallies.items()):
         counter("intake_records_total", "Records taken in.", tally.records, intake=intake)
+        if tally.points:
+            counter("intake_points_total", "Points that these records hold.", tally.points, intake=intake)
         counter("intake_bytes_total", "Bytes of records taken in.", tally.bytes_in, intake=intake)
         for reason, count in tuple(tally.refused.items()):
             counter("intake_refused_total", "Messages refused, by reason.", count, intake=intake, reason=reason)

@@ -577,6 +577,7 @@ class IntakeLine(_View, frozen=True):
     refused: dict[str, int]
     problem: str | None = None  # why it does not listen, in a sentence
     spark: tuple[float, ...] = ()  # messages/s over the last five minutes
+    points: int = 0  # what the records hold, where one holds many; messages/s are of these then
 
 
 class BudgetClass(_View, frozen=True):
