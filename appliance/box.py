@@ -7,7 +7,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from typing import NamedTuple, TypeVar
 
 import msgspec
@@ -41,6 +41,7 @@ from store.faults import StoreFault
 from store.frames import Record
 from store.link_file import LinkFile
 from store.shared import told
+from store.then import Documents
 from sync import audit_file, export, receipt, receipt_file
 from sync.messages import Lane
 from sync.protocol import State
@@ -103,7 +104,14 @@ class ApplianceBox:
             lambda site: self.name,
             self._where,
         )
-        self.past = Then(parts.turns, self, lambda: self._listed().rows, tuple)
+        self.past = Then(
+            parts.turns,
+            self,
+            lambda: self._listed().rows,
+            tuple,
+            Documents(parts.folder.site_db, parts.identity.log.tenant, self._where),
+            parts.identity.log.writer,
+        )
         self._moving = asyncio.Lock()
         self._retaking = Retaking(
             parts.quarantine,
@@ -601,6 +609,7 @@ class ApplianceBox:
             refused={reason: count for reason, count in tuple(tally.refused.items()) if count},
             problem=line.problem,
             spark=tuple(line.rates),
+            points=tally.points,
         )
 
     async def quarantine(self, who: Identity, before: int, limit: int, settled: bool) -> Sequence[ports.QuarantineItem]:
@@ -662,8 +671,12 @@ class ApplianceBox:
         claimed = asyncio.get_running_loop().create_future()
         loop = asyncio.get_running_loop()
 
+        now_ns = self._parts.clock.now_ns()
+
         def change() -> None:
-            self._parts.world.claim(source_key(source).sender, node.id)
+            key = source_key(source)
+            self._parts.world.sources.setdefault(source, SourceState(key, node.id, now_ns, now_ns, 0, 0, b""))
+            self._parts.world.claim(key.sender, node.id)
             loop.call_soon_threadsafe(_done, claimed)
 
         self._parts.interpreter.post(change)
@@ -733,6 +746,9 @@ class ApplianceBox:
             except Refused as refused:
                 self._parts.quarantine.put("lifecycle", node_id, str(refused), f"{state.place} -> {target}".encode())
                 raise
+        if state.place.phase is lifecycle.Phase.RETIRED and self.devices is not None:
+            with suppress(Refused):  # it has none
+                await self.devices.revoke(who, node_id, "the node is retired")
         self._list = None
 
     def _siblings(self, source: str) -> tuple[str, ...]:

@@ -29,6 +29,8 @@ from appliance.hub_link import HubLink
 from appliance.intake import (
     attributes,
     http,
+    lines,
+    lines_listener,
     mqtt_listener,
     mqtt_session,
     payload,
@@ -52,7 +54,7 @@ from appliance.recorder import Recorder
 from appliance.shelf import SiteShelf
 from appliance.tls import RENEWAL_S, SiteTls
 from appliance.world import NodeState, Parse, Saved, SourceState, World, source_key
-from fleet import events, lifecycle
+from fleet import events, lifecycle, limits
 from fleet.authority import Names
 from fleet.limits import SECOND
 from fleet.node import Node
@@ -84,6 +86,7 @@ from sync.site import Me
 from web import console
 from web.app import application
 from web.attention import attend
+from web.policy import Entry
 from web.serving import Serving
 from web.stale import Stale
 
@@ -98,6 +101,7 @@ PARSERS: Mapping[str, Parse] = {
     "http": lambda raw, at_ns: http.parse(raw, received_ns=at_ns),
     attributes.INTAKE: lambda raw, at_ns: attributes.parse(raw, received_ns=at_ns),
     mqtt_session.INTAKE: lambda raw, at_ns: payload.reading(payload.read(raw)),
+    lines_listener.INTAKE: lambda raw, at_ns: lines.parse(raw, received_ns=at_ns),
 }
 
 CONNECTIVITY = Projection(
@@ -247,7 +251,7 @@ class Appliance:
             tenant=tenant,
             quarantine=self.quarantine.put,
             stale=self.stale.mark,
-            busy=lambda: self.gate.records > 4_096,
+            busy=lambda: self.gate.records > 4_096 or self.gate.bytes > limits.frame_bytes_max // 4,
             pages=self.pages,
         )
         self.interpreter.newest = self.telemetry.next_id - 1
@@ -279,7 +283,7 @@ class Appliance:
         commands = Commands(self.journal, self.site, tenant, self.shared)
         self._wire_devices(commands)
         self._wire_device_api()
-        ways = (syslog_listeners.UDP, syslog_listeners.TCP, "http", mqtt_session.INTAKE, "ping")
+        ways = (syslog_listeners.UDP, syslog_listeners.TCP, "http", mqtt_session.INTAKE, lines_listener.INTAKE, "ping")
         self.lines = {name: Line(name) for name in ways}
         self.mqtt = mqtt_listener.Endpoint(
             self.gate,
@@ -324,6 +328,7 @@ class Appliance:
                 version=VERSION,
                 started_ns=self.started_ns,
                 glass=lambda: self.accounts.glass,
+                doorkeeper=self.doorkeeper,
             )
         )
 
@@ -561,6 +566,7 @@ class Appliance:
             self.accounts,
             extra_routes=(
                 *ingest.routes(),
+                *self._line_protocol(ingest),
                 *provisioning.routes(),
                 *console.ROUTES,
                 *link_console.routes(self.link, self.bundles),
@@ -572,6 +578,21 @@ class Appliance:
         )
         self._serving = Serving(self.pages.around(app), [listener, ports.control_listener(self.folder.control)])
         await self._serving.start()
+
+    def _line_protocol(self, ingest: Ingest) -> tuple[Entry, ...]:
+        config = self.config.lines
+        if not config.enabled:
+            return ()
+        self.lines[lines_listener.INTAKE].address = self.lines["http"].address
+        listener = lines_listener.Lines(
+            self.gate,
+            self.quarantine.put,
+            self.doorkeeper,
+            tags=config.tags,
+            room=ingest.room,
+            now_ns=self.clock.now_ns,
+        )
+        return listener.routes()
 
     # -- loops ------------------------------------------------------------------------------------------------
 
@@ -600,7 +621,8 @@ class Appliance:
         while True:
             await asyncio.sleep(1.0)
             for name, line in self.lines.items():
-                records = self.gate.tally(name).records
+                tally = self.gate.tally(name)
+                records = tally.points or tally.records
                 line.rates.append(float(records - line.last_records))
                 line.last_records = records
             self.stale.mark("intake")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import msgspec
 
+from appliance.intake.lines import NODE_TAGS
 from fleet import limits
 from store.settings import ConfigProblem as ConfigProblem
 from store.settings import Settings, within
@@ -73,6 +74,15 @@ class Mqtt(_Section, frozen=True):
     session_hours_max: float = 24.0
 
 
+class Lines(_Section, frozen=True):
+    enabled: bool = True
+    node_tags: str = ",".join(NODE_TAGS)  # an earlier one outweighs a later one
+
+    @property
+    def tags(self) -> tuple[str, ...]:
+        return tuple(tag.strip() for tag in self.node_tags.split(",") if tag.strip())
+
+
 class Ping(_Section, frozen=True):
     enabled: bool = True
     every_s: float = 2.0
@@ -97,6 +107,7 @@ class Config(_Section, frozen=True):
     intake: Intake = Intake()
     tls: Tls = Tls()
     mqtt: Mqtt = Mqtt()
+    lines: Lines = Lines()
     ping: Ping = Ping()
     evaluator: Evaluator = Evaluator()
     budget: Budget = Budget()

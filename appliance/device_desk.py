@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable
 from fleet.devices import CodeView, CodeWish, DevicesView, EnrolWish, Issued
 from fleet.node import Node
 from fleet.people import Identity
+from store.certificates import CertificateProblem
 from store.devices import Devices, Who
 
 
@@ -28,6 +29,10 @@ class Desk:
         await self._flush()
         now_ns, authority = self._now_ns(), self._devices.authority
         found = await self._devices.devices(text, after, limit + 1)
+        try:
+            ca_pem, ca_sha256 = authority.ca_pem(now_ns), authority.ca_sha256(now_ns)
+        except CertificateProblem as problem:
+            ca_pem, ca_sha256 = "", str(problem)
         return DevicesView(
             now_ns=now_ns,
             mode=self._mode,
@@ -35,8 +40,8 @@ class Desk:
             devices=tuple(found[:limit]),
             next=found[limit - 1].name if len(found) > limit else "",
             codes=tuple(await self._devices.codes()),
-            ca_pem=authority.ca_pem(now_ns),
-            ca_sha256=authority.ca_sha256(now_ns),
+            ca_pem=ca_pem,
+            ca_sha256=ca_sha256,
         )
 
     async def make_code(self, who: Identity, wish: CodeWish) -> tuple[CodeView, str]:

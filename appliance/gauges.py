@@ -5,6 +5,7 @@ from __future__ import annotations
 import resource
 from collections.abc import Sequence
 
+from appliance.intake.device import Turned
 from appliance.parts import Parts
 from fleet.connectivity import Reach
 from fleet.limits import SECOND
@@ -26,9 +27,17 @@ def gauges(parts: Parts, rows: Sequence[NodeRow], quarantined: int) -> list[Gaug
         gauge("nodes", "Nodes by reach.", sum(row.reach is reach for row in rows), reach=reach.value)
     for intake, tally in tuple(parts.gate.tallies.items()):
         counter("intake_records_total", "Records taken in.", tally.records, intake=intake)
+        if tally.points:
+            counter("intake_points_total", "Points that these records hold.", tally.points, intake=intake)
         counter("intake_bytes_total", "Bytes of records taken in.", tally.bytes_in, intake=intake)
         for reason, count in tuple(tally.refused.items()):
             counter("intake_refused_total", "Messages refused, by reason.", count, intake=intake, reason=reason)
+    keeper = parts.doorkeeper
+    for why in Turned:
+        counter("auth_refused_total", "Devices turned away, by reason.", keeper.turned[why], reason=why)
+    counter("auth_lookups_total", "Credentials looked up because nothing was remembered of them.", keeper.looked_up)
+    for what, count in zip(("credentials", "refusals", "buckets"), keeper.remembered, strict=True):
+        gauge("auth_remembered", "What the doorkeeper remembers, by kind.", count, kind=what)
     gate = parts.gate
     gauge("gate_records", "Records that wait to be written.", gate.records)
     gauge("gate_bytes", "Bytes that wait to be written.", gate.bytes)

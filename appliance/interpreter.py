@@ -55,6 +55,7 @@ from store.telemetry import History
 log = logging.getLogger(__name__)
 
 _HANDED_RECORDS_MAX = 40_000  # beyond it batches are read back from the disk instead of waiting in memory
+_HANDED_BYTES_MAX = 32 * 1024 * 1024
 _SAVE_NS = 10 * SECOND
 _SERIES_NS = 120 * SECOND
 _TICK_NS = SECOND // 4
@@ -98,6 +99,7 @@ class Interpreter:
         self._pages = pages or Pages()
         self._handed: deque[Sequence[Record]] = deque()
         self._handed_records = 0
+        self._handed_bytes = 0
         self._posts: deque[Callable[[], None]] = deque()
         self._wake = threading.Event()
         self._stopping = False
@@ -124,9 +126,10 @@ class Interpreter:
 
     def stored(self, records: Sequence[Record]) -> None:
         """The recorder committed these."""
-        if self._handed_records < _HANDED_RECORDS_MAX:
-            self._handed.append(records)
+        if self._handed_records < _HANDED_RECORDS_MAX and self._handed_bytes < _HANDED_BYTES_MAX:
             self._handed_records += len(records)
+            self._handed_bytes += _size(records)
+            self._handed.append(records)
         self.newest = records[-1].id
         self._wake.set()
 
@@ -186,12 +189,14 @@ class Interpreter:
         while self._handed:
             batch = self._handed.popleft()
             self._handed_records -= len(batch)
+            self._handed_bytes -= _size(batch)
             if batch[-1].id <= self.world.cursor:
                 continue
             if batch[0].id <= self.world.cursor + 1:
                 return batch
             self._handed.appendleft(batch)
             self._handed_records += len(batch)
+            self._handed_bytes += _size(batch)
             break
         if self.world.cursor >= self.newest:
             return ()
@@ -288,7 +293,8 @@ class Interpreter:
             snapshot.fold(state.snapshot, record.id, record.at, record.source, reading)
             state.dirty = True
         if record.id > self._store.record and reading.metrics:
-            self._chart(state, record.at // SECOND, reading.metrics)
+            for metrics in reading.samples or (reading.metrics,):
+                self._chart(state, record.at // SECOND, metrics)
 
     def _chart(self, state: NodeState, at_s: int, metrics: Mapping[str, float]) -> None:
         start_s = series.start_of(at_s)
@@ -423,6 +429,10 @@ class Interpreter:
         self._store.save(self._pages.first(windows), self.world.cursor)
         for state in self.world.nodes.values():
             state.closed.clear()
+
+
+def _size(records: Sequence[Record]) -> int:
+    return sum([len(record.raw or record.raw_b64 or b"") for record in records])
 
 
 def _row(node_id: str, state: NodeState) -> tuple[str, bytes]:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-_INTAKE = "/v1/"  # devices wait for the disk, not for us
+_INTAKE = ("/v1/", "/write", "/api/v2/", "/api/v3/", "/ping", "/health")  # devices wait for the disk, not for us
 OVER = "skerry.over"  # in the scope: what a handler calls that will wait for a device, and so is no work of ours
 _SLICE = 128
 _WAIT_S = 0.05  # so long at most in a slice: a page that takes long, or one after the other, must not end the reading

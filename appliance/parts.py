@@ -9,6 +9,7 @@ import msgspec
 
 from appliance.authority import Autonomy
 from appliance.bundles import Bundles
+from appliance.doorkeeper import Gatekeeper
 from appliance.hub_link import HubLink
 from appliance.intake.gate import Gate
 from appliance.interpreter import Interpreter
@@ -75,3 +76,4 @@ class Parts(msgspec.Struct, frozen=True):
     version: str
     started_ns: int
     glass: Callable[[], Glass]  # the sealed account
+    doorkeeper: Gatekeeper

@@ -24,7 +24,7 @@ from starlette.responses import PlainTextResponse, Response
 from appliance.doorkeeper import Gatekeeper
 from appliance.intake.device import Device, Provision, Provisioned, Turned
 from appliance.intake.http_listener import bearer_of
-from fleet.people import Refused
+from fleet.people import Refused, Unavailable
 from store import device_certificates
 from store.certificates import CertificateProblem
 from store.device_certificates import Authority
@@ -118,7 +118,11 @@ class Provisioning:
         return _given(await self._keeper.renew(_known(found), "renewed by the device", wish.csr))
 
     async def ca(self, request: Request) -> Response:
-        return PlainTextResponse(self._authority.ca_pem(self._now_ns()), media_type="application/x-pem-file")
+        try:
+            pem = self._authority.ca_pem(self._now_ns())
+        except CertificateProblem as problem:
+            raise Unavailable(str(problem)) from problem
+        return PlainTextResponse(pem, media_type="application/x-pem-file")
 
 
 def _known(found: Device | Turned) -> Device:

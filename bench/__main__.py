@@ -7,7 +7,7 @@ import json
 import sys
 from pathlib import Path
 
-_PARTS = ("island", "mainland", "publishers")
+_PARTS = ("influx", "island", "mainland", "publishers")
 NAMES = sorted(
     p.stem for p in Path(__file__).parent.glob("*.py") if not p.stem.startswith("_") and p.stem not in _PARTS
 )

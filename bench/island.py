@@ -16,7 +16,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from store.control import NotRunning, Refusal, call
 
@@ -132,3 +132,27 @@ def settle(count: Any, wanted: int, seconds: float = 20.0) -> int:
         if fresh != seen:
             seen, since = fresh, time.monotonic()
     return int(seen)
+
+
+def posts(folder: Path) -> Path:
+    """The compiled sender of HTTP posts."""
+    made = folder / "posts"
+    subprocess.run(["cc", "-O2", "-o", str(made), str(Path(__file__).parent / "posts.c")], check=True)
+    return made
+
+
+class Posted(NamedTuple):
+    """Answers with 2xx and others, how long it took, and how long an answer took."""
+
+    good: int
+    bad: int
+    seconds: float
+    p50_ms: float
+    p99_ms: float
+
+
+def posted(program: Path, port: int, path: str, connections: int, seconds: float, bodies: list[Path]) -> Posted:
+    """Send `bodies` in turn, one under way on each connection."""
+    command = [str(program), "127.0.0.1", str(port), path, str(connections), str(seconds), *map(str, bodies)]
+    good, bad, *times = subprocess.run(command, capture_output=True, check=True, text=True).stdout.split()
+    return Posted(int(good), int(bad), *map(float, times))

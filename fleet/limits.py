@@ -20,6 +20,8 @@ name_chars_max = 128
 http_body_bytes_max = 8 * 1024 * 1024
 http_inflated_bytes_max = 32 * 1024 * 1024
 http_records_max = 10_000
+lines_body_lines_max = 200_000  # of line protocol in one body
+lines_run_bytes_max = 4_096  # lines of one sender are one record, up to this; a longer one is one by itself
 json_depth_max = 32
 metrics_per_record_max = 64
 metrics_per_node_max = 256  # beyond it a node's new names are not kept as values
@@ -77,6 +79,7 @@ block_bytes_max = 16 * 1024 * 1024
 
 # Store
 query_seconds_max = 2.0
+telemetry_page_bytes_max = 32 * 1024 * 1024  # of raw records in one answer
 frame_bytes_max = 8 * 1024 * 1024  # of raw records in one frame
 frame_inflated_bytes_max = 128 * 1024 * 1024
 partition_ns_max = HOUR

@@ -52,6 +52,7 @@ from store.policies import Policies
 from store.quarantine import Quarantine
 from store.shared import Shared, look, told
 from store.supervisor import Supervisor
+from store.then import Documents
 from store.views import View as Folded
 from sync import audit_file, export, receipt_file
 from sync.link import Link
@@ -155,7 +156,8 @@ class HubBox:
             lambda writer: parts.fleet.sites[writer].name if writer in parts.fleet.sites else "",
             self._where,
         )
-        self.past = Then(parts.turns, self, self._all_rows, self._told) if parts.turns is not None else None
+        documents = Documents(parts.folder.site_db, parts.identity.log.tenant, self._where)
+        self.past = Then(parts.turns, self, self._all_rows, self._told, documents) if parts.turns is not None else None
 
     # -- the fleet ----------------------------------------------------------------------------------------------
 

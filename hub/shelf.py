@@ -241,10 +241,12 @@ class HubShelf:
 
     def take(self, writer: str, key: bytes, group: stream.Group, now_ns: int) -> Took:
         facts: list[events.Recorded] = []
-
-        took = self._take(key, group, now_ns, facts)
-        if facts:
-            said = [fact for fact in facts if fact.kind in _ACTED_ON]
+        second: list[
+            events.Recorded
+        ] = []  # what a second history says of documents: its words stand beside the first's
+        took = self._take(key, group, now_ns, facts, second)
+        if facts or second:
+            said = [*(fact for fact in facts if fact.kind in _ACTED_ON), *second]
             peer = peers.get(self.db, writer)
             before = self._shared.common(self.db, self._tenant, said)
             folded = self._shared.fold(self.db, self._tenant, said, now_ns, peer.log if peer else None)
@@ -258,7 +260,14 @@ class HubShelf:
             self._later(writer, lambda site: setattr(site, "events", site.events + count))
         return took
 
-    def _take(self, key: bytes, group: stream.Group, now_ns: int, facts: list[events.Recorded]) -> Took:
+    def _take(
+        self,
+        key: bytes,
+        group: stream.Group,
+        now_ns: int,
+        facts: list[events.Recorded],
+        second: list[events.Recorded],
+    ) -> Took:
         log, forked = group.log, ""
         head = journal.head_of(self.db, log)
         for block in group.blocks:
@@ -269,9 +278,9 @@ class HubShelf:
                 case receive.Duplicate():
                     pass
                 case receive.Fork():
-                    forked = self._fork(block, decision, now_ns)
+                    forked = self._fork(block, decision, now_ns, second)
                 case receive.Gap() if peers.on_branch(self.db, log, block.previous):
-                    self._keep(block, now_ns)
+                    self._keep(block, now_ns, second)
                     forked = forked or "a second history of the log goes on"
                 case receive.Gap():
                     return Took(self._head(log, head), receive.words(decision), missing=True)
@@ -279,18 +288,21 @@ class HubShelf:
                     return Took(self._head(log, head), fault.value, bad=True)
         return Took(self._head(log, head), forked, forked=bool(forked))
 
-    def _fork(self, block: Block, found: receive.Fork, now_ns: int) -> str:
+    def _fork(self, block: Block, found: receive.Fork, now_ns: int, second: list[events.Recorded]) -> str:
         said = f"epoch {block.epoch}: {receive.words(found)}; both are kept"
         goes_on = peers.on_branch(self.db, block.log, block.previous)
-        if self._keep(block, now_ns) and not goes_on:
+        if self._keep(block, now_ns, second) and not goes_on:
             turn = events.LogForked(block.writer, block.epoch, found.seq - 1, found.here, found.there)
             self._journal.stage(block.writer, turn)
             self._later(block.writer, partial(_add_fork, said))
         return said
 
-    def _keep(self, block: Block, now_ns: int) -> bool:
+    def _keep(self, block: Block, now_ns: int, second: list[events.Recorded]) -> bool:
         raw = envelope.encode(block)
-        return peers.keep_branch(self.db, block.log, block.first_seq, block.head.seq, block.hash, raw, now_ns)
+        if not peers.keep_branch(self.db, block.log, block.first_seq, block.head.seq, block.hash, raw, now_ns):
+            return False
+        second += [fact for fact in receive.facts_of(block) if isinstance(fact.body, events.DocumentChanged)]
+        return True
 
     def _head(self, log: Log, head: envelope.Head) -> LogHead:
         return LogHead(log.writer, log.epoch, head.seq, head.hash)

@@ -30,6 +30,7 @@ PEM_BYTES_MAX = 16_384
 _RSA_BITS_MIN, _RSA_BITS_MAX = 2_048, 8_192
 _CURVES = ("secp256r1", "secp384r1", "secp521r1")
 _NAME_CHARS_MAX = 64
+_UNREADABLE = (ValueError, UnsupportedAlgorithm, x509.InvalidVersion)
 _EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
 
 
@@ -48,21 +49,29 @@ class Authority:
 
     def __init__(self, folder: Path, whose: str) -> None:
         self.folder, self.whose = folder, whose
+        self._held: tuple[x509.Certificate, ec.EllipticCurvePrivateKey] | None = None
 
     def ca_pem(self, now_ns: int) -> str:
-        ca, _ = certificates.authority(self.folder, certificates.moment(now_ns), self.whose)
-        return ca.public_bytes(Encoding.PEM).decode()
+        return self._pair(now_ns)[0].public_bytes(Encoding.PEM).decode()
 
     def ca_sha256(self, now_ns: int) -> str:
         """As openssl x509 -fingerprint -sha256 prints it."""
-        ca, _ = certificates.authority(self.folder, certificates.moment(now_ns), self.whose)
-        return ca.fingerprint(hashes.SHA256()).hex(":").upper()
+        return self._pair(now_ns)[0].fingerprint(hashes.SHA256()).hex(":").upper()
+
+    def _pair(self, now_ns: int) -> tuple[x509.Certificate, ec.EllipticCurvePrivateKey]:
+        """Read once: whoever signs does so in a transaction of the registry, which is not to wait for another file."""
+        if self._held is None:
+            try:
+                self._held = certificates.authority(self.folder, certificates.moment(now_ns), self.whose)
+            except OSError as error:
+                raise CertificateProblem(f"the authority in {self.folder} cannot be made ({error})") from error
+        return self._held
 
     def sign(self, pem: str, name: str, node_id: str, days: float, now_ns: int) -> Presented:
         """A certificate for the key in the request `pem`."""
         key, now = _key_of(pem), certificates.moment(now_ns)
         _check_key(key)
-        ca, ca_key = certificates.authority(self.folder, now, self.whose)
+        ca, ca_key = self._pair(now_ns)
         until = min(now + dt.timedelta(days=days), ca.not_valid_after_utc).replace(microsecond=0)
         subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name[:_NAME_CHARS_MAX])])
         signed = (
@@ -91,7 +100,7 @@ def read(pem: str) -> Presented:
         if len(pem) > PEM_BYTES_MAX:
             raise ValueError("it is too large")
         return _presented(x509.load_pem_x509_certificate(pem.encode()))
-    except (ValueError, UnsupportedAlgorithm) as error:
+    except _UNREADABLE as error:
         raise CertificateProblem(f"this is no certificate in PEM that can be read ({error})") from error
 
 
@@ -99,14 +108,14 @@ def expiry_ns(der: bytes) -> int:
     """When a certificate that TLS has verified ends; 0 when it cannot be read."""
     try:
         return _ns(x509.load_der_x509_certificate(der).not_valid_after_utc)
-    except (ValueError, UnsupportedAlgorithm):
+    except _UNREADABLE:
         return 0
 
 
 def common_name(der: bytes) -> str:
     try:
         return _presented(x509.load_der_x509_certificate(der)).name
-    except (ValueError, UnsupportedAlgorithm):
+    except _UNREADABLE:
         return ""
 
 
@@ -119,7 +128,7 @@ def check_renewal(current_pem: str, request_pem: str, signature: bytes) -> bytes
             raise ValueError("it is too large")
         shown = x509.load_pem_x509_certificate(current_pem.encode())
         current = shown.public_key()
-    except (ValueError, UnsupportedAlgorithm) as error:
+    except _UNREADABLE as error:
         raise CertificateProblem(f"this is no certificate in PEM that can be read ({error})") from error
     if _bytes_of(current) != _bytes_of(wanted):
         _check_signature(current, signature, request_pem.encode())
@@ -150,7 +159,7 @@ def _key_of(pem: str) -> CertificatePublicKeyTypes:
             raise ValueError("it is too large")
         request = x509.load_pem_x509_csr(pem.encode())
         good, key = request.is_signature_valid, request.public_key()
-    except (ValueError, UnsupportedAlgorithm) as error:
+    except _UNREADABLE as error:
         raise CertificateProblem(
             f"this is no request for a certificate (PKCS #10, PEM) that can be read ({error})"
         ) from error

@@ -13,7 +13,9 @@ comes late for the old one is merged there and carried over then (`carry`), so n
 
 Rules of the file
   1  An author's actor id is fixed by its log and the document, so a document does not grow with restarts. Two changes
-     with one number by one actor are a clone's work, and are named as such.
+     with one number by one actor are the work of two copies of a box: no document can hold both. The one that comes
+     second, and whatever builds on it, is a *double*: the owner says its words beside what stands, in a generation of
+     their own (`beside`), and the other end lets its own copy of the old generation go (`give_way`).
   2  A change is read strictly before automerge sees it: puts and deletes of slots, and nothing else. The verdict hangs
      on the change alone, so both ends come to the same one. What it would do in memory is tried in another process
      (`store.document_check`); `merge` is what runs there.
@@ -65,6 +67,14 @@ CREATE TABLE document_waiting (
     since_ns INTEGER NOT NULL,
     PRIMARY KEY (tenant, kind, id, generation, hash)
 ) WITHOUT ROWID;
+CREATE TABLE document_double (
+    tenant VARCHAR NOT NULL,
+    kind VARCHAR NOT NULL,
+    id VARCHAR NOT NULL,
+    generation INTEGER NOT NULL,
+    hash BLOB NOT NULL,
+    PRIMARY KEY (tenant, kind, id, generation, hash)
+) WITHOUT ROWID;
 """
 
 changes_max = 10_000
@@ -75,6 +85,7 @@ change_ops_max = 1_024
 change_deps_max = 256
 carried_bytes_max = 32_768  # of values in one change of a new generation
 waiting_max = 1_000  # for one document
+doubles_max = 1_000  # of one generation
 heavy_max = 3  # changes of one document, in one batch, that may each end the process that tries them
 generations_max = 1_000
 id_chars_max = 64
@@ -352,6 +363,7 @@ class Merged(msgspec.Struct, frozen=True, array_like=True):
     waiting: tuple[bytes, ...] = ()
     refused: tuple[tuple[bytes, str], ...] = ()
     disputed: bool = False  # words stand against each other in a field
+    doubled: tuple[bytes, ...] = ()
 
 
 def _load(saved: bytes, actor: bytes | None = None) -> core.Document:
@@ -375,18 +387,21 @@ class _Known(NamedTuple):
     max_op: int
 
 
-def merge(saved: bytes, changes: Iterable[Change]) -> Merged | None:
+def merge(saved: bytes, changes: Iterable[Change], doubles: Iterable[bytes] = ()) -> Merged | None:
     """Apply what can be applied, in whatever order it comes; None when several cannot be applied together, and have to
-    be tried one by one. Only for changes that `wrong` passed, and from others only in a process of its own: this is
-    where memory and time can go."""
+    be tried one by one. `doubles` are known for such. Only for changes that `wrong` passed, and from others only in a
+    process of its own: this is where memory and time can go."""
     before = _load(saved)
     known = {one.hash: _Known(one.actor_id, one.seq, one.max_op) for one in before.get_changes([])}
     numbers = {(one.actor, one.seq): digest for digest, one in known.items()}
     had, refused, ready = list[bytes](), list[tuple[bytes, str]](), list[Change]()
     waiting: list[bytes] = []
+    doubled = dict.fromkeys(doubles)
     for change in _in_order(changes):
         if change.hash in known:
             had.append(change.hash)
+        elif _is_second(change, known, numbers, doubled):
+            doubled[change.hash] = None
         elif not all(dep in known for dep in change.deps):
             waiting.append(change.hash)
         elif reason := _wrong_place(change, known, numbers):
@@ -395,15 +410,27 @@ def merge(saved: bytes, changes: Iterable[Change]) -> Merged | None:
             known[change.hash] = _Known(change.actor, change.seq, change.start_op + len(change.ops) - 1)
             numbers[change.actor, change.seq] = change.hash
             ready.append(change)
+    twice = tuple(doubled)
     after = _applied(saved, before, ready)
     if isinstance(after, str) or len(known) > HARD * changes_max:
         if len(ready) > 1:
             return None
         reason = after if isinstance(after, str) else _FULL
-        return _merged(
-            saved, before, len(known) - len(ready), had, waiting, [*refused, *((one.hash, reason) for one in ready)]
-        )
-    return _merged(*after, len(known), had, waiting, refused, [one.hash for one in ready])
+        none = [*refused, *((one.hash, reason) for one in ready)]
+        return _merged(saved, before, len(known) - len(ready), had, waiting, none, (), twice)
+    return _merged(*after, len(known), had, waiting, refused, [one.hash for one in ready], twice)
+
+
+def _is_second(
+    change: Change,
+    known: Mapping[bytes, _Known],
+    numbers: Mapping[tuple[bytes, int], bytes],
+    doubled: Collection[bytes],
+) -> bool:
+    """Whether a second copy of the author wrote it, or it builds on what one wrote."""
+    if change.hash in doubled or any(dep in doubled for dep in change.deps):
+        return True
+    return (change.actor, change.seq) in numbers and all(dep in known for dep in change.deps)
 
 
 def _in_order(changes: Iterable[Change]) -> Iterator[Change]:
@@ -435,20 +462,16 @@ def _merged(
     waiting: Iterable[bytes],
     refused: Iterable[tuple[bytes, str]],
     applied: Iterable[bytes] = (),
+    doubled: tuple[bytes, ...] = (),
 ) -> Merged:
     heads = _joined(document.get_heads())
     said = tuple(applied), tuple(had), tuple(waiting), tuple(refused)
-    return Merged(saved, heads, count, *said, _disputed(document))
+    return Merged(saved, heads, count, *said, _disputed(document), doubled)
 
 
 def _wrong_place(
     change: Change, known: Mapping[bytes, _Known], numbers: Mapping[tuple[bytes, int], bytes]
 ) -> str | None:
-    if (change.actor, change.seq) in numbers:
-        return (
-            f"another change {change.seq} by the same author is here already: its box was cloned or restored; "
-            "give one of the two a new epoch"
-        )
     if change.seq > 1 and (change.actor, change.seq - 1) not in numbers:
         return "the change skips one by the same author"
     if change.start_op != 1 + max((known[dep].max_op for dep in change.deps), default=0):
@@ -598,6 +621,30 @@ def values(db: sqlite3.Connection, document: Id) -> dict[str, list[Stamped]]:
     """Every word that stands in the document as people see it, by pointer."""
     held = _values(_load(current(db, document).saved))
     return {pointer: list(words_there.values()) for pointer, words_there in held.items()}
+
+
+def as_of(db: sqlite3.Connection, document: Id, stamp: int) -> View | None:
+    """The document as it stood at a moment (the greatest stamp that belongs to it): the words that had been said by then,
+    wherever, and what they build on. None when nobody had written yet."""
+    for row in generations(db, document):
+        loaded = _load(row.saved)
+        if row.generation and not _claims(loaded, row.generation - 1):
+            continue
+        then: dict[bytes, list[bytes]] = {}
+        for one in loaded.get_changes([]):  # each after those it follows
+            if all(dep in then for dep in one.deps) and _said_at(one.raw_bytes) <= stamp:
+                then[one.hash] = one.deps
+        heads = sorted(then.keys() - {dep for deps in then.values() for dep in deps})
+        if heads:
+            held = _values(loaded, heads)
+            return words.view(document.kind, {pointer: each.values() for pointer, each in held.items()})
+    return None
+
+
+def _said_at(raw: bytes) -> int:
+    """The newest stamp of what a change says. One that begins a generation is as old as the words that it carries over."""
+    texts = (text for key, text in decode(raw).ops if text is not None and not key.partition("/")[2].startswith("@"))
+    return max((words.decode(text).hlc for text in texts), default=0)
 
 
 def _store(db: sqlite3.Connection, document: Id, generation: int, merged: Merged) -> None:
@@ -821,6 +868,7 @@ class Fate(StrEnum):
     APPLIED = "applied"
     KNOWN = "known"  # it was here already
     WAITING = "waiting"  # for changes that it builds on
+    DOUBLED = "doubled"  # said once of each: a second copy of its author wrote it
     REFUSED = "refused"
 
 
@@ -837,12 +885,14 @@ class Work(msgspec.Struct, frozen=True, array_like=True):
 
     saved: bytes
     changes: tuple[Change, ...]
+    doubles: tuple[bytes, ...] = ()
 
 
 # What `merge` says of each; None also when it took more memory or time than a document may
 Check = Callable[[Sequence[Work]], list[Merged | None]]
 
 _TOO_HEAVY = "applying the change took too much memory or time, or ended the process that tried; it was let go"
+_TOO_DOUBLE = "a second copy of the author wrote too much of this document; take one of the two away first"
 _TOO_MANY = "too many changes of the document wait for others already; send those first"
 
 
@@ -872,23 +922,29 @@ def receive(
         waited = len(changes)
         changes |= {change.hash: change for _, _, change in group}
         places.append((document, generation, row, changes, waited))
-        work.append(Work(row.saved, tuple(changes.values())))
-    for (document, generation, row, changes, waited), merged in zip(places, check(work), strict=True):
+        work.append(Work(row.saved, tuple(changes.values()), _doubles(db, document, generation)))
+    for one_work, (document, generation, row, changes, waited), merged in zip(work, places, check(work), strict=True):
         if merged is None:
-            merged = _apart(row, changes, check)
+            merged = _apart(row, changes, one_work.doubles, check)
         if merged.applied:
             _store(db, document, generation, merged)
-        outcomes += _settle(db, document, generation, changes, waited, merged, now_ns)
+        doubled = set(merged.doubled).difference(one_work.doubles)
+        outcomes += _settle(db, document, generation, changes, waited, merged, doubled, now_ns)
     return outcomes
 
 
-def _apart(row: Row, changes: Mapping[bytes, Change], check: Check) -> Merged:
+def _doubles(db: sqlite3.Connection, document: Id, generation: int) -> tuple[bytes, ...]:
+    rows = db.execute(f"SELECT hash FROM document_double WHERE {_PLACE}", (*document, generation))
+    return tuple(digest for (digest,) in rows)
+
+
+def _apart(row: Row, changes: Mapping[bytes, Change], doubles: tuple[bytes, ...], check: Check) -> Merged:
     """One at a time, so that the one that cannot be applied takes no other with it; after a few that are too heavy, the
     rest is refused with them."""
-    total = Merged(row.saved, row.heads, row.changes)
+    total = Merged(row.saved, row.heads, row.changes, doubled=doubles)
     heavy = 0
     for change in _in_order(changes.values()):
-        alone = check([Work(total.saved, (change,))])[0] if heavy < heavy_max else None
+        alone = check([Work(total.saved, (change,), total.doubled)])[0] if heavy < heavy_max else None
         if alone is None:
             heavy += 1
             alone = msgspec.structs.replace(
@@ -903,6 +959,7 @@ def _apart(row: Row, changes: Mapping[bytes, Change], check: Check) -> Merged:
             total.waiting + alone.waiting,
             total.refused + alone.refused,
             alone.disputed,
+            alone.doubled,
         )
     return total
 
@@ -952,9 +1009,12 @@ def _settle(
     changes: Mapping[bytes, Change],
     waited: int,
     merged: Merged,
+    doubled: set[bytes],
     now_ns: int,
 ) -> Iterator[Outcome]:
     refused, applied, missing = dict(merged.refused), set(merged.applied), set(merged.waiting)
+    if doubled and len(merged.doubled) > doubles_max:
+        refused |= dict.fromkeys(doubled, _TOO_DOUBLE)
     waiting = [digest for digest in changes if digest in missing]  # those that waited already come first
     refused |= dict.fromkeys(waiting[waiting_max:], _TOO_MANY)
     waits = set(waiting[:waiting_max])
@@ -965,9 +1025,51 @@ def _settle(
             db.execute("INSERT OR IGNORE INTO document_waiting VALUES (?,?,?,?,?,?,?)", (*place, change.raw, now_ns))
         else:
             fate = Fate.REFUSED if digest in refused else Fate.APPLIED if digest in applied else Fate.KNOWN
+            if digest in doubled and fate is not Fate.REFUSED:
+                fate = Fate.DOUBLED
+                db.execute("INSERT OR IGNORE INTO document_double VALUES (?,?,?,?,?)", place)
             if waited:
                 db.execute(f"DELETE FROM document_waiting WHERE {_PLACE} AND hash=?", place)
         yield Outcome(document, generation, change.raw, fate, refused.get(digest, ""))
+
+
+# -- two copies of one author ------------------------------------------------------------------------------------
+
+SECOND = ", on a second copy"
+
+
+def beside(db: sqlite3.Connection, document: Id, raw: bytes, author: Author) -> tuple[Made | Refused | None, bool]:
+    """Say the words of a double as this author's, beside all that stands, with who and when they come from. Also whether
+    all of them are said: a field in which the author has a word of its own has no room for another's."""
+    row, mine, change = current(db, document), _slot(document, author), decode(raw)
+    own, held = change.actor.hex()[:_SLOT_CHARS], _values(_load(row.saved))
+    puts, whole = [], True
+    for key, text in change.ops:
+        slot, _, pointer = key.partition("/")
+        if text is None or slot != own or pointer.startswith("@"):
+            continue
+        word, there = words.decode(text), held.get(pointer, {})
+        before = there.get(mine)
+        if _agreed(there.values(), word.value):
+            continue
+        if before is not None and (not before.who.endswith(SECOND) or before.hlc >= word.hlc):
+            whole = whole and before.value == word.value
+            continue
+        who = word.who.removesuffix(SECOND)[: words.who_chars_max - len(SECOND)] + SECOND
+        said = msgspec.structs.replace(word, who=who, writer=author.writer, epoch=author.epoch)
+        puts.append(_Put(mine, pointer, words.encode(said).decode()))
+    return (_make(db, document, row, author, puts) if puts else None), whole
+
+
+def give_way(db: sqlite3.Connection, document: Id) -> None:
+    """Where the owner began a new generation, let go of older ones in which two copies of an author wrote: what the owner
+    holds of them comes with the next comparison of heads. Not for the owner."""
+    now = current(db, document).generation
+    older = "tenant=? AND kind=? AND id=? AND generation<?"
+    found = db.execute(f"SELECT DISTINCT generation FROM document_double WHERE {older}", (*document, now)).fetchall()
+    for (generation,) in found:
+        for table in ("document", "document_waiting", "document_double"):
+            db.execute(f"DELETE FROM {table} WHERE {_PLACE}", (*document, generation))
 
 
 # -- comparing ends --------------------------------------------------------------------------------------------

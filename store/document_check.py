@@ -142,7 +142,7 @@ def _serve(requests: IO[bytes], answers: IO[bytes]) -> None:
     while (raw := _read(requests)) is not None:
         for work in _decode_work(raw):
             signal.setitimer(signal.ITIMER_PROF, document_seconds_max)  # nobody catches SIGPROF: it ends the process
-            merged = document.merge(work.saved, work.changes)
+            merged = document.merge(work.saved, work.changes, work.doubles)
             signal.setitimer(signal.ITIMER_PROF, 0)
             answers.write(_framed(_encode(merged)))
             answers.flush()

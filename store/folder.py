@@ -5,6 +5,7 @@ telemetry/       open partitions of raw records (SQLite), one being written
 segments/        sealed records, <sha256>.jsonl.zst
 series.db        downsampled metrics
 history.db       what stood when, made from site.db and to be made again
+tls/             the authority of this box and the certificate of its server
 keys/            the writer's key, the key that files on a stick are sealed to, the way to the hub
 reserve          bytes set aside so that login, pages and audit work on a full disk
 damaged/         files that a disk gave back wrong, kept as they are
@@ -27,7 +28,7 @@ from store.database import connect
 from store.faults import Fault, StoreFault, fault_of
 from store.keys import sync_folder
 
-REVISION = "0005"
+REVISION = "0006"
 
 
 class FolderProblem(Exception):

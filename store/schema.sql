@@ -56,6 +56,15 @@ CREATE TABLE document (
 	PRIMARY KEY (tenant, kind, id, generation)
 );
 CREATE INDEX document_disputed ON document (tenant, disputed);
+CREATE TABLE document_double (
+	tenant VARCHAR NOT NULL, 
+	kind VARCHAR NOT NULL, 
+	id VARCHAR NOT NULL, 
+	generation INTEGER NOT NULL, 
+	hash BLOB NOT NULL, 
+	PRIMARY KEY (tenant, kind, id, generation, hash)
+)
+ WITHOUT ROWID;
 CREATE TABLE document_waiting (
 	tenant VARCHAR NOT NULL, 
 	kind VARCHAR NOT NULL, 

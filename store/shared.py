@@ -28,7 +28,7 @@ from fleet.events import AuthoritySettled, DocumentChanged, DocumentTold, Record
 from fleet.limits import SECOND
 from store import document
 from store.clock import WallClock
-from store.document import Fate, Incoming, Made, Place, Refused
+from store.document import Fate, Incoming, Made, Outcome, Place, Refused
 from store.document_check import Checker
 from store.journal import Journal
 from store.rights import Rights
@@ -38,6 +38,7 @@ _DIGITS_MAX = 6
 _AGAIN_NS = 3600 * SECOND  # what did not help is said again once an hour
 LISTED_MAX = 2_000  # documents in one message
 Listed = tuple[str, str, bytes]  # kind, id with its generation, heads
+_NO_ROOM = "a second copy of its author wrote this, and the hub has a word of its own in that field; write it again if it counts"
 _EDGE: Listed = ("", "", b"")  # where all documents begin, and where they end
 
 
@@ -245,18 +246,44 @@ class Shared:
             }
         changed: dict[Id, None] = {}
         refused: list[tuple[bytes, str]] = []
+        doubled: dict[Id, list[Outcome]] = {}
         owners = (lambda: self._mine(db, tenant)) if self._owner else None
         for outcome in document.receive(db, incoming, self._check, now_ns, owners):
             if outcome.fate is Fate.APPLIED:
                 changed[outcome.document] = None
             elif outcome.fate is Fate.REFUSED:
                 refused.append((outcome.raw, outcome.reason))
+            elif outcome.fate is Fate.DOUBLED:
+                doubled.setdefault(outcome.document, []).append(outcome)
+        if self._owner:
+            for document_, outcomes in doubled.items():
+                changed[document_] = None
+                refused += self._second(db, document_, outcomes, log)
+        else:
+            for document_ in {**changed, **doubled}:
+                document.give_way(db, document_)
         for one in changed:
             if document.current(db, one).generation > 0:
                 self._say(document.carry(db, one, self._author(log), owner=self._owner), log)
             if one in before:
                 self._say_lost_again(db, one, before[one])
         return Folded(tuple(changed), tuple(refused))
+
+    def _second(
+        self, db: sqlite3.Connection, place: Id, outcomes: Sequence[Outcome], log: Log | None
+    ) -> Iterator[tuple[bytes, str]]:
+        """Two copies of a box wrote with one name: what the second one said goes on beside what stands, in a generation in
+        which both ends can meet again. What finds no room is handed back."""
+        author, problem = self._author(log), ""
+        if any(outcome.generation == document.current(db, place).generation for outcome in outcomes):
+            begun = document.rotate(db, place, author)
+            problem = begun.reason if isinstance(begun, Refused) else ""
+            self._say(begun, log)
+        for outcome in outcomes:
+            made, whole = (None, False) if problem else document.beside(db, place, outcome.raw, author)
+            self._say(made, log)
+            if isinstance(made, Refused) or not whole:
+                yield outcome.raw, made.reason if isinstance(made, Refused) else problem or _NO_ROOM
 
     def _mine(self, db: sqlite3.Connection, tenant: str) -> list[Author]:
         """All logs that this box ever wrote, towards whomever."""
@@ -295,7 +322,12 @@ class Shared:
             identity, _, generation = name.rpartition("#")
             if identity and generation.isascii() and generation.isdigit() and len(generation) < _DIGITS_MAX:
                 there[Place(Id(tenant, kind, identity), int(generation))] = heads
-        mine = document.heads(db, tenant, nodes={*(scope or ()), *(place.document.id for place in there)})
+        if scope is not None:
+            scope = {
+                *scope,
+                *(place.document.id for place in there),
+            }  # the other side knows best what it has written of
+        mine = document.heads(db, tenant, nodes=scope or {place.document.id for place in there})
         if scope is not None and theirs:
             first, last = theirs[0][:2], theirs[-1][:2]
             there |= {

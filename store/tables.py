@@ -304,6 +304,18 @@ class DocumentWaiting(SQLModel, table=True):
     since_ns: int
 
 
+class DocumentDouble(SQLModel, table=True):
+    """Changes that a second copy of their author wrote: no document can hold them."""
+
+    __tablename__ = "document_double"
+    __table_args__ = {"sqlite_with_rowid": False}
+    tenant: str = Field(primary_key=True)
+    kind: str = Field(primary_key=True)
+    id: str = Field(primary_key=True)
+    generation: int = Field(primary_key=True)
+    hash: bytes = Field(primary_key=True)
+
+
 class Device(SQLModel, table=True):
     """A node that proves at the ways in who it is; with what, stands in `credential`."""
 

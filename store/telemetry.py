@@ -669,9 +669,9 @@ class History:
         self._folder = folder
 
     def after(self, after: int, limit: int, sources: frozenset[str] | None = None, seconds: float = 1.0) -> Page:
-        """Up to `limit` records with an id above `after`, oldest first, within about `seconds`. StoreFault when
-        something cannot be read."""
-        gone = self._gaps(after, _ID_END)
+        """Up to `limit` records with an id above `after`, and about `limits.telemetry_page_bytes_max`, oldest first, within
+        about `seconds`. StoreFault when something cannot be read."""
+        size, gone = 0, self._gaps(after, _ID_END)
         found: list[Record] = []
         deadline = time.monotonic() + seconds
         codes = frozenset(map(frames.source_code, sources)) if sources is not None else None
@@ -680,9 +680,10 @@ class History:
             data = load() if codes is None or frames.holds(held, codes) else None
             for record in frames.decode(data, sources) if data is not None else ():
                 if record.id > scanned:
-                    if len(found) == limit:
+                    if len(found) == limit or size >= limits.telemetry_page_bytes_max:
                         return Page(found, scanned, self._gaps(after, scanned))
                     found.append(record)
+                    size += len(record.raw or record.raw_b64 or b"")
                     scanned = record.id
             scanned = max(scanned, last_id)
             if time.monotonic() > deadline:

@@ -62,18 +62,25 @@ def _differing(lines: tuple[Difference, ...]) -> tuple[Difference, ...]:
 
 async def node_drift(request: Request) -> Response:
     """All that is wanted of a node, and how it stands."""
-    view = await node.find(request)
+    moment = await asked.moment(request)
+    view = await node.find(request) if moment is None else await node.find_then(request, moment)
     return render.data(shapes.DriftOf(view.row.id, view.score, view.drift))
 
 
 async def policy_list(request: Request) -> Response:
     """All policy bundles, by name."""
+    moment = await asked.moment(request)
+    if moment is not None:
+        return render.data(await moment.past.groups(asked.who(request), DocumentKind.BUNDLE, moment.at_ns))
     view = await asked.box(request).policies.drift(asked.who(request))
     return render.data(shapes.GroupList(view.policies, view.pending))
 
 
 async def domain_list(request: Request) -> Response:
     """All domains, those that drift most first."""
+    moment = await asked.moment(request)
+    if moment is not None:
+        return render.data(await moment.past.groups(asked.who(request), DocumentKind.DOMAIN, moment.at_ns))
     view = await asked.box(request).policies.drift(asked.who(request))
     return render.data(shapes.GroupList(view.domains, view.pending))
 
@@ -96,12 +103,19 @@ async def _create(request: Request, kind: DocumentKind) -> Response:
 
 async def one_policy(request: Request) -> Response:
     """One policy bundle, and its nodes that are out of spec, the worst first."""
-    return render.data(await policies.find(request, DocumentKind.BUNDLE))
+    return await _group(request, DocumentKind.BUNDLE)
 
 
 async def one_domain(request: Request) -> Response:
     """One domain, and its nodes that are out of spec, the worst first."""
-    return render.data(await policies.find(request, DocumentKind.DOMAIN))
+    return await _group(request, DocumentKind.DOMAIN)
+
+
+async def _group(request: Request, kind: DocumentKind) -> Response:
+    moment = await asked.moment(request)
+    if moment is not None:
+        return render.data(await policies.find_then(request, kind, moment))
+    return render.data(await policies.find(request, kind))
 
 
 async def policy_write(request: Request) -> Response:
@@ -256,7 +270,10 @@ async def settle_parked(request: Request) -> Response:
 
 async def links(request: Request) -> Response:
     """The links of this box: at a site the one to its hub, at a hub one to each site."""
-    return render.data(await asked.box(request).links(asked.who(request)))
+    moment, who = await asked.moment(request), asked.who(request)
+    return render.data(
+        await asked.box(request).links(who) if moment is None else await moment.past.links(who, moment.at_ns)
+    )
 
 
 async def link_change(request: Request) -> Response:

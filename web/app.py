@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from urllib.parse import quote
 
-from starlette.datastructures import MutableHeaders
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -31,6 +30,8 @@ HEADERS = {
     "cross-origin-resource-policy": "same-origin",
     "permissions-policy": "camera=(), geolocation=(), microphone=(), payment=(), usb=()",
 }
+
+_RAW_HEADERS = tuple((name.encode(), value.encode()) for name, value in HEADERS.items())
 
 
 def application(
@@ -60,9 +61,9 @@ class Headers:
 
         async def with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
-                headers = MutableHeaders(scope=message)
-                for name, value in HEADERS.items():
-                    headers.setdefault(name, value)
+                given = message.get("headers", ())
+                names = {name.lower() for name, _ in given}
+                message["headers"] = [*given, *(pair for pair in _RAW_HEADERS if pair[0] not in names)]
             await send(message)
 
         await self._app(scope, receive, with_headers)
@@ -128,6 +129,8 @@ class Answer:
             who = asked.whoever(request)
             capped = Request(request.scope, _capped(request, receive, entry.body_bytes_max))
             admit(entry, who)
+            if request.query_params.get("as_of") and not entry.past:
+                raise Refused(_NOW_ONLY, 400)
             await check_intent(capped, who)
             if who is not None and who.watched:
                 agent = request.headers.get("user-agent", "")
@@ -143,6 +146,10 @@ class Answer:
             return refusal(request, 503, "The box is busy and did not answer in time. Nothing is lost; try again.")
 
 
+_NOW_ONLY = (
+    "This is only known of the present; ask without “as_of”. "
+    "Fleet, nodes, links, journal, policies and domains know the past."
+)
 _OURS = (
     "Something in Skerry itself went wrong; you did nothing wrong. Nothing that was acknowledged is lost. "
     "Try again; if it stays, `skerry doctor` says more and the log has the detail."

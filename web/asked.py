@@ -11,12 +11,12 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from datetime import UTC, datetime
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from starlette.requests import HTTPConnection, Request
 
 from fleet.limits import SECOND
-from web.ports import Box, Identity, Past, People, Refused
+from web.ports import AsOf, Box, Identity, Past, People, Refused
 from web.words import when
 
 
@@ -134,3 +134,14 @@ async def moment(request: Request) -> Moment | None:
         where = "in the future" if at_ns > now_ns else "before the first event"
         raise Refused(f"{when(at_ns)} is {where}. Ask for a moment from {when(known.first_ns)} to {when(now_ns)}.", 400)
     return Moment(at_ns, past)
+
+
+async def of_moment(request: Request, asked_for: Moment | None) -> dict[str, Any]:
+    """What a page of the past says of itself (`render.context`); nothing for one of now."""
+    if asked_for is None:
+        return {}
+    known = await asked_for.past.known(who(request))
+    return {
+        "as_of": AsOf(at_ns=asked_for.at_ns, position=known.position, behind=known.behind),
+        "now_ns": asked_for.at_ns,
+    }

@@ -7,7 +7,7 @@ or a later one, so that slow clients cannot hold every connection. Bodies have t
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import h11
 import uvicorn
@@ -19,15 +19,47 @@ if TYPE_CHECKING:
 HEAD_SECONDS = 10.0
 _KEEP_ALIVE_SECONDS = 15
 _HEAD_BYTES_MAX = 64 * 1024
+_GATHERED_BYTES_MAX = 64 * 1024
 WEBSOCKET_BYTES_MAX = 1024 * 1024  # of one message
 _CONNECTIONS_MAX = 2_000  # beyond it a request is answered 503 at once
+
+
+class Gathering:
+    """A transport that sends what is written in one turn of the loop at once: an answer is head and body, and a call of the
+    system for each costs a tenth of what a small request costs in all."""
+
+    def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
+        self.behind = transport
+        self._loop = loop
+        self._parts: list[bytes] = []
+        self._size = 0
+
+    def write(self, data: bytes) -> None:
+        if not self._parts:
+            self._loop.call_soon(self.flush)
+        self._parts.append(data)
+        self._size += len(data)
+        if self._size > _GATHERED_BYTES_MAX:
+            self.flush()  # a long answer waits for its reader, which the transport notices and we do not
+
+    def flush(self) -> None:
+        if self._parts:
+            parts, self._parts, self._size = self._parts, [], 0
+            self.behind.write(parts[0] if len(parts) == 1 else b"".join(parts))
+
+    def close(self) -> None:
+        self.flush()
+        self.behind.close()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.behind, name)
 
 
 class Punctual(H11Protocol):
     _deadline: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        super().connection_made(transport)
+        super().connection_made(Gathering(transport, self.loop))  # type: ignore[arg-type]
         self._wait_for_head()
 
     def data_received(self, data: bytes) -> None:
@@ -39,6 +71,9 @@ class Punctual(H11Protocol):
 
     def handle_websocket_upgrade(self, event: h11.Request) -> None:
         self._head_came()  # what it says from here on is no head
+        if isinstance(self.transport, Gathering):
+            self.transport.flush()
+            self.transport = self.transport.behind
         super().handle_websocket_upgrade(event)
 
     def on_response_complete(self) -> None:

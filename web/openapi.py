@@ -25,6 +25,8 @@ from web.ports import (
     AttentionView,
     AuthorityView,
     BatchView,
+    GroupsThen,
+    GroupThen,
     GroupView,
     LinksView,
     NodeView,
@@ -48,6 +50,7 @@ class Spoken(NamedTuple):
     body: type | None = None
     status: int = 200
     kind: str = "application/json"
+    then: type | None = None  # what it answers with as of a moment, where that is another shape
 
 
 def _whole(most: int, least: int = 0) -> dict[str, Any]:
@@ -88,16 +91,16 @@ SPOKEN: dict[tuple[str, str], Spoken] = {
             _AS_OF,
         ),
     ),
-    ("GET", "/api/v1/nodes/{id}/drift"): Spoken(shapes.DriftOf),
-    ("GET", "/api/v1/policies"): Spoken(shapes.GroupList),
+    ("GET", "/api/v1/nodes/{id}/drift"): Spoken(shapes.DriftOf, (_AS_OF,)),
+    ("GET", "/api/v1/policies"): Spoken(shapes.GroupList, (_AS_OF,), then=GroupsThen),
     ("POST", "/api/v1/policies"): Spoken(shapes.Adopted, body=shapes.Named, status=201),
-    ("GET", "/api/v1/policies/{id}"): Spoken(GroupView, (_OFFSET, _LIMIT)),
+    ("GET", "/api/v1/policies/{id}"): Spoken(GroupView, (_OFFSET, _LIMIT, _AS_OF), then=GroupThen),
     ("PATCH", "/api/v1/policies/{id}"): Spoken(shapes.Done, body=shapes.Fields),
     ("POST", "/api/v1/policies/{id}/preview"): Spoken(Preview, body=shapes.Fields),
     ("POST", "/api/v1/policies/{id}/take"): Spoken(shapes.Done, body=shapes.Take),
-    ("GET", "/api/v1/domains"): Spoken(shapes.GroupList),
+    ("GET", "/api/v1/domains"): Spoken(shapes.GroupList, (_AS_OF,), then=GroupsThen),
     ("POST", "/api/v1/domains"): Spoken(shapes.Adopted, body=shapes.Named, status=201),
-    ("GET", "/api/v1/domains/{id}"): Spoken(GroupView, (_OFFSET, _LIMIT)),
+    ("GET", "/api/v1/domains/{id}"): Spoken(GroupView, (_OFFSET, _LIMIT, _AS_OF), then=GroupThen),
     ("PATCH", "/api/v1/domains/{id}"): Spoken(shapes.Done, body=shapes.Fields),
     ("POST", "/api/v1/domains/{id}/take"): Spoken(shapes.Done, body=shapes.Take),
     ("POST", "/api/v1/domains/{id}/edit"): Spoken(BatchView, body=shapes.Batch),
@@ -122,6 +125,7 @@ SPOKEN: dict[tuple[str, str], Spoken] = {
         ),
     ),
     ("POST", "/api/v1/quarantine/{id}"): Spoken(shapes.Done, body=shapes.Settle),
+    ("GET", "/api/v1/links"): Spoken(LinksView, (_AS_OF,)),
     ("GET", "/api/v1/devices"): Spoken(
         shapes.DeviceList,
         (
@@ -136,7 +140,6 @@ SPOKEN: dict[tuple[str, str], Spoken] = {
     ("GET", "/api/v1/activation-codes"): Spoken(shapes.CodeList),
     ("POST", "/api/v1/activation-codes"): Spoken(shapes.CodeSecret, body=shapes.NewCode, status=201),
     ("DELETE", "/api/v1/activation-codes/{id}"): Spoken(shapes.Done),
-    ("GET", "/api/v1/links"): Spoken(LinksView),
     ("POST", "/api/v1/links/{id}"): Spoken(shapes.Done, body=shapes.LinkChange),
     ("POST", "/api/v1/nodes/{id}/take"): Spoken(shapes.Done, body=shapes.Take),
     ("POST", "/api/v1/nodes/{id}/parked"): Spoken(shapes.Done, body=shapes.SettleParked),
@@ -192,7 +195,7 @@ def described(entry: Entry) -> bool:
 def document(table: Table, version: str) -> dict[str, Any]:
     """The OpenAPI document of this box."""
     entries = [entry for entry in table.entries if described(entry)]
-    types = {kind for spoken in SPOKEN.values() for kind in (spoken.answer, spoken.body) if kind} | {
+    types = {kind for spoken in SPOKEN.values() for kind in (spoken.answer, spoken.then, spoken.body) if kind} | {
         shapes.Problem,
         Kind,
     }
@@ -254,7 +257,10 @@ def _schema(kind: type | None) -> dict[str, Any]:
 
 
 def _response(words: str, spoken: Spoken) -> dict[str, Any]:
-    return {"description": words, "content": {spoken.kind: _schema(spoken.answer)}}
+    schema = _schema(spoken.answer)
+    if spoken.then is not None:
+        schema = {"schema": {"anyOf": [schema["schema"], _schema(spoken.then)["schema"]]}}
+    return {"description": words, "content": {spoken.kind: schema}}
 
 
 def _problem() -> dict[str, Any]:

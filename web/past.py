@@ -1,8 +1,8 @@
 """The pages as of a moment: what the history says stood then, on the rows that the box has now.
 
 Rules of the file
-  1  What the log knows of a moment is shown: modes, places, health, versions, links; and what the means of the charts
-     say. A name, its tags and its kind are those of now. What nobody kept is not shown at all, never as of now.
+  1  What the log knows of a moment is shown: modes, places, health, versions, links, what people had written; and what
+     the means of the charts say. In lists, names and tags are those of now. What nobody kept is not shown at all.
   2  A site that was cut off at that moment and has told of it since is shown as it was. What it has not told yet is
      unknown, since its last word.
   3  The times of an answer are seen from the moment: `now_ns` of a view is the moment itself.
@@ -18,13 +18,16 @@ from typing import Protocol
 
 import msgspec
 
-from fleet import lifecycle
+from fleet import drift, lifecycle
 from fleet.connectivity import REACH, Mode, Reach
+from fleet.document import Kind as DocumentKind
+from fleet.document import View
 from fleet.events import Recorded
 from fleet.limits import MINUTE, SECOND
 from fleet.node import Actual, Connectivity, Desired, Firmware, Lifecycle, Node, SupplyChain
 from fleet.past import MISSING, Known, Track, Was
 from fleet.people import Identity, Refused
+from fleet.present import Present, Told
 from fleet.reading import Health, Position
 from web import ports, rows
 from web.words import age, when
@@ -54,6 +57,18 @@ class History(Protocol):
     def turns(self, subject: str, limit: int) -> Sequence[Was]: ...
 
 
+class Documents(Protocol):
+    """`store.then`. Calls block."""
+
+    where: Callable[[str], str]
+
+    def one(self, kind: DocumentKind, name: str, moment_ns: int) -> View | None: ...
+
+    def every(self, kind: DocumentKind, moment_ns: int) -> Mapping[str, View]: ...
+
+    def applied(self, node: Node, view: View) -> Node: ...
+
+
 class SiteTold(msgspec.Struct, frozen=True):
     """A site of a hub, and up to which moment it has told everything (None: up to now)."""
 
@@ -72,6 +87,8 @@ class Now(Protocol):
     async def nodes(self, who: Identity, after: str, limit: int) -> Sequence[Node]: ...
 
     async def series(self, who: Identity, node_id: str, metric: str, from_ns: int, to_ns: int) -> ports.Series: ...
+
+    async def links(self, who: Identity) -> ports.LinksView: ...
 
     async def timeline(
         self,
@@ -93,16 +110,20 @@ class Then:
         box: Now,
         every: Callable[[], Sequence[ports.NodeRow]],
         told: Callable[[], Sequence[SiteTold]],
+        documents: Documents,
+        own: str = "",
     ) -> None:
-        self._history, self._box, self._every, self._told = history, box, every, told
+        """`own`: at a site its writer, under which its link's turns stand."""
+        self._history, self._box, self._every, self._told, self._documents = history, box, every, told, documents
+        self._own = own
 
     async def known(self, who: Identity) -> Known:
         return await asyncio.to_thread(self._history.known)
 
     async def timeline(
-        self, who: Identity, before: int, limit: int, node_id: str, moment_ns: int
+        self, who: Identity, before: int, limit: int, subject: str | None, moment_ns: int, kind: str | None = None
     ) -> Sequence[Recorded]:
-        return await self._box.timeline(who, before, limit, node_id, None, moment_ns)
+        return await self._box.timeline(who, before, limit, subject, kind, moment_ns)
 
     async def turns(self, who: Identity, node_id: str) -> Sequence[Was]:
         return await asyncio.to_thread(lambda: self._history.turns(node_id, TURNS_MAX))
@@ -143,6 +164,65 @@ class Then:
         lines = [_line(one, stood.get(one.peer, {}).get(Track.LINK), nodes[one.name], moment_ns) for one in told]
         return sorted(lines, key=lambda line: (not line.quarantined, line.mode is Mode.LIVE, line.name))
 
+    async def links(self, who: Identity, moment_ns: int) -> ports.LinksView:
+        """The link of each site, those that needed somebody first. At a site, its own."""
+        now = (await self._box.links(who)).links
+        told = {one.peer: one for one in self._told()}
+        subjects = {one.peer: self._own or one.peer for one in now}
+        known, stood = await asyncio.to_thread(
+            lambda: (self._history.known(), self._history.of(subjects.values(), moment_ns, (Track.LINK,)))
+        )
+        made = []
+        for one in now:
+            link = stood.get(subjects[one.peer], {}).get(Track.LINK)
+            made.append(_line(told.get(one.peer) or SiteTold(one.peer, one.name, None), link, 0, moment_ns))
+        links = [
+            ports.LinkView(
+                peer=line.peer,
+                name=line.name,
+                mode=line.mode,
+                since_ns=line.since_ns,
+                heard_ns=line.heard_ns,
+                quarantine=("it was held in quarantine then",) if line.quarantined else (),
+            )
+            for line in sorted(made, key=lambda line: (not line.quarantined, line.mode is Mode.LIVE, line.name))
+        ]
+        return ports.LinksView(now_ns=moment_ns, links=tuple(links), as_of=_as_of(known, moment_ns))
+
+    # -- what people had written ------------------------------------------------------------------------------
+
+    async def groups(self, who: Identity, kind: DocumentKind, moment_ns: int) -> ports.GroupsThen:
+        known, views = await asyncio.to_thread(lambda: (self._history.known(), self._documents.every(kind, moment_ns)))
+        as_of = _as_of(known, moment_ns)
+        groups = [self._group(kind, name, view, as_of) for name, view in views.items()]
+        return ports.GroupsThen(
+            now_ns=moment_ns, kind=kind, groups=tuple(sorted(groups, key=lambda one: (one.name, one.id))), as_of=as_of
+        )
+
+    async def group(self, who: Identity, kind: DocumentKind, name: str, moment_ns: int) -> ports.GroupThen | None:
+        known, view, there = await asyncio.to_thread(
+            lambda: (
+                self._history.known(),
+                self._documents.one(kind, name, moment_ns),
+                self._documents.one(kind, name, _LAST_NS),
+            )
+        )
+        if there is None:
+            return None
+        if view is None:
+            raise Refused(f"{_called(there, name)} had not been written at {when(moment_ns)}.", 400)
+        return self._group(kind, name, view, _as_of(known, moment_ns))
+
+    def _group(self, kind: DocumentKind, name: str, view: View, as_of: ports.AsOf) -> ports.GroupThen:
+        return ports.GroupThen(
+            now_ns=as_of.at_ns,
+            kind=kind,
+            id=name,
+            name=_called(view, name),
+            words=rows.written(view, self._documents.where),
+            as_of=as_of,
+        )
+
     # -- nodes ------------------------------------------------------------------------------------------------
 
     async def node(self, who: Identity, node_id: str, moment_ns: int) -> ports.NodeView | None:
@@ -168,18 +248,53 @@ class Then:
         if lat is not None and lon is not None:
             where = Position(lat.value, lon.value)
             row = msgspec.structs.replace(row, position=where, position_ns=min(lat.at_ns, lon.at_ns))
+        wrote, verdict = await asyncio.to_thread(lambda: self._wanted(row, stood, values, moment_ns))
+        then = self._documents.applied(_blank(view.node), wrote) if wrote is not None else _blank(view.node)
+        if wrote is not None:
+            row = msgspec.structs.replace(row, name=then.name, kind=then.kind, tags=then.tags)
         return ports.NodeView(
             now_ns=moment_ns,
             row=row,
-            node=node_then(view.node, stood, row),
+            node=node_then(then, stood, row),
             values=tuple(value for value in values if value.metric not in ("lat_deg", "lon_deg")),
-            drift=(),
+            drift=verdict.lines,
+            score=verdict.score,
             sources=(),
             moves=(),
             metrics=view.metrics,
             editable=(),
             as_of=_as_of(known, moment_ns),
             clock=max(stood.values(), key=lambda was: was.since_ns).clock,
+        )
+
+    def _wanted(
+        self, row: ports.NodeRow, stood: Mapping[Track, Was], values: Sequence[ports.Value], moment_ns: int
+    ) -> tuple[View | None, drift.Verdict]:
+        """What had been written of a node by then, and how it stood to that."""
+        own = self._documents.one(DocumentKind.NODE, row.id, moment_ns)
+        if own is None:
+            return None, drift.FREE
+        named = own.values.get("policy_bundle_id")
+        bundle_id = str(named.value or "") if named is not None else ""
+        bundle = self._documents.one(DocumentKind.BUNDLE, bundle_id, moment_ns) if bundle_id else None
+        called = _called(bundle, bundle_id) if bundle is not None else ""
+        wants = drift.wants(drift.said(bundle.values) if bundle is not None else {}, called, drift.said(own.values))
+        mode, version = stood.get(Track.CONNECTIVITY), stood.get(Track.VERSION)
+        found = Present(
+            row.id,
+            row.name,
+            mode=row.mode,
+            since_ns=mode.since_ns if mode else None,
+            seen_ns=mode.since_ns if mode else None,
+            version=row.version,
+            values={one.metric: Told(one.value, one.at_ns, one.source) for one in values},
+        )
+        return own, drift.judge(
+            wants,
+            found,
+            heard=row.lost_ns is None,
+            missing=bundle_id if bundle_id and bundle is None else "",
+            version_ns=version.since_ns if version else None,
         )
 
     async def _values(self, who: Identity, node_id: str, metrics: Sequence[str], moment_ns: int) -> list[ports.Value]:
@@ -209,6 +324,7 @@ class Then:
         return [node_then(node, was, row_then(row, was, moment_ns, upto.get(row.site))) for node, was, row in then]
 
 
+_LAST_NS = 1 << 62
 _TAGS_ROWS_MAX = 5_000
 _REACH = {text: REACH[mode] for text, mode in _MODES.items()} | {"": Reach.UNKNOWN}
 
@@ -290,14 +406,23 @@ def row_then(row: ports.NodeRow, stood: Mapping[Track, Was], moment_ns: int, upt
     )
 
 
+def _called(view: View, name: str) -> str:
+    said = view.values.get("name")
+    return str(said.value or name) if said is not None else name
+
+
+def _blank(node: Node) -> Node:
+    """Without what was wanted of it: that is asked of its document."""
+    return msgspec.structs.replace(node, desired=Desired())
+
+
 def node_then(node: Node, stood: Mapping[Track, Was], row: ports.NodeRow) -> Node:
-    """A canonical object as it was; what was wanted of it then is not in the history, and is left out."""
+    """A canonical object as it was; `node` says what had been written of it."""
     moved = stood.get(Track.LIFECYCLE)
     place = lifecycle.place(row.phase)
     return msgspec.structs.replace(
         node,
         connectivity=Connectivity(mode=row.mode),
-        desired=Desired(),
         actual=Actual(reported_version=row.version, health=row.health),
         supply_chain=SupplyChain(firmware=Firmware(version=row.version)),
         lifecycle=Lifecycle(phase=place.phase, state=place.state, last_transition_ns=moved.since_ns if moved else None),

@@ -147,7 +147,7 @@ class Policies:
             ports.GroupView(
                 now_ns=self._now_ns(),
                 group=_summary(board, kind, name, group, view),
-                words=_words(view, self._where),
+                words=rows.written(view, self._where) if view is not None else (),
                 conflicts=rows.conflicts(view, self._where) if view else (),
                 beside=tuple((other, _called(other, others), count) for other, count in beside.most_common()),
                 sites=tuple(sorted((self._site(site), count) for site, count in group.sites.items())),
@@ -308,22 +308,6 @@ def _versions(counted: Sequence[tuple[str | None, int]]) -> tuple[tuple[str, int
     shown, rest = known[:VERSIONS_MAX], sum(count for _, count in known[VERSIONS_MAX:])
     unknown = sum(count for version, count in counted if version is None)
     return (*shown, *((("others", rest),) if rest else ()), *((("", unknown),) if unknown else ()))
-
-
-def _words(view: View | None, where: Callable[[str], str]) -> tuple[ports.Word, ...]:
-    return tuple(
-        ports.Word(
-            field=field, value=_said(one.value), by=one.who, where=where(one.writer), at_ns=one.wall_ns, clock=one.clock
-        )
-        for field, one in (view.values.items() if view else ())
-        if one.value is not None
-    )
-
-
-def _said(value: Value) -> str:
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    return f"{value:g}" if isinstance(value, int | float) else str(value)
 
 
 def _named(documents: Mapping[str, View]) -> tuple[tuple[str, str], ...]:

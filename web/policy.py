@@ -34,7 +34,7 @@ class Policy(IntEnum):
 
 class Entry(NamedTuple):
     """One row of the route table. `body_bytes_max` is None where the handler bounds what it reads by itself; `uploads`
-    where a form may bring a file."""
+    where a form may bring a file; `past` where it answers `as_of`."""
 
     method: str
     path: str  # with {name} for one segment
@@ -42,6 +42,7 @@ class Entry(NamedTuple):
     policy: Policy
     body_bytes_max: int | None = FORM_BYTES_MAX
     uploads: bool = False
+    past: bool = False
 
 
 class Talk(NamedTuple):

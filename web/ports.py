@@ -405,6 +405,26 @@ class GroupView(_View, frozen=True):
     pending: int = 0
 
 
+class GroupThen(_View, frozen=True):
+    """A bundle or a domain as of a moment: what was written in it. How its nodes stood then is asked of each node."""
+
+    now_ns: int
+    kind: DocumentKind
+    id: str
+    name: str
+    words: tuple[Word, ...]
+    as_of: AsOf
+
+
+class GroupsThen(_View, frozen=True):
+    """The bundles or the domains that there were at a moment, by name."""
+
+    now_ns: int
+    kind: DocumentKind
+    groups: tuple[GroupThen, ...]
+    as_of: AsOf
+
+
 class DebtLine(_View, frozen=True):
     """How far the hub is behind a site, now and over the last day: `trail` is seconds, oldest first, the worst of each ten
     minutes; None where the hub did not look."""
@@ -557,6 +577,7 @@ class IntakeLine(_View, frozen=True):
     refused: dict[str, int]
     problem: str | None = None  # why it does not listen, in a sentence
     spark: tuple[float, ...] = ()  # messages/s over the last five minutes
+    points: int = 0  # what the records hold, where one holds many; messages/s are of these then
 
 
 class BudgetClass(_View, frozen=True):
@@ -669,6 +690,7 @@ class LinksView(_View, frozen=True):
     now_ns: int
     links: tuple[LinkView, ...]
     problem: str = ""  # a link file that cannot be used, say
+    as_of: AsOf | None = None  # of a past view: modes, and since when; the rest is not known
 
 
 class BundleView(_View, frozen=True):
@@ -788,8 +810,16 @@ class Past(Protocol):
     async def nodes(self, who: Identity, after: str, limit: int, moment_ns: int) -> Sequence[Node]: ...
 
     async def timeline(
-        self, who: Identity, before: int, limit: int, node_id: str, moment_ns: int
+        self, who: Identity, before: int, limit: int, subject: str | None, moment_ns: int, kind: str | None = None
     ) -> Sequence[Recorded]: ...
+
+    async def links(self, who: Identity, moment_ns: int) -> LinksView: ...
+
+    async def groups(self, who: Identity, kind: DocumentKind, moment_ns: int) -> GroupsThen: ...
+
+    async def group(self, who: Identity, kind: DocumentKind, name: str, moment_ns: int) -> GroupThen | None:
+        """None when there is none; Refused (400) when it had not been written yet."""
+        ...
 
     async def turns(self, who: Identity, node_id: str) -> Sequence[Was]:
         """The newest turns of a node, oldest first."""

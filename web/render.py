@@ -132,7 +132,8 @@ def page(request: Request, name: str, /, *, status: int = 200, **values: Any) ->
     return Response(body, status, {"cache-control": "no-store", "vary": "HX-Request"}, "text/html; charset=utf-8")
 
 
-_LINK = re.compile(r'(?<!data-moment )(href|hx-get)="(/(?:nodes/[^"?#]*)?)(\?[^"#]*)?(#[^"]*)?"')
+_KNOW = 'nodes/[^"?#/]*|journal|links(?:/[^"?#/]*)?|policies(?:/[^"?#/]*)?|domains/[^"?#/]*'  # the past
+_LINK = re.compile(rf'(?<!data-moment )(href|hx-get)="(/(?:{_KNOW})?)(\?[^"#]*)?(#[^"]*)?"')
 _FORM = re.compile(r'<form\b(?![^>]*\bdata-moment)[^>]*\bmethod="get"[^>]*>')
 
 

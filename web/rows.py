@@ -15,7 +15,7 @@ from fleet import lifecycle
 from fleet.attention import Cause, Item
 from fleet.connectivity import Mode, Reach
 from fleet.document import Kind as DocumentKind
-from fleet.document import View, taken_up
+from fleet.document import Value, View, taken_up
 from fleet.limits import MINUTE
 from fleet.node import Kind
 from fleet.people import Refused
@@ -29,6 +29,7 @@ from web.ports import (
     NodeRow,
     QuarantineItem,
     RecordView,
+    Word,
 )
 
 BATTERY_LOW_PCT = 20.0
@@ -259,3 +260,20 @@ def conflicts(view: View, where: Callable[[str], str]) -> tuple[FieldConflict, .
         for one in view.conflicts
         if not taken_up(one.pointer)
     )
+
+
+def written(view: View, where: Callable[[str], str]) -> tuple[Word, ...]:
+    """The words that stand in a bundle or a domain; `where` names the place of a log's writer."""
+    return tuple(
+        Word(
+            field=field, value=_said(one.value), by=one.who, where=where(one.writer), at_ns=one.wall_ns, clock=one.clock
+        )
+        for field, one in view.values.items()
+        if one.value is not None
+    )
+
+
+def _said(value: Value) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return f"{value:g}" if isinstance(value, int | float) else str(value)

@@ -40,6 +40,7 @@ class Tally:
 
     def __init__(self) -> None:
         self.records = 0
+        self.points = 0  # what the records hold, where one holds many
         self.bytes_in = 0
         self.refused: Counter[str] = Counter()
 

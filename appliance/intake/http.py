@@ -12,8 +12,9 @@ Rules of the file
 from __future__ import annotations
 
 import zlib
+from collections.abc import Mapping
 from enum import StrEnum
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -91,8 +92,21 @@ _ANY = msgspec.json.Decoder().decode
 _COMMAS_MAX = limits.http_records_max * limits.metrics_per_record_max
 
 
+class Named(NamedTuple):
+    """A record and the name under which its sender goes, as `sender` finds it."""
+
+    raw: bytes
+    name: str
+
+
 def split(body: bytes, content_type: str) -> tuple[list[bytes], list[Refusal]]:
     """The records of a body, and what is none. The content type decides only where the bytes leave it open."""
+    records, refusals = named(body, content_type)
+    return [record.raw for record in records], refusals
+
+
+def named(body: bytes, content_type: str) -> tuple[list[Named], list[Refusal]]:
+    """As `split`, each with its sender's name: they are decoded anyway."""
     body = body.removeprefix(b"\xef\xbb\xbf").strip(_BLANK)
     if not body:
         return [], [Refusal(Reason.EMPTY, b"")]
@@ -105,18 +119,19 @@ def split(body: bytes, content_type: str) -> tuple[list[bytes], list[Refusal]]:
     except (msgspec.MsgspecError, RecursionError):
         first = body.partition(b"\n")[0].strip(_BLANK)
     # One bad line must not spoil the others; one bad object over several lines is no lines at all.
-    if b"\n{" in body or (len(first) < len(body) and _fault(first) is not Reason.NOT_JSON):
+    if b"\n{" in body or (len(first) < len(body) and _decoded(first) is not Reason.NOT_JSON):
         return _lines(body)
-    return [], [_refusal(_fault(body) or Reason.NOT_JSON, body)]
+    fault = _decoded(body)
+    return [], [_refusal(fault if isinstance(fault, Reason) else Reason.NOT_JSON, body)]
 
 
-def _lines(body: bytes) -> tuple[list[bytes], list[Refusal]]:
+def _lines(body: bytes) -> tuple[list[Named], list[Refusal]]:
     if body.count(b"\n") >= limits.http_records_max:
         return [], [_refusal(Reason.TOO_MANY, body)]
     return _judged([line.strip(_BLANK) for line in body.split(b"\n")])
 
 
-def _array(body: bytes) -> tuple[list[bytes], list[Refusal]]:
+def _array(body: bytes) -> tuple[list[Named], list[Refusal]]:
     # Every element becomes an object of Python's before it can be counted; their commas can be counted first.
     if body.count(b",") >= _COMMAS_MAX:
         return [], [_refusal(Reason.TOO_MANY, body)]
@@ -133,21 +148,21 @@ def _array(body: bytes) -> tuple[list[bytes], list[Refusal]]:
     return _judged([bytes(record) for record in records])
 
 
-def _judged(candidates: list[bytes]) -> tuple[list[bytes], list[Refusal]]:
-    records: list[bytes] = []
+def _judged(candidates: list[bytes]) -> tuple[list[Named], list[Refusal]]:
+    records: list[Named] = []
     refusals: list[Refusal] = []
     for index, raw in enumerate(candidates):
         if not raw:
             continue  # a blank line
-        reason = _fault(raw)
-        if reason is None:
-            records.append(raw)
+        value = _decoded(raw)
+        if isinstance(value, Reason):
+            refusals.append(_refusal(value, raw, index))
         else:
-            refusals.append(_refusal(reason, raw, index))
+            records.append(Named(raw, _name_in(value)))
     return records, refusals
 
 
-def _fault(raw: bytes) -> Reason | None:
+def _decoded(raw: bytes) -> dict[str, object] | Reason:
     if len(raw) > limits.record_bytes_max:
         return Reason.TOO_LONG
     if payload.too_deep(raw):
@@ -158,7 +173,14 @@ def _fault(raw: bytes) -> Reason | None:
         return Reason.BAD_UTF8
     except msgspec.MsgspecError:
         return Reason.NOT_JSON
-    return None if isinstance(value, dict) else Reason.NOT_AN_OBJECT
+    return value if isinstance(value, dict) else Reason.NOT_AN_OBJECT
+
+
+def _name_in(members: Mapping[str, object]) -> str:
+    for key in payload.NAMES:
+        if key in members and (name := payload.own_name(members[key])):
+            return name
+    return ""
 
 
 def _refusal(reason: Reason, raw: bytes, index: int = 0) -> Refusal:

@@ -70,6 +70,39 @@ class Room:
             self.bytes -= taken
 
 
+async def body_of(request: Request, take: Callable[[int], None]) -> bytes:
+    """The body, as it came. Refused (413) as soon as it is too large, (429) when `take` finds no room."""
+    announced = request.headers.get("content-length", "0")
+    if announced.isdigit() and int(announced) > limits.http_body_bytes_max:
+        raise Refused(_TOO_LARGE, 413)
+    parts, size = [], 0
+    async for part in request.stream():
+        size += len(part)
+        if size > limits.http_body_bytes_max:
+            raise Refused(_TOO_LARGE, 413)
+        take(len(part))
+        parts.append(part)
+    return b"".join(parts)
+
+
+async def committed(gate: Gate, intake: str, offers: Sequence[Offer]) -> Outcome | str | None:
+    """What became of `offers`: the gate's reason when it refuses them, None when the disk does not answer in time."""
+    loop = asyncio.get_running_loop()
+    outcome: asyncio.Future[Outcome] = loop.create_future()
+
+    def done(result: Outcome) -> None:
+        loop.call_soon_threadsafe(_settle, outcome, result)
+
+    reason = gate.offer(intake, offers, done)
+    if reason is not None:
+        return reason
+    try:
+        async with asyncio.timeout(_COMMIT_SECONDS_MAX):
+            return await outcome
+    except TimeoutError:
+        return None
+
+
 class Ingest:
     def __init__(
         self,
@@ -93,8 +126,9 @@ class Ingest:
         who = await self._who(request, address)
         with self.room.share() as take:
             try:
-                body = await asyncio.wait_for(self._body(request, take), _BODY_SECONDS_MAX)
-                raws, refusals = await self._split(body, request)
+                async with asyncio.timeout(_BODY_SECONDS_MAX):
+                    body = await body_of(request, take)
+                records, refusals = await self._split(body, request)
             except Refused as no:
                 self._gate.refuse(INTAKE, _REASONS.get(no.status, "unreadable"))
                 return _answer(no.status, Answer(error=str(no)), {"retry-after": "1"} if no.status == 429 else None)
@@ -105,21 +139,21 @@ class Ingest:
                 self._gate.refuse(INTAKE, "cut off")
                 return _answer(400, Answer(error="the connection ended before the body did"))
         if isinstance(who, Turned):
-            return self._turn(who, address, raws)
+            return self._turn(who, address, records)
         for refusal in refusals:
             self._gate.refuse(INTAKE, refusal.reason)
-            self._quarantine(INTAKE, self._source(who, b""), refusal.reason, refusal.raw)
+            self._quarantine(INTAKE, self._source(who, ""), refusal.reason, refusal.raw)
         refused = [{"index": refusal.index, "reason": refusal.reason} for refusal in refusals[:100]]
-        if not raws:
+        if not records:
             why = "; ".join(sorted({refusal.reason for refusal in refusals})) or "the body holds no record"
             return _answer(400, Answer(refused=refused, error=why))
         if who.node_id and self._doorkeeper is not None:
-            wait_s = self._doorkeeper.allow(who, len(raws), len(body))
+            wait_s = self._doorkeeper.allow(who, len(records), len(body))
             if wait_s:
-                self._gate.refuse(INTAKE, Turned.FLOOD, len(raws))
+                self._gate.refuse(INTAKE, Turned.FLOOD, len(records))
                 words = f"this device sends more than it may; send these records again in {wait_s:.1f} s"
                 return _answer(429, Answer(error=words), {"retry-after": str(math.ceil(wait_s))})
-        return await self._store(who, raws, refused)
+        return await self._store(who, records, refused)
 
     async def _who(self, request: Request, address: str) -> Device | Turned:
         """Whoever holds the folder (the console) asks nobody."""
@@ -128,66 +162,46 @@ class Ingest:
             return Device("", "", address=address)
         return await (self._doorkeeper.token(token, address) if token else self._doorkeeper.anonymous("", address))
 
-    def _turn(self, why: Turned, address: str, raws: Sequence[bytes]) -> Response:
-        self._gate.refuse(INTAKE, why, len(raws))
-        for raw in raws[: limits.quarantine_samples_max]:
-            self._quarantine(INTAKE, self._names.key(address, http.sender(raw)), why, raw)
+    def _turn(self, why: Turned, address: str, records: Sequence[http.Named]) -> Response:
+        self._gate.refuse(INTAKE, why, len(records))
+        for raw, name in records[: limits.quarantine_samples_max]:
+            self._quarantine(INTAKE, self._names.key(address, name), why, raw)
         return _answer(401, Answer(error=_TURNED[why]), {"www-authenticate": "Bearer"})
 
-    def _source(self, who: Device, raw: bytes) -> str:
+    def _source(self, who: Device, name: str) -> str:
         if not who.node_id:
-            return self._names.key(who.address, http.sender(raw))
-        return who.source(INTAKE, http.sender(raw) if who.gateway else "")
+            return self._names.key(who.address, name)
+        return who.source(INTAKE, name if who.gateway else "")
 
-    async def _store(self, who: Device, raws: Sequence[bytes], refused: list[dict[str, object]]) -> Response:
-        now_ns, loop = self._now_ns(), asyncio.get_running_loop()
-        offers = [Offer(now_ns, self._source(who, raw), raw) for raw in raws]
-        outcome: asyncio.Future[Outcome] = loop.create_future()
-
-        def done(result: Outcome) -> None:
-            loop.call_soon_threadsafe(_settle, outcome, result)
-
-        reason = self._gate.offer(INTAKE, offers, done)
-        if reason is not None:
-            return _turned_away(reason, str(self._gate.fault or ""))
-        try:
-            stored = await asyncio.wait_for(outcome, _COMMIT_SECONDS_MAX)
-        except TimeoutError:
+    async def _store(self, who: Device, records: Sequence[http.Named], refused: list[dict[str, object]]) -> Response:
+        now_ns = self._now_ns()
+        offers = [Offer(now_ns, self._source(who, name), raw) for raw, name in records]
+        stored = await committed(self._gate, INTAKE, offers)
+        if stored is None:
             return _answer(
                 503, Answer(error="the disk took too long; send again, the records may or may not be stored")
             )
+        if isinstance(stored, str):
+            return _turned_away(stored, str(self._gate.fault or ""))
         if not isinstance(stored, Stored):
             return _turned_away(stored.fault.value, str(stored))
         answer = Answer(len(offers), stored.first_id, stored.last_id, refused)
         return _answer(207 if refused else 200, answer)
 
-    async def _body(self, request: Request, take: Callable[[int], None]) -> bytes:
-        announced = request.headers.get("content-length", "0")
-        if announced.isdigit() and int(announced) > limits.http_body_bytes_max:
-            raise Refused(_TOO_LARGE, 413)
-        parts, size = [], 0
-        async for part in request.stream():
-            size += len(part)
-            if size > limits.http_body_bytes_max:
-                raise Refused(_TOO_LARGE, 413)
-            take(len(part))
-            parts.append(part)
-        return b"".join(parts)
-
-    async def _split(self, body: bytes, request: Request) -> tuple[list[bytes], list[http.Refusal]]:
+    async def _split(self, body: bytes, request: Request) -> tuple[list[http.Named], list[http.Refusal]]:
         encoding = request.headers.get("content-encoding", "identity").lower()
         kind = request.headers.get("content-type", "")
         if encoding not in ("identity", "gzip", ""):
             raise Refused(f"content-encoding {encoding[:40]!r} is not understood; send gzip or none", 415)
 
-        def work() -> tuple[list[bytes], list[http.Refusal]]:
+        def work() -> tuple[list[http.Named], list[http.Refusal]]:
             inflated = body
             if encoding == "gzip":
                 try:
                     inflated = http.inflate(body, limits.http_inflated_bytes_max)
                 except http.BadBody as bad:
                     raise Refused(str(bad), bad.status) from bad
-            return http.split(inflated, kind)
+            return http.named(inflated, kind)
 
         if len(body) < 16_384 and encoding != "gzip":
             return work()  # a small body is quicker split than handed to another thread

@@ -378,6 +378,8 @@ class Connection:
         if self.state is State.OPENING:
             self._connect(first, body, now_ns, at_ns)
             return end
+        if kind == Kind.CONNECT:
+            raise ProtocolError("a second CONNECT")
         packet = codec.decode(first, body, self.level)
         match packet:
             case codec.Publish():

@@ -68,6 +68,7 @@ class Draft:
     armed: bool | None = None
     flight: Flight | None = None
     marks: tuple[str, ...] = ()
+    metrics_max = limits.metrics_per_record_max
 
     def __init__(self) -> None:
         self.metrics: dict[str, float] = {}
@@ -112,6 +113,19 @@ def structured(draft: Draft, elements: Mapping[str, Mapping[str, str]]) -> None:
         elif identity not in ("timeQuality", "origin"):
             for key, value in parameters.items():
                 _member(draft, key, value)
+
+
+def member(draft: Draft, key: str, value: str | float) -> None:
+    """One value under its name, of a form that has types of its own."""
+    _member(draft, key, value, False)
+
+
+def metric(draft: Draft, name: str, value: float) -> None:
+    """A number whose metric is certain already."""
+    if len(name) > limits.name_chars_max:
+        draft.mark(Mark.LONG_NAME)
+    else:
+        _metric(draft, name, value)
 
 
 def reading(
@@ -316,7 +330,7 @@ def _metric(draft: Draft, name: str, value: float) -> None:
     metrics = draft.metrics
     if not -_FLOAT_MAX <= value <= _FLOAT_MAX:
         draft.mark(Mark.NOT_A_NUMBER)
-    elif len(metrics) < limits.metrics_per_record_max or name in metrics:
+    elif len(metrics) < draft.metrics_max or name in metrics:
         metrics[name] = float(value)
     else:
         draft.mark(Mark.TOO_MANY_METRICS)

@@ -25,6 +25,7 @@ from appliance.intake.device import Device, Doorkeeper, Turned
 from appliance.intake.gate import Gate
 from appliance.intake.syslog_listeners import INTAKE, SourceNames
 from fleet import limits
+from fleet.people import Unavailable
 from store.frames import Offer
 from store.ports import tcp_listener
 
@@ -142,7 +143,11 @@ class TlsListener:
     async def _attend(self, transport: asyncio.Transport, reader: asyncio.StreamReader, address: str) -> None:
         shown: ssl.SSLObject = transport.get_extra_info("ssl_object")
         der = shown.getpeercert(binary_form=True)
-        who = await (self._doorkeeper.certificate(der, address) if der else self._doorkeeper.anonymous("", address))
+        try:
+            who = await (self._doorkeeper.certificate(der, address) if der else self._doorkeeper.anonymous("", address))
+        except (Unavailable, TimeoutError):  # the registry cannot be read now; the sender comes again
+            self._gate.refuse(TLS, "registry unavailable")
+            return
         if isinstance(who, Turned):
             await self._turn(who, reader, address)
             return

@@ -387,3 +387,42 @@ def test_no_secret_of_a_device_stands_in_any_file_page_export_or_log(tmp_path: P
     for file in (*files, tmp_path / "alder.skerry"):
         raw = file.read_bytes()
         assert not [secret for secret in secrets if secret.encode() in raw], file
+
+
+@needs_openssl
+@pytest.mark.skipif(not shutil.which("mosquitto_pub"), reason="mosquitto-clients is not installed")
+def test_one_device_over_http_mqtt_and_tls_is_one_node_until_all_that_it_shows_is_revoked(tmp_path: Path) -> None:
+    folder = tmp_path / "device"
+    environment = TLS | PROD | {"SKERRY_MQTT_TLS_LISTEN": "127.0.0.1:0"}
+    with island(tmp_path / "alder", environment=environment) as site:
+        data = ("--data", str(site.data))
+        token = skerry("device", "token", *data, "--name", "drone-01").stdout.strip()
+        password = skerry("device", "enrol", *data, "--name", "drone-01", "--user", "drone").stdout.strip()
+        csr = request(folder, "drone-01")
+        pem = skerry("device", "enrol", *data, "--name", "drone-01", "--certificate", str(csr))
+        (folder / "drone-01.pem").write_text(pem.stdout)
+        (folder / "ca.pem").write_text(curl(site, "/v1/ca.pem")[1])
+        found = re.search(r"mqtt-tls +127\.0\.0\.1:(\d+)", site.said())
+        assert found, site.said()
+        certificate = ["-p", found[1], "--cafile", str(folder / "ca.pem"), "--cert", str(folder / "drone-01.pem")]
+        ways = {
+            "by_token": ["-p", str(site.mqtt), "-u", token],
+            "by_password": ["-p", str(site.mqtt), "-u", "drone", "-P", password],
+            "by_certificate": [*certificate, "--key", str(folder / "drone-01.key")],
+        }
+
+        def publish(metric: str) -> int:
+            command = ["mosquitto_pub", "-h", "localhost", "-q", "1", "-t", "v1/devices/me/telemetry", *ways[metric]]
+            done = subprocess.run(
+                [*command, "-m", json.dumps({metric: 1})], capture_output=True, timeout=60, check=False
+            )
+            return done.returncode
+
+        (node_id,) = [one["id"] for one in site.nodes()]
+        for metric in ways:
+            assert publish(metric) == 0
+            assert eventually(lambda metric=metric: sources(site, metric)) == {f"mqtt/@{node_id}/"}
+        assert curl(site, "/v1/ingest", {"by_http": 1}, "-H", f"authorization: Bearer {token}")[0] == 200
+        assert eventually(lambda: sources(site, "by_http")) == {f"http/@{node_id}/"}
+        assert skerry("device", "revoke", node_id, *data, "--why", "lost").returncode == 0
+        assert [publish(metric) != 0 for metric in ways] == [True, True, True]

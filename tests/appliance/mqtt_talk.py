@@ -162,7 +162,7 @@ class Client:
             found = codec.head(out, at, codec.PACKET_BYTES_MAX)
             assert found is not None
             first, begin, at = found
-            self.heard.append(codec.decode(first, out[begin:at], self.level))
+            self.heard.append(codec.decode(first, out[begin:at], connection.level or self.level))
 
     def goes_on(self) -> None:
         """The bucket has room again."""

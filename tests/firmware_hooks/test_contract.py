@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from appliance.intake import http, syslog
+from appliance.intake import http, lines, syslog
 from appliance.intake.device import Device
 from fleet import limits
 from fleet.metrics import KNOWN
@@ -36,6 +36,15 @@ def test_the_http_example_is_one_record_of_drone_03() -> None:
     reading = http.parse(body.encode(), received_ns=RECEIVED_NS)
     assert (reading.name, reading.heartbeat) == ("drone-03", True)
     assert reading.metrics == {"battery_pct": 87.5, "rssi_dbm": -72.8}
+
+
+def test_the_lines_of_the_example_are_three_points_of_gull() -> None:
+    body = "\n".join(examples("lines")).encode()
+    found = lines.Splitter().split(body)
+    assert found == ([("gull", body)], 3, [])
+    reading = lines.parse(body, RECEIVED_NS)
+    assert {"cpu_pct": 2.5, "battery_pct": 71.0, "weather.temp{at=mast}": 3.5}.items() <= reading.metrics.items()
+    assert f"{limits.lines_body_lines_max:,} lines in a body" in PAGE
 
 
 def test_the_counted_example_holds_two_messages() -> None:

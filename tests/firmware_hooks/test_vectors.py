@@ -11,17 +11,17 @@ import msgspec
 import pytest
 
 from appliance.compose import PARSERS as OF_THE_BOX
-from appliance.intake import http, syslog
+from appliance.intake import http, lines, syslog
 from fleet.reading import Reading
 
 VECTORS: list[dict[str, Any]] = json.loads(
     (Path(__file__).parents[2] / "firmware-hooks" / "vectors.json").read_text(encoding="utf-8")
 )
-PARSERS = {name: OF_THE_BOX[name] for name in ("mqtt", "attributes")} | {
+PARSERS = {name: OF_THE_BOX[name] for name in ("mqtt", "attributes", "lines")} | {
     "syslog": lambda raw, at_ns: syslog.parse(raw, received_ns=at_ns),
     "http": lambda raw, at_ns: http.parse(raw, received_ns=at_ns),
 }
-SENDERS = {"syslog": syslog.sender, "http": http.sender}
+SENDERS = {"syslog": syslog.sender, "http": http.sender, "lines": lines.sender}
 
 
 @pytest.mark.parametrize("vector", VECTORS, ids=lambda vector: vector["name"])

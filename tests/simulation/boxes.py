@@ -267,7 +267,7 @@ class SimHub(Box):
 
 
 def _tried_here(work: Sequence[document.Work]) -> list[document.Merged | None]:
-    return [document.merge(one.saved, one.changes) for one in work]
+    return [document.merge(one.saved, one.changes, one.doubles) for one in work]
 
 
 def secret_hash(secret: str) -> bytes:

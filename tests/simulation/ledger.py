@@ -38,7 +38,7 @@ class Ledger:
         self.lost_with_a_disk: set[str] = set()
         self.segments: dict[tuple[str, bytes], bool] = {}  # (writer, sha256) → dropped on purpose
         self.keys: dict[str, bytes] = {}
-        self.forked: set[str] = set()  # writers whose documents two copies edited
+        self.forked: set[str] = set()  # writers of which there were two copies
 
     def began(self, box: SimSite) -> None:
         self.keys[box.writer] = box.public_key
@@ -75,7 +75,8 @@ class Ledger:
         problems = self._events(world)
         problems += _chains(hub)
         for copy in world.running:
-            problems += _levels(hub, copy.box) + _documents(hub, copy.box) + _presents(hub, copy.box)
+            alone = copy.writer not in self.forked
+            problems += _levels(hub, copy.box) + _documents(hub, copy.box, alone=alone) + _presents(hub, copy.box)
         problems += self._segments(world)
         for peer in peers.every(hub.db, TENANT):
             problems += _receipt(hub, peer.writer, self.keys[peer.writer])
@@ -187,13 +188,15 @@ def _levels(hub: SimHub, box: SimSite) -> list[str]:
     return problems
 
 
-def _documents(hub: SimHub, box: SimSite) -> list[str]:
-    mine = document.heads(box.db, TENANT)
+def _documents(hub: SimHub, box: SimSite, *, alone: bool) -> list[str]:
+    """Where there were two copies of a site, one may have written of a node that the other never heard of."""
+    mine, there = document.heads(box.db, TENANT), document.heads(hub.db, TENANT)
     problems = []
     ids = {place.document.id for place in mine} | {
-        place.document.id for place in document.heads(hub.db, TENANT) if place.document.id.startswith(box.name)
+        place.document.id
+        for place in there
+        if place.document.id.startswith(box.name) and (alone or place.document.id in box.nodes)
     }
-    there = document.heads(hub.db, TENANT)
     for place in {*mine, *(one for one in there if one.document.id in ids)}:
         if mine.get(place) != there.get(place):
             problems.append(f"E: {place.document.id} of {box.writer} has other heads at the hub")

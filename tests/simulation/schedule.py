@@ -77,7 +77,7 @@ def _run(root: Path, seed: int, sites: int, rare: bool) -> Result:
         problems.append("rest: not every site came to be LIVE")
     if not world.rest(5 * MINUTE):
         problems.append("rest: something is still missing")
-    world.run_for(2 * MINUTE)  # receipts, heads and segments
+    world.run_for(3 * MINUTE)  # receipts, heads and segments
     problems += world.ledger.audit(world)
     made = Result(
         seed,
@@ -104,13 +104,12 @@ def _plan(world: World, rng: random.Random) -> list[set[str]]:
         copy = rng.choice(world.copies)
         do = rng.choice(_FAULTS)
         world.after(at, partial(do, world, random.Random(rng.random()), copy))
-    if rng.random() < 0.9:
-        victim = rng.choice(world.copies)
-        world.ledger.forked.add(victim.writer)
-        twins.append({victim.writer})
-        world.after(
-            rng.randrange(10 * SECOND, ACTIVE_NS // 2), partial(_copied, world, rng, victim, rng.random() < 0.45)
-        )
+    for victim in rng.sample(world.copies, k=max(len(world.copies) // _SITES_PER_TWIN, 1)):
+        if rng.random() < 0.9:
+            world.ledger.forked.add(victim.writer)
+            twins.append({victim.writer})
+            at = rng.randrange(10 * SECOND, ACTIVE_NS // 2)
+            world.after(at, partial(_copied, world, rng, victim, rng.random() < 0.45))
     if rng.random() < 0.65:
         world.ledger.forked |= {copy.writer for copy in world.copies}  # its segments are asked for again, and are gone
         world.after(rng.randrange(10 * SECOND, ACTIVE_NS // 2), partial(_hub_set_back, world, rng))
@@ -122,16 +121,9 @@ def _work(world: World, rng: random.Random, copy: Copy) -> None:
         world.after(rng.randrange(ACTIVE_NS), partial(world.write, copy, rng.randrange(1, 30)))
         world.after(rng.randrange(ACTIVE_NS), partial(world.present, copy))
     for _ in range(rng.randrange(3)):
-        world.after(rng.randrange(ACTIVE_NS), partial(_edit, world, copy, at_hub=rng.random() < 0.5))
+        world.after(rng.randrange(ACTIVE_NS), partial(world.edit, copy, at_hub=rng.random() < 0.5))
     if rng.random() < 0.5:
         world.after(rng.randrange(ACTIVE_NS), partial(world.seal, copy, drop=rng.random() < 0.4))
-
-
-def _edit(world: World, copy: Copy, *, at_hub: bool) -> None:
-    """A copied box and the original would write changes with one number: known, and named by the document's own rules
-    (`store.document`); who forks keeps to one of the two."""
-    if copy.writer not in world.ledger.forked:
-        world.edit(copy, at_hub=at_hub)
 
 
 def _copied(world: World, rng: random.Random, copy: Copy, clone: bool) -> None:
@@ -145,6 +137,8 @@ def _copied(world: World, rng: random.Random, copy: Copy, clone: bool) -> None:
             twin.wrote = 1_000_000
             for _ in range(6):
                 world.after(rng.randrange(MINUTE), partial(world.write, twin, 2))
+            for one in (copy, twin) * 3:  # of the same nodes: two words of one author with one number
+                world.after(rng.randrange(MINUTE), partial(world.edit, one, at_hub=False))
         else:
             world.restore(copy, image)
 
@@ -160,7 +154,7 @@ def _rare(world: World, rng: random.Random, twins: list[set[str]]) -> None:
     """What chance alone brings about too seldom is made to happen: faults that wait for a site to be in a state. A site
     with a copy is mostly held, and would wait in vain."""
     alone = [copy for copy in world.copies if not any(copy.writer in twin for twin in twins)] or world.copies
-    for _ in range(_AMBUSHES):
+    for _ in range(max(_AMBUSHES, len(world.copies) // 4)):
         state, do = rng.choice(_TRAPS)
         copy = rng.choice(alone)
         at = rng.randrange(10 * SECOND, ACTIVE_NS - MINUTE)
@@ -193,6 +187,7 @@ def _cut(world: World, copy: Copy) -> None:
 
 
 _AMBUSHES = 6
+_SITES_PER_TWIN = 16
 _TRAPS: tuple[tuple[State, Callable[[World, Copy], None]], ...] = (
     (State.RETURNING, _cut),
     (State.REPLAYING, _cut),

@@ -28,7 +28,7 @@ WHO = {ALDER: "Alice", BIRCH: "Bob", HARBOR: "Mallory"}
 
 def merged_here(work: Sequence[Work]) -> list[Merged | None]:
     """A check without a process of its own, for changes that are our own."""
-    return [document.merge(one.saved, one.changes) for one in work]
+    return [document.merge(one.saved, one.changes, one.doubles) for one in work]
 
 
 class Box:
@@ -329,12 +329,65 @@ def test_a_clone_is_named(alder: Box, birch: Box) -> None:
     clone.take(first)
     mine, other = alder.edit({"name": "b"})[0], clone.edit({"name": "c"})[0]
     assert birch.fates(first, mine) == [Fate.APPLIED, Fate.APPLIED]
-    (refused,) = birch.take(other)
-    assert refused.fate is Fate.REFUSED
-    assert "cloned or restored" in refused.reason
+    assert birch.fates(other) == [Fate.DOUBLED]
+    assert birch.fates(other) == [Fate.KNOWN], "it is named once"
     assert birch.values == {"name": "b"}
     both = Box(BIRCH).take(first, mine, other)
-    assert sorted(one.fate for one in both) == [Fate.APPLIED, Fate.APPLIED, Fate.REFUSED]
+    assert sorted(one.fate for one in both) == [Fate.APPLIED, Fate.APPLIED, Fate.DOUBLED]
+
+
+def test_what_builds_on_a_clones_change_is_its_work_too_whichever_comes_first(alder: Box, birch: Box) -> None:
+    clone = Box(ALDER)
+    (first,) = alder.edit({"name": "a"})
+    clone.take(first)
+    (mine,) = alder.edit({"name": "b"})
+    others = [clone.edit({"notes": text})[0] for text in ("c", "d", "e")]
+    assert birch.fates(first, mine) == [Fate.APPLIED, Fate.APPLIED]
+    assert birch.fates(others[2]) == [Fate.WAITING]
+    assert birch.fates(others[0], others[1]) == [Fate.DOUBLED] * 3
+    assert birch.waiting() == 0
+
+
+def test_the_words_of_a_second_copy_stand_beside_the_firsts_and_both_ends_meet_again(alder: Box, birch: Box) -> None:
+    """Birch plays the hub; the copy that stays is the one whose words came second."""
+    clone, doubles = Box(ALDER), list[Incoming]()
+    (first,) = alder.edit({"name": "a", "notes": "n"})
+    clone.take(first)
+    (mine,) = alder.edit({"name": "b"})
+    doubles += clone.edit({"name": "c"}, hlc=50)
+    doubles += clone.edit({"name": "d"}, hlc=60)
+    birch.take(first, mine)
+    assert birch.fates(*doubles) == [Fate.DOUBLED, Fate.DOUBLED]
+    said = sent(document.rotate(birch.db, DRONE, BIRCH), BIRCH)
+    for one in doubles:
+        made, whole = document.beside(birch.db, DRONE, one.raw, BIRCH)
+        assert whole
+        said += sent(made, BIRCH)
+    (conflict,) = birch.view.conflicts
+    assert {conflict.effective.value, *(one.value for one in conflict.others)} == {"b", "d"}
+    assert conflict.effective.who == "Alice, on a second copy"
+
+    assert clone.fates(*said) == [Fate.APPLIED] * len(said)
+    assert clone.fates(mine) == [Fate.DOUBLED], "to the copy, the other is the second"
+    document.give_way(clone.db, DRONE)
+    lacking = document.changes_since(birch.db, document.Place(DRONE, 0), b"")
+    clone.take(*(one._replace(author=None) for one in lacking))
+    assert clone.heads() == birch.heads()
+    assert clone.view == birch.view
+
+
+def test_a_word_of_the_owner_itself_is_not_written_over_by_a_second_copys(alder: Box, birch: Box) -> None:
+    clone = Box(ALDER)
+    (first,) = alder.edit({"name": "a"})
+    clone.take(first)
+    (mine,) = alder.edit({"notes": "b"})
+    (other,) = clone.edit({"name": "c"})
+    birch.take(first, mine)
+    birch.edit({"name": "harbor's"})
+    assert birch.fates(other) == [Fate.DOUBLED]
+    document.rotate(birch.db, DRONE, BIRCH)
+    assert document.beside(birch.db, DRONE, other.raw, BIRCH) == (None, False)
+    assert birch.values["name"] == "harbor's"
 
 
 def test_what_builds_on_a_refused_change_waits_and_is_applied_once_that_is_taken_in(alder: Box, birch: Box) -> None:
@@ -733,3 +786,31 @@ def test_a_lost_change_is_found_by_its_bucket_and_sent_again(alder: Box, birch: 
 def test_another_tenants_documents_are_not_compared(alder: Box) -> None:
     alder.edit({"name": "x"}, of=DRONE._replace(tenant="other"))
     assert alder.heads() == {}
+
+
+# -- the past ------------------------------------------------------------------------------------------------------
+
+
+def then(box: Box, stamp: int) -> dict[str, Value] | None:
+    view = document.as_of(box.db, DRONE, stamp)
+    return None if view is None else {pointer: one.value for pointer, one in view.values.items()}
+
+
+def test_a_document_is_read_as_it_stood_at_a_moment_whenever_its_words_came(alder: Box, birch: Box) -> None:
+    (first,) = alder.edit({"name": "a"}, hlc=10)
+    birch.take(first)
+    (late,) = alder.edit({"name": "b", "notes": "n"}, hlc=20)
+    birch.edit({"name": "c"}, hlc=30)
+    assert then(birch, 9) is None
+    assert [then(birch, at) for at in (10, 25, 30)] == [{"name": "a"}, {"name": "a"}, {"name": "c"}]
+    birch.take(late)
+    assert then(birch, 25) == {"name": "b", "notes": "n"}, "what came late falls into its own place"
+    assert then(birch, 99) == birch.values
+
+
+def test_a_moment_before_a_new_generation_is_read_from_the_old_one(alder: Box) -> None:
+    alder.edit({"name": "a"}, hlc=10)
+    alder.edit({"name": "b"}, hlc=20)
+    document.rotate(alder.db, DRONE, ALDER)
+    alder.edit({"name": "c"}, hlc=30)
+    assert [then(alder, at) for at in (9, 10, 20, 30)] == [None, {"name": "a"}, {"name": "b"}, {"name": "c"}]

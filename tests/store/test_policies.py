@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import sqlite3
+import time
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -12,12 +14,14 @@ import pytest
 from fleet.document import Id, Kind
 from fleet.envelope import Log
 from fleet.events import DocumentChanged
+from fleet.limits import SECOND
 from fleet.people import Refused
 from store import document, journal
 from store.clock import WallClock
 from store.database import connect_reader
 from store.policies import Policies
 from store.shared import Shared
+from store.then import Documents
 from tests.store.alder import TENANT, Alder
 
 TOWARDS = tuple(Log(TENANT, f"01TOWARDS{name}".ljust(26, "0"), 1) for name in ("ALDER", "BIRCH"))
@@ -143,3 +147,18 @@ async def test_a_comparison_with_a_site_covers_every_bundle_and_only_its_own_nod
         assert [name.partition("#")[0] for _, name, _ in listed] == [bundle, "KESTREL"]
 
     harbor.site.submit(job).result()
+
+
+async def test_what_was_written_at_a_moment_is_read_from_the_document_itself(harbor: Harbor) -> None:
+    name = await harbor.policies.create("alice", Kind.BUNDLE, "Scouts")
+    await harbor.policies.change("alice", Kind.BUNDLE, name, {"notes": "before the storm"})
+    then = Documents(harbor.folder.site_db, TENANT, lambda writer: "harbor")
+    between = time.time_ns()
+    await asyncio.sleep(0.005)  # a stamp counts milliseconds
+    await harbor.policies.change("alice", Kind.BUNDLE, name, {"notes": "after the storm"})
+    view, now = then.one(Kind.BUNDLE, name, between), then.one(Kind.BUNDLE, name, time.time_ns())
+    assert view is not None
+    assert now is not None
+    assert (view.values["notes"].value, now.values["notes"].value) == ("before the storm", "after the storm")
+    assert list(then.every(Kind.BUNDLE, between)) == [name]
+    assert then.every(Kind.BUNDLE, 1_600_000_000 * SECOND) == {}

@@ -25,7 +25,7 @@ KESTREL, NORTH, SOUTH = Id(TENANT, Kind.NODE, "01KESTREL00000000000000001"), "no
 
 
 def check(work: Sequence[Work]) -> list[Merged | None]:
-    return [document.merge(one.saved, one.changes) for one in work]
+    return [document.merge(one.saved, one.changes, one.doubles) for one in work]
 
 
 class Harbor:

@@ -21,6 +21,7 @@ from collections.abc import Callable, Iterator, Sequence
 import cast
 from auditor import Ledger
 
+from appliance.intake import mqtt_codec as codec
 from store.control import NotRunning, Refusal, call
 
 NAMES = 12
@@ -152,6 +153,76 @@ class Tcp(Producer):
             raw += b" \xff\xfe\x00\x07" + self.rng.randbytes(8) + b"."
         self.ledger.sending(mid, raw)
         return b"%d %s" % (len(raw), raw) if self._counted else raw + b"\n"
+
+    def leave(self) -> None:
+        if self._line is not None:
+            self._line.close()
+            self._line = None
+
+
+class Mqtt(Producer):
+    """Publishes at QoS 1, or 2, a batch at a time; an id is acknowledged by its PUBACK, or its PUBREC."""
+
+    def __init__(
+        self, field: Field, ledger: Ledger, name: str, seed: str, per_s: float = 600.0, batch: int = 40
+    ) -> None:
+        super().__init__(field, ledger, name, seed, per_s)
+        self.batch, self.level, self.qos = batch, 4, 1
+        self._line: socket.socket | None = None
+        self._rest = b""
+
+    def turn(self, site: cast.Site) -> int:
+        if self._line is None:
+            self._dial(site)
+        made = [self.message() for _ in range(self.rng.randint(1, self.batch))]
+        waiting: dict[int, str] = {}
+        said = b""
+        for number, (mid, fields) in enumerate(made, 1):
+            raw = json.dumps(fields).encode()
+            self.ledger.sending(mid, raw)
+            waiting[number] = mid
+            said += codec.encode(codec.Publish("v1/devices/me/telemetry", raw, self.qos, packet_id=number), self.level)
+        self._say(said)
+        going = set(waiting)
+        while going:
+            packet = self._hear()
+            assert isinstance(packet, codec.Ack), packet
+            if packet.kind is not codec.Kind.PUBCOMP:
+                self.ledger.acknowledge(waiting.pop(packet.packet_id))
+            if packet.kind is codec.Kind.PUBREC:
+                self._say(codec.encode(codec.Ack(codec.Kind.PUBREL, packet.packet_id), self.level))
+            else:
+                going.discard(packet.packet_id)
+        return len(made)
+
+    def _dial(self, site: cast.Site) -> None:
+        self._line = socket.create_connection(("127.0.0.1", site.mqtt), _PATIENCE_S)
+        self._rest = b""
+        self.level, self.qos = self.rng.choice((4, 5)), self.rng.choice((1, 2))
+        self._say(codec.encode(codec.Connect(self.level, self.name), self.level))
+        packet = self._hear()
+        if not isinstance(packet, codec.Connack) or packet.reason:
+            raise ConnectionRefusedError(str(packet))
+
+    def _say(self, data: bytes) -> None:
+        assert self._line is not None
+        self._line.sendall(data)
+
+    def _hear(self) -> codec.Packet:
+        assert self._line is not None
+        while True:
+            found = codec.head(self._rest, 0, codec.PACKET_BYTES_MAX)
+            if found is not None and found[2] <= len(self._rest):
+                first, begin, end = found
+                body, self._rest = self._rest[begin:end], self._rest[end:]
+                packet = codec.decode(first, body, self.level)
+                if isinstance(packet, codec.Disconnect):
+                    raise ConnectionAbortedError(str(packet))
+                return packet
+            data = self._line.recv(65_536)
+            if not data:
+                raise ConnectionResetError("the other side is gone")
+            self._rest += data
 
     def leave(self) -> None:
         if self._line is not None:

@@ -12,8 +12,9 @@ from pathlib import Path
 
 import pytest
 
+from fleet.document import Id, Kind
 from fleet.limits import MINUTE, SECOND
-from store import peers
+from store import document, peers
 from sync.protocol import State
 from tests.simulation.boxes import TENANT, memory_folder
 from tests.simulation.world import Copy, World
@@ -82,6 +83,26 @@ def test_a_clone_that_worked_alone_is_found_and_its_history_is_kept(world: World
     original.line.heal()
     assert is_found(world)  # at the first contact of the second
     goes_on(world, twin if stays == "the original" else original)
+
+
+@pytest.mark.parametrize("stays", ["the original", "the copy"])
+def test_what_two_copies_wrote_of_one_node_stands_side_by_side_at_both_ends(world: World, stays: str) -> None:
+    """One author, one number, two words: no document can hold both, and neither may be lost."""
+    original, twin = twins(world)
+    node = f"{original.box.name}-node-0"
+    for copy, word in ((original, "as the original has it"), (twin, "as the copy has it")):
+        copy.line.cut()
+        copy.box.edit(node, {"name": word}, "Alice")
+        copy.box.edit(node, {"notes": word}, "Alice")
+    original.line.heal()
+    world.run_for(MINUTE)
+    twin.line.heal()
+    assert is_found(world)
+    goes_on(world, twin if stays == "the original" else original)
+    for box in (world.hub, world.running[0].box):
+        view = document.look(box.db, Id(TENANT, Kind.NODE, node))
+        told = {each.pointer: {each.effective.value, *(one.value for one in each.others)} for each in view.conflicts}
+        assert told == {key: {"as the original has it", "as the copy has it"} for key in ("name", "notes")}
 
 
 def test_two_copies_that_return_at_one_instant_are_found(world: World) -> None:

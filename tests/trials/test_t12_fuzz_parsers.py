@@ -219,7 +219,9 @@ def http_bytes(rng: random.Random) -> bytes:
 def check_http(data: bytes, rng: random.Random) -> None:
     with contextlib.suppress(http.BadBody):  # most inputs are no gzip; they are split as they are
         data = http.inflate(data, 10_000)
-    records, refusals = http.split(data, rng.choice(("", "application/json", "application/x-ndjson")))
+    kind = rng.choice(("", "application/json", "application/x-ndjson"))
+    records, refusals = http.split(data, kind)
+    assert http.named(data, kind) == ([(record, http.sender(record)) for record in records], refusals)
     assert records or refusals
     assert all(len(refusal.raw) <= RECORD_MAX for refusal in refusals)
     for record in records:

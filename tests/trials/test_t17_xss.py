@@ -17,11 +17,13 @@ import pytest
 
 from fleet import events as facts
 from fleet.connectivity import Mode, Reach
+from fleet.devices import CredentialKind, CredentialView, DeviceView
 from fleet.drift import Difference
 from fleet.node import Actual, Desired, Endpoint, Hardware, Inventory, Kind, Lifecycle, Node, SupplyChain
 from fleet.reading import Position
 from tests.web.browser import assert_clean, chromium, needs_chromium, page_of, sign_in
 from tests.web.conftest import Server, served  # noqa: F401 - the fixture
+from tests.web.desk import Desk
 from tests.web.island import NOW_NS, PASSWORD, Island, People
 from web.ports import (
     AccountView,
@@ -143,7 +145,7 @@ def _infect(island: Island, number: int, node_id: str, payload: str) -> None:
         RecordView(id=number + 1, at_ns=NOW_NS, source=payload, text=payload, marks=(payload,), node_id=node_id)
     )
     bad: dict[str, Any] = dict.fromkeys(("intake", "source", "reason", "text"), payload)
-    item = QuarantineItem(**bad, id=2 * number + 1, at_ns=NOW_NS, size=9, times=2)
+    item = QuarantineItem(**bad, id=2 * number + 1, at_ns=NOW_NS, size=9, times=2, outside=True)
     island.items[item.id] = item
     island.items[item.id + 1] = msgspec.structs.replace(item, id=item.id + 1, settled_ns=NOW_NS, decision=payload)
     for kind in facts.KINDS.values():
@@ -158,6 +160,17 @@ def _filled(kind: type[facts.Body], field: str, payload: str) -> object:
     if said == "str":
         return payload
     return b"<b>" if said == "bytes" else (payload,) if said.startswith("tuple") else False if said == "bool" else 5
+
+
+def infect_devices(desk: Desk, written: list[str]) -> None:
+    """Names that devices give themselves, and words of whoever may write of them."""
+    for payload in written:
+        shown: dict[str, Any] = dict.fromkeys(("label", "made_by", "used_from"), payload)
+        one = CredentialView(**shown, id="01C", kind=CredentialKind.PASSWORD, made_ns=1, used_ns=NOW_NS)
+        named: dict[str, Any] = dict.fromkeys(("name", "enrolled_by"), payload)
+        device = DeviceView(**named, node_id="01N", gateway=True, enrolled_ns=1, credentials=(one,))
+        desk.devices = [*desk.devices[-TOGETHER + 1 :], device]
+        desk.codes = [msgspec.structs.replace(desk.codes[0], name=payload, made_by=payload)]
 
 
 def infect_people(people: People, written: list[str]) -> None:
@@ -246,7 +259,9 @@ def test_nothing_that_is_written_ever_runs(browser: Any, part: int, served: Serv
             island.written = tuple(written)
             infect(island, ids, written)
             infect_people(served.people, written)
-            paths = ["/", "/intake", "/quarantine", "/quarantine?settled=1", "/journal?limit=500"]
+            assert isinstance(island.devices, Desk)
+            infect_devices(island.devices, written)
+            paths = ["/", "/intake", "/devices", "/quarantine", "/quarantine?settled=1", "/journal?limit=500"]
             paths += [f"/nodes/{node_id}" for node_id in island.rows]
             paths += ["/account", "/audit?limit=500"]
             paths += [f"/audit?person={quote(payload[:64], safe='')}" for payload in written[:1]]

@@ -9,8 +9,10 @@ from fleet.board import Board
 from fleet.document import Kind, Stamped, View, view, wrong
 from fleet.events import Clock, Recorded
 from fleet.ids import ulid
+from fleet.node import Node
 from fleet.people import Refused
 from fleet.present import Present, Told
+from store import node_words
 from store.node_words import common_values
 from web.policies import Policies, overview
 from web.ports import DriftView, NodeRow
@@ -37,6 +39,25 @@ class Slate:
     def stamped(self, value: object, who: str = "alice", where: str = "alder", ago_ns: int = 0) -> Stamped:
         at_ns = self.now_ns() - ago_ns
         return Stamped(value, who, where, 1, at_ns, at_ns, Clock.SYNCED)  # type: ignore[arg-type]
+
+    where = staticmethod(lambda writer: str(writer))
+
+    def one(self, kind: Kind, name: str, moment_ns: int) -> View | None:
+        """As of a moment (`web.past.Documents`)."""
+        held = self.wanted.get(name, {}) if kind is Kind.NODE else None
+        words = (
+            {field: [one] for field, one in held.items()} if held is not None else self.documents.get((kind, name), {})
+        )
+        then = {field: [one for one in said if one.wall_ns <= moment_ns] for field, said in words.items()}
+        then = {field: said for field, said in then.items() if said}
+        return view(kind, then) if then else None
+
+    def every(self, kind: Kind, moment_ns: int) -> dict[str, View]:
+        found = {name: self.one(kind, name, moment_ns) for each, name in self.documents if each == kind}
+        return {name: one for name, one in found.items() if one is not None}
+
+    def applied(self, node: Node, written: View) -> Node:
+        return node_words.applied(node, written)
 
     def board_view(self, node_id: str) -> View:
         return View(self.wanted.get(node_id, {}), ())

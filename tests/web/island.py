@@ -361,7 +361,7 @@ class Island:
         self.behind: list[DebtLine] = []
         self.slate = Slate(self.rows, self.nodes_held, self.now)
         self.policies = self.slate.policies
-        self.past: Then | None = Then(Remembered(self.log), self, lambda: list(self.rows.values()), tuple)
+        self.past: Then | None = Then(Remembered(self.log), self, lambda: list(self.rows.values()), tuple, self.slate)
         self._fact("", facts.LogStarted(reason="first", public_key=b"\x17" * 32), 6 * HOUR)
         self._fact("", facts.ApplianceStarted(version=self.version, clean=True), 6 * HOUR)
         for number in range(nodes):

@@ -38,6 +38,7 @@ def every_path(served: Server) -> list[str]:
         silent,
         failed,
         "/intake",
+        "/devices",
         "/quarantine",
         "/journal",
         "/journal/verify",
@@ -147,11 +148,14 @@ def test_a_session_that_ends_sends_the_page_to_the_sign_in(browser: Any, served:
         page.wait_for_url("**/login")
 
 
-@pytest.mark.parametrize("path", ["/", "node", "/intake", "/quarantine", "/journal", "/journal/verify", "/account"])
+@pytest.mark.parametrize(
+    "path", ["/", "node", "/intake", "/devices", "/quarantine", "/journal", "/journal/verify", "/account"]
+)
 def test_every_page_reads_without_script(browser: Any, served: Server, path: str) -> None:
     at = every_path(served)[2] if path == "node" else path
     telling = {
-        "/": "merlin-3", "node": "What happened", "/intake": "Disk budget", "/quarantine": "JSON nested deeper",
+        "/": "merlin-3", "node": "What happened", "/intake": "Disk budget", "/devices": "never used",
+        "/quarantine": "JSON nested deeper",
         "/journal": "went quiet", "/journal/verify": "Whole and unchanged", "/account": "Change your password",
     }  # fmt: skip
     with page_of(browser, served.url, script=False) as page:

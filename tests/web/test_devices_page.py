@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import msgspec
 from starlette.testclient import TestClient
 
 from tests.web.conftest import bearer
@@ -100,3 +101,16 @@ def test_a_hub_has_no_devices(people: People) -> None:
     harbor.devices = None
     with TestClient(application(harbor, people, clock=lambda: NOW_NS)) as client:
         assert client.get("/api/v1/devices", headers=bearer("alice")).status_code == 404
+
+
+def test_what_was_turned_away_is_taken_in_as_whose_it_is(alice: TestClient, island: Island) -> None:
+    number = max(island.items)
+    island.items[number] = msgspec.structs.replace(island.items[number], outside=True, reason="unknown credential")
+    assert f'href="/quarantine?take={number}#q-{number}"' in alice.get("/quarantine").text
+    page = alice.get(f"/quarantine?take={number}").text
+    assert "Of which enrolled device" in page
+    assert page.count("Of which enrolled device") == 1
+    form = {"csrf": "csrf-alice", "decision": "retry", "node": "drone-31", "alike": "1"}
+    done = alice.post(f"/quarantine/{number}", data=form)
+    assert done.headers["location"] == "/quarantine?done=retry"
+    assert (number, "retry") in island.settled

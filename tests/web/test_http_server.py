@@ -7,12 +7,28 @@ import contextlib
 import socket
 from collections.abc import AsyncIterator
 
+import httpx2
 import pytest
+from websockets.asyncio.client import connect
 
 from web import http_server
 
+LONG = bytes(range(256)) * 4_000
+
 
 async def _app(scope, receive, send) -> None:  # type: ignore[no-untyped-def]
+    if scope["type"] == "websocket":
+        await receive()
+        await send({"type": "websocket.accept"})
+        while (message := await receive())["type"] == "websocket.receive":
+            await send({"type": "websocket.send", "text": message["text"]})
+        return
+    if scope["path"] == "/long":
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"%d" % len(LONG))]})
+        for at in range(0, len(LONG), 10_000):
+            await send({"type": "http.response.body", "body": LONG[at : at + 10_000], "more_body": True})
+        await send({"type": "http.response.body", "body": b""})
+        return
     await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"2")]})
     await send({"type": "http.response.body", "body": b"ok"})
 
@@ -59,3 +75,16 @@ async def test_a_head_over_64_kib_is_refused_and_others_are_served(port: int) ->
     writer.write(b"GET / HTTP/1.1\r\nhost: alder\r\n\r\n")
     assert (await reader.readuntil(b"ok")).startswith(b"HTTP/1.1 200")
     writer.close()
+
+
+async def test_an_answer_longer_than_what_is_gathered_comes_whole(port: int) -> None:
+    async with httpx2.AsyncClient(trust_env=False) as client:
+        answer = await client.get(f"http://127.0.0.1:{port}/long")
+    assert answer.content == LONG
+
+
+async def test_a_websocket_speaks_on_the_same_port(port: int) -> None:
+    async with connect(f"ws://127.0.0.1:{port}/", proxy=None) as talk:
+        for words in ("hello", "x" * 100_000):
+            await talk.send(words)
+            assert await asyncio.wait_for(talk.recv(), 30) == words

@@ -24,7 +24,7 @@ from web.app import application
 from web.ports import NodeRow, Series
 
 WEB = Path(web.__path__[0])
-PAGES = ("/", "/intake", "/quarantine", "/quarantine?settled=1", "/journal", "/journal/verify", "/account")
+PAGES = ("/", "/intake", "/devices", "/quarantine", "/quarantine?settled=1", "/journal", "/journal/verify", "/account")
 ALICE = bearer("alice")
 
 

@@ -8,11 +8,14 @@ import pytest
 from starlette.testclient import TestClient
 
 from fleet import past
+from fleet.document import Kind
 from fleet.limits import HOUR, MINUTE, SECOND
 from tests.web.conftest import bearer
 from tests.web.island import NOW_NS, Island
 from web import asked, render
+from web.policy import Entry
 from web.ports import Refused
+from web.routes import TABLE
 from web.words import iso
 
 HOUR_AGO = iso(NOW_NS - HOUR)
@@ -131,7 +134,10 @@ def test_links_of_a_past_page_keep_their_own_query_and_place() -> None:
         ('<a href="/?site=alder">', f'<a href="/?site=alder&amp;as_of={moment}">'),
         ('<a href="/nodes/X?before=3#h">', f'<a href="/nodes/X?before=3&amp;as_of={moment}#h">'),
         ('<a href="/?as_of=">', '<a href="/?as_of=">'),
-        ('<a href="/journal">', '<a href="/journal">'),
+        ('<a href="/journal">', f'<a href="/journal?as_of={moment}">'),
+        ('<a href="/journal/verify">', '<a href="/journal/verify">'),
+        ('<a href="/domains/X/edit">', '<a href="/domains/X/edit">'),
+        ('<a href="/quarantine">', '<a href="/quarantine">'),
         ('<form data-moment hx-get="/">', '<form data-moment hx-get="/">'),
         (
             '<form method="get" action="/">',
@@ -171,3 +177,76 @@ def test_nobody_else_s_words_get_into_a_page_of_the_past(alice: TestClient, isla
 
 def test_a_moment_in_a_stamp_is_the_moment() -> None:
     assert past.moment_of(past.stamp_at(NOW_NS)) == NOW_NS
+
+
+# -- what people had written, links, the journal ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("home", ["/policies", "/domains"])
+def test_a_bundle_and_a_domain_are_shown_as_they_were_written_at_a_moment(
+    alice: TestClient, island: Island, home: str
+) -> None:
+    kind = Kind.BUNDLE if home == "/policies" else Kind.DOMAIN
+    name = island.slate.put(kind, "01OLD", {"name": "as of old", "notes": "the first"}, ago_ns=2 * HOUR)
+    island.slate.documents[kind, name]["notes"].append(island.slate.stamped("the second", ago_ns=HOUR // 2))
+    page = alice.get(f"{home}/{name}", params={"as_of": HOUR_AGO}).text
+    assert 'id="past"' in page
+    assert "the first" in page
+    assert "the second" not in page
+    assert 'method="post"' not in page[page.index("<main") : page.index("</main>")]
+    answer = alice.get(f"/api/v1{home}/{name}", params={"as_of": HOUR_AGO}).json()
+    assert {word["field"]: word["value"] for word in answer["words"]} == {"name": "as of old", "notes": "the first"}
+    assert [one["name"] for one in alice.get(f"/api/v1{home}", params={"as_of": HOUR_AGO}).json()["groups"]].count(
+        "as of old"
+    ) == 1
+    assert "as of old" in alice.get("/policies", params={"as_of": HOUR_AGO}).text
+    early = alice.get(f"{home}/{name}", params={"as_of": str((NOW_NS - 3 * HOUR) // SECOND)})
+    assert early.status_code == 400
+    assert "had not been written" in early.text
+    assert alice.get(f"{home}/01NOBODY", params={"as_of": HOUR_AGO}).status_code == 404
+
+
+def test_the_journal_of_a_moment_ends_there(alice: TestClient, island: Island) -> None:
+    page = alice.get("/journal", params={"as_of": HOUR_AGO, "format": "json"}).json()
+    assert page["events"]
+    assert all(one["wall_ns"] <= NOW_NS - HOUR for one in page["events"])
+    told = alice.get("/journal", params={"as_of": HOUR_AGO}).text
+    assert 'id="past"' in told
+    assert "Export" not in told
+
+
+def test_links_of_a_moment_say_how_they_stood(alice: TestClient, island: Island) -> None:
+    assert island.link is not None
+    page = alice.get("/links", params={"as_of": HOUR_AGO}).text
+    assert 'id="past"' in page
+    assert island.link.name in page
+    assert alice.get("/api/v1/links", params={"as_of": HOUR_AGO}).json()["as_of"]["at_ns"] == NOW_NS - HOUR
+
+
+def test_what_was_wanted_of_a_node_and_how_it_stood_is_of_the_moment(alice: TestClient, island: Island) -> None:
+    node_id = next(node for node in island.rows if island.rows[node].version)
+    held = island.slate.wanted.setdefault(node_id, {})
+    held |= {
+        "name": island.slate.stamped("its name then", ago_ns=3 * HOUR),
+        "target_version": island.slate.stamped("9.9.9", ago_ns=2 * HOUR),
+        "notes": island.slate.stamped("of today", ago_ns=0),
+    }
+    view = alice.get(f"/nodes/{node_id}", params={"as_of": HOUR_AGO, "format": "json"}).json()
+    assert view["row"]["name"] == view["node"]["name"] == "its name then"
+    assert view["node"]["desired"]["target_version"] == "9.9.9"
+    assert [one["wanted"] for one in view["drift"] if one["pointer"] == "/actual/reported_version"] == ["9.9.9"]
+    assert "9.9.9" in alice.get(f"/nodes/{node_id}", params={"as_of": HOUR_AGO}).text
+    assert alice.get(f"/api/v1/nodes/{node_id}/drift", params={"as_of": HOUR_AGO}).json()["drift"] == view["drift"]
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [one for one in TABLE if one.method == "GET" and not one.past and "{" not in one.path],
+    ids=lambda one: one.path,
+)
+def test_what_knows_only_the_present_says_so_and_never_shows_it_as_the_past(alice: TestClient, entry: Entry) -> None:
+    if entry.path == "/login":
+        pytest.skip("nobody is asked who they are there")
+    answer = alice.get(entry.path, params={"as_of": HOUR_AGO, "format": "json"})
+    assert answer.status_code == 400
+    assert "only known of the present" in answer.text

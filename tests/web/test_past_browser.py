@@ -72,7 +72,9 @@ def test_axe_finds_nothing_on_pages_of_the_past(browser: Any, served: Server, sc
         sign_in(page, served.url, "alice", PASSWORD)
         page.goto(served.url)
         page.click("text=1 h before")
-        paths = [page.url, f"{served.url}/nodes/{turning(served)}?as_of={page.url.partition('as_of=')[2]}"]
+        moment = page.url.partition("as_of=")[2]
+        known = ("/links", "/policies", "/journal", f"/nodes/{turning(served)}")
+        paths = [page.url, *(f"{served.url}{path}?as_of={moment}" for path in known)]
         for path in [*paths, f"{served.url}/nodes/{turning(served)}"]:
             page.goto(path)
             assert look(page) == [], path

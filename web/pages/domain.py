@@ -27,6 +27,9 @@ async def show(request: Request) -> Response:
 
 
 async def _show(request: Request, *, problem: str = "", status: int = 200) -> Response:
+    moment = await asked.moment(request) if request.method == "GET" else None
+    if moment is not None:
+        return await policies.one_then(request, Kind.DOMAIN, moment)
     view = await policies.find(request, Kind.DOMAIN)
     if asked.wants_json(request):
         return render.data(view)

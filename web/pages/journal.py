@@ -24,12 +24,16 @@ async def show(request: Request) -> Response:
     if kind and kind not in KINDS:
         raise Refused("There is no such kind of event.", 400)
     subject = forms.text(query, "subject", chars_max=limits.subject_chars_max)
-    events = await asked.box(request).timeline(asked.who(request), before, limit, subject or None, kind or None)
+    moment, who, box = await asked.moment(request), asked.who(request), asked.box(request)
+    events = (
+        await box.timeline(who, before, limit, subject or None, kind or None)
+        if moment is None
+        else await moment.past.timeline(who, before, limit, subject or None, moment.at_ns, kind or None)
+    )
     older = events[-1].position if len(events) == limit else 0
     if asked.wants_json(request):
         return render.data({"events": [api_shapes.event(one) for one in events], "before": older or None})
-    box = asked.box(request)
-    links = (await box.links(asked.who(request))).links if box.hub else ()
+    links = (await box.links(who)).links if box.hub else ()
     return render.page(
         request,
         "journal",
@@ -43,6 +47,7 @@ async def show(request: Request) -> Response:
         kind=kind,
         kinds=tuple(KINDS),
         subject=subject,
+        **await asked.of_moment(request, moment),
     )
 
 

@@ -35,6 +35,9 @@ async def _show(request: Request, peer: str = "", *, problem: str = "", status: 
     if problem and asked.wants_json(request):
         raise Refused(problem, status)
     box, who = asked.box(request), asked.who(request)
+    moment = await asked.moment(request) if not problem else None
+    if moment is not None:
+        return await _then(request, moment, peer)
     view = await box.links(who)
     one = _find(view, peer) if peer else None
     if one is None and not box.hub and view.links:
@@ -56,6 +59,22 @@ async def _show(request: Request, peer: str = "", *, problem: str = "", status: 
         hub_name=box.name if box.hub else one.name if one else "",
         site_of_link=one.name if box.hub and one else box.name,
         back=f"/links/{one.peer}" if one else "/links",
+    )
+
+
+async def _then(request: Request, moment: asked.Moment, peer: str) -> Response:
+    """How each link stood at a moment."""
+    view = await moment.past.links(asked.who(request), moment.at_ns)
+    links = (_find(view, peer),) if peer else view.links
+    if asked.wants_json(request):
+        return render.data(links[0] if peer else view)
+    return render.page(
+        request,
+        "links_then",
+        now_ns=view.now_ns,
+        as_of=view.as_of,
+        links=links[:SHOWN_MAX],
+        base=f"/links/{peer}" if peer else "/links",
     )
 
 

@@ -14,7 +14,7 @@ from fleet import limits
 from fleet.document import Kind
 from fleet.metrics import KNOWN
 from web import asked, forms, render
-from web.ports import GroupView, Preview, Refused
+from web.ports import GroupThen, GroupView, Preview, Refused
 
 TIMELINE_EVENTS = 20
 NOTES_CHARS_MAX = 4_000
@@ -118,10 +118,54 @@ async def show(request: Request) -> Response:
 
 
 async def _show(request: Request, *, problem: str = "", status: int = 200) -> Response:
+    moment = await asked.moment(request) if not problem else None
+    if moment is not None:
+        return await _then(request, moment)
     view = await asked.box(request).policies.drift(asked.who(request))
     if asked.wants_json(request):
         return render.data(view)
     return render.page(request, "policies", status=status, problem=problem, topic="policies", view=view)
+
+
+async def _then(request: Request, moment: asked.Moment) -> Response:
+    """Which bundles and domains there were at a moment, and what was written in them."""
+    bundles = await moment.past.groups(asked.who(request), Kind.BUNDLE, moment.at_ns)
+    if asked.wants_json(request):
+        return render.data(bundles)
+    domains = await moment.past.groups(asked.who(request), Kind.DOMAIN, moment.at_ns)
+    return render.page(
+        request,
+        "policies_then",
+        now_ns=moment.at_ns,
+        as_of=bundles.as_of,
+        kinds=(("Policy bundles", HOME[Kind.BUNDLE], bundles.groups), ("Domains", HOME[Kind.DOMAIN], domains.groups)),
+    )
+
+
+async def find_then(request: Request, kind: Kind, moment: asked.Moment) -> GroupThen:
+    """Refused (404) when there is none, (400) when it had not been written yet."""
+    name = request.path_params["id"]
+    found = await moment.past.group(asked.who(request), kind, name, moment.at_ns) if len(name) <= 64 else None
+    if found is None:
+        raise Refused(f"There is no {WORD[kind]} with this id here. It may not have come yet.", 404)
+    return found
+
+
+async def one_then(request: Request, kind: Kind, moment: asked.Moment) -> Response:
+    """A bundle or a domain as of a moment."""
+    view, who = await find_then(request, kind, moment), asked.who(request)
+    if asked.wants_json(request):
+        return render.data(view)
+    return render.page(
+        request,
+        "group_then",
+        view=view,
+        word=WORD[kind],
+        now_ns=view.now_ns,
+        as_of=view.as_of,
+        timeline=await moment.past.timeline(who, 0, TIMELINE_EVENTS, view.id, moment.at_ns),
+        base=f"{HOME[kind]}/{view.id}",
+    )
 
 
 async def create(request: Request) -> Response:
@@ -145,6 +189,9 @@ async def _show_one(
     preview: Preview | None = None,
     wanted: Mapping[str, str] | None = None,
 ) -> Response:
+    moment = await asked.moment(request) if request.method == "GET" else None
+    if moment is not None:
+        return await one_then(request, Kind.BUNDLE, moment)
     view = await find(request, Kind.BUNDLE)
     if asked.wants_json(request):
         return render.data(view)

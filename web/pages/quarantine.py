@@ -20,6 +20,7 @@ async def _show(request: Request, *, problem: str = "", status: int = 200) -> Re
     before = forms.number(query, "before", default=0, low=0, high=2**62)
     limit = forms.number(query, "limit", default=50, low=1, high=limits.page_items_max)
     settled = query.get("settled") == "1"
+    taking = forms.number(query, "take", default=0, low=0, high=2**62)  # the item that is being taken in
     items = await asked.box(request).quarantine(asked.who(request), before, limit, settled)
     older = items[-1].id if len(items) == limit else 0
     if asked.wants_json(request):
@@ -33,6 +34,8 @@ async def _show(request: Request, *, problem: str = "", status: int = 200) -> Re
         items=items,
         settled=settled,
         older=older,
+        before=before,
+        taking=taking,
     )
 
 

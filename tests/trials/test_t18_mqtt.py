@@ -1,0 +1,132 @@
+"""T18, MQTT: a crowd that holds connections without a word, drips bytes, floods, sends what is no packet and does not read:
+a device that keeps to the protocol is answered all the while, by MQTT and by HTTP, and the crowd is counted."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import time
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import cast
+import pytest
+
+from appliance.intake import mqtt_codec as codec
+from appliance.intake.mqtt_codec import V5, Ack, Connect, Filter, Publish, Subscribe
+
+SEED = int(os.environ.get("SEED", "20261129"))
+EACH = 120  # of every kind of misbehaviour
+PROBES = 60
+RSS_BYTES_MAX = 256 * 1024 * 1024
+
+pytestmark = [pytest.mark.trial, pytest.mark.timeout(300)]
+
+HELLO = codec.encode(Connect(V5, "mallory"), V5)
+Mischief = Callable[[asyncio.StreamReader, asyncio.StreamWriter, random.Random], Awaitable[None]]
+
+
+async def silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, rng: random.Random) -> None:
+    await reader.read()
+
+
+async def dripping(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, rng: random.Random) -> None:
+    for byte in HELLO + b"\x30\xff\xff\x0b" + bytes(1_000):
+        writer.write(bytes((byte,)))
+        await writer.drain()
+        await asyncio.sleep(0.1)
+
+
+async def announcing(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, rng: random.Random) -> None:
+    writer.write(HELLO + b"\x32\xff\xff\xff\x7f" + bytes(4_000))
+    await reader.read()
+
+
+async def garbling(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, rng: random.Random) -> None:
+    writer.write(HELLO if rng.random() < 0.5 else b"")
+    writer.write(rng.randbytes(2_000))
+    await reader.read()
+
+
+async def flooding(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, rng: random.Random) -> None:
+    message = codec.encode(Publish("t", b'{"flood":1}', 0), V5) * 200
+    writer.write(codec.encode(Connect(V5, f"flood-{rng.random()}"), V5))
+    for _ in range(50):
+        writer.write(message)
+        await writer.drain()
+
+
+async def deaf(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, rng: random.Random) -> None:
+    writer.write(codec.encode(Connect(V5, f"deaf-{rng.random()}"), V5))
+    many = codec.encode(Subscribe(1, tuple(Filter(f"x/{number}") for number in range(2_000))), V5)
+    for _ in range(500):  # each is answered by 2 KiB that nobody reads
+        writer.write(many)
+        await asyncio.wait_for(writer.drain(), 30)
+
+
+KINDS: tuple[Mischief, ...] = (silent, dripping, announcing, garbling, flooding, deaf)
+
+
+async def misbehave(site: cast.Site, kind: Mischief, rng: random.Random, over: asyncio.Event) -> None:
+    while not over.is_set():
+        try:
+            reader, writer = await asyncio.open_connection("127.0.0.1", site.mqtt, limit=2**16)
+            try:
+                await kind(reader, writer, rng)
+            finally:
+                writer.transport.abort()
+        except (OSError, TimeoutError):
+            await asyncio.sleep(0.05)
+
+
+async def probe(site: cast.Site) -> list[float]:
+    """A device that keeps to the protocol: the seconds that each of its messages waited for its PUBACK."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", site.mqtt)
+    writer.write(codec.encode(Connect(V5, "bob", keep_alive_s=60), V5))
+    head = await reader.readexactly(2)
+    await reader.readexactly(head[1])
+    waits = []
+    for number in range(1, PROBES + 1):
+        began = time.monotonic()
+        writer.write(codec.encode(Publish("t", b'{"probe":%d}' % number, 1, packet_id=number), V5))
+        assert await asyncio.wait_for(reader.readexactly(4), 60) == codec.encode(Ack(codec.Kind.PUBACK, number), V5)
+        waits.append(time.monotonic() - began)
+        await asyncio.sleep(0.05)
+        await asyncio.to_thread(site.call, "GET", "/readyz")
+    writer.close()
+    return waits
+
+
+async def crowd(site: cast.Site) -> list[float]:
+    over = asyncio.Event()
+    tasks = [
+        asyncio.create_task(misbehave(site, kind, random.Random(f"{SEED} {kind.__name__} {number}"), over))
+        for kind in KINDS
+        for number in range(EACH)
+    ]
+    await asyncio.sleep(1.0)
+    try:
+        return await probe(site)
+    finally:
+        over.set()
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def test_a_crowd_that_misbehaves_keeps_nobody_else_waiting(tmp_path: Path) -> None:
+    with cast.island(tmp_path / "alder") as site:
+        waits = sorted(asyncio.run(crowd(site)))
+        rss_bytes = site.rss_bytes()
+        line = next(one for one in site.call("GET", "/intake?format=json")["lines"] if one["intake"] == "mqtt")
+        refused = line["refused"]
+        assert {"malformed packet", "protocol error", "too large"} <= set(refused), refused
+        mine = [one["raw"] for one in site.records() if one["source"] == "mqtt/127.0.0.1/bob"]
+        assert mine == [f'{{"probe":{number}}}' for number in range(1, PROBES + 1)]
+        assert rss_bytes < RSS_BYTES_MAX
+        assert site.stop() == 0
+    print(
+        f"T18 MQTT seed {SEED}: {EACH * len(KINDS)} at once, {dict(refused)}; {PROBES} probes answered, the middle one in"
+        f" {waits[len(waits) // 2] * 1e3:.0f} ms, the last in {waits[-1] * 1e3:.0f} ms; RSS {rss_bytes >> 20} MiB"
+    )
