@@ -102,6 +102,13 @@ class Attributes:
         self._opened[sender] = goes_on
         self._wake.set()
 
+    async def goes_on(self, sender: str) -> None:
+        """A long poll begins. Until this returns, nothing is known to have been told, so nothing to differ from."""
+        self.opened(sender, goes_on=True)
+        known = asyncio.Event()
+        if self.ask(Ask(sender, None, (), lambda said, wanted: known.set())):
+            await known.wait()
+
     def _client(self, ask: Ask, node_id: str) -> Values:
         if ask.client is None:
             return {}

@@ -69,13 +69,13 @@ class Poll(Reply):
 
     def __init__(self, device: Device, start: str) -> None:
         super().__init__(device)
-        self._start = start
+        self.start = start
         self.revoked = False
 
     def send(self, topic: str, payload: bytes) -> bool:
-        if not topic.startswith(self._start):
+        if not topic.startswith(self.start):
             return False
-        number = topic.removeprefix(self._start)
+        number = topic.removeprefix(self.start)
         return super().send(topic, b'{"id":%s,%s' % (number.encode(), payload[1:]) if number else payload)
 
 
@@ -198,9 +198,11 @@ class DeviceHttp:
         seconds = _timeout_s(request)
         self._polls.add(poll)
         self._api.seats.enter(poll)
-        self._api.attributes.opened(sender(poll.device), goes_on=True)
         gone = asyncio.create_task(_gone(request))
         try:
+            if poll.start == topics.ME.attributes:
+                async with asyncio.timeout(_ANSWER_SECONDS_MAX):
+                    await self._api.attributes.goes_on(sender(poll.device))
             waiting: set[asyncio.Future[Any]] = {poll.heard, gone}
             await asyncio.wait(waiting, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
         finally:
