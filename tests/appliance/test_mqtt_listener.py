@@ -43,10 +43,10 @@ from appliance.intake.mqtt_codec import (
 )
 from appliance.intake.mqtt_listener import Endpoint, Peer
 from appliance.intake.mqtt_session import Terms
-from appliance.intake.plain import OpenDoor
 from fleet import limits
 from store.certificates import ServerCertificate, ensure_server_certificate
 from tests.appliance.mqtt_talk import LEVELS, Api, ack
+from tests.appliance.plain_door import OpenDoor
 from tests.cast import Site, eventually, eventually_async, island
 
 ALICE = Device("01ALICE", "alice", "cred-a")
