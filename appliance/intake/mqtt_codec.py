@@ -5,7 +5,7 @@ Rules of the file
   2  Whatever the bytes, nothing is raised but `Malformed` and its kind `ProtocolError`, each with the reason code of
      MQTT 5 that says it best. 3.1.1 has no such codes: there the connection just ends.
   3  The work is bounded before it begins: a packet that announces more than is taken is refused at the announcement
-     (`head`), and nothing is read beyond the length that was announced.
+     (`head`), nothing is read beyond the length that was announced, and no more filters than a session may have.
   4  What only a conversation can judge (an identifier in use, a topic that is somebody else's) is not judged here.
 
 Sections in brackets are those of the OASIS standards, MQTT 5.0 where nothing else is said.
@@ -17,6 +17,8 @@ import struct
 from collections.abc import Callable, Sequence
 from enum import IntEnum
 from typing import Final, Literal, NamedTuple
+
+from fleet import limits
 
 V311: Final = 4
 V5: Final = 5
@@ -580,7 +582,7 @@ def _reason(body: _Body, known: frozenset[int]) -> int:
 def _subscribe(body: _Body, flags: int, level: int) -> Subscribe:
     packet_id = body.packet_id()
     properties = body.properties(Kind.SUBSCRIBE, level)
-    filters = []
+    filters: list[Filter] = []
     while body.left:
         words, options = body.text(), body.byte()
         qos, handling = options & 3, options >> 4 & 3
@@ -591,6 +593,8 @@ def _subscribe(body: _Body, flags: int, level: int) -> Subscribe:
         one = Filter(words, qos, bool(options & 4), bool(options & 8), handling)
         if one.no_local and words.startswith("$share/"):
             raise ProtocolError("a shared subscription cannot leave out what is local")
+        if len(filters) == limits.mqtt_subscriptions_max:
+            raise ProtocolError("more filters than a session may have", Reason.QUOTA)
         filters.append(one)
     if not filters:
         raise ProtocolError("a SUBSCRIBE without a filter")
@@ -600,8 +604,10 @@ def _subscribe(body: _Body, flags: int, level: int) -> Subscribe:
 def _unsubscribe(body: _Body, flags: int, level: int) -> Unsubscribe:
     packet_id = body.packet_id()
     properties = body.properties(Kind.UNSUBSCRIBE, level)
-    filters = []
+    filters: list[str] = []
     while body.left:
+        if len(filters) == limits.mqtt_subscriptions_max:
+            raise ProtocolError("more filters than a session may have", Reason.QUOTA)
         filters.append(body.text())
     if not filters:
         raise ProtocolError("an UNSUBSCRIBE without a filter")

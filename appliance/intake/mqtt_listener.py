@@ -4,7 +4,8 @@ What the bytes mean is `mqtt_session`'s business; this module moves them, and pu
 
 Rules of the file
   1  A connection is not read while: it is found out who it is; the gate is full; its device's bucket is empty; it does
-     not read itself; too much of it waits for its commit. What is not read waits at the sender: TCP tells it so.
+     not read itself; too much of it waits for its commit; the others have their turn. What is not read waits at the
+     sender: TCP tells it so.
   2  When the disk refuses there is no PUBACK, and the connection ends (MQTT 5: DISCONNECT 0x97), so that the device keeps
      what it has. A PUBACK with a reason would make it forget the message. Until the disk takes writes again a CONNECT is
      answered 0x88, or 3 in 3.1.1.
@@ -46,6 +47,7 @@ WEBSOCKET_PATH = "/mqtt"
 _TICK_S = 1.0
 _GATE_RETRY_S = 0.02
 _HANDSHAKE_S = 10.0
+_READ_BYTES = 64 * 1024  # of one connection, before the others have their turn
 _CLOSE_S = 2.0  # for the last words to leave
 _FULL = "gate full"
 _SPARE_FILES = 1_024  # descriptors for everything that is no MQTT connection
@@ -61,6 +63,7 @@ class Held(IntFlag):
     BUCKET = 4
     UNREAD = 8
     UNACKED = 16
+    TURN = 32
 
 
 class Endpoint:
@@ -83,6 +86,8 @@ class Endpoint:
         self.sessions = Sessions(api, door.allow, lambda: f"skerry-{secrets.token_hex(8)}", terms)
         self.peers: set[Peer] = set()
         self.partial_bytes = 0  # of packets that are not all there
+        self.buffer = memoryview(bytearray(_READ_BYTES))  # for all: what one read brought is taken out of it at once
+        self.waiting: deque[Peer] = deque()  # for room at the gate, in the order in which they came
         self.connections_max = connections_max
         self._quarantine = quarantine
         self._servers: list[asyncio.Server] = []
@@ -139,6 +144,17 @@ class Endpoint:
         for task in tuple(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def wait_for_room(self, peer: Peer) -> None:
+        self.waiting.append(peer)
+        if len(self.waiting) == 1:
+            self.loop.call_later(_GATE_RETRY_S, self._make_room)
+
+    def _make_room(self) -> None:
+        while self.waiting and self.waiting[0].again():
+            self.waiting.popleft()
+        if self.waiting:
+            self.loop.call_later(_GATE_RETRY_S, self._make_room)
 
     # -- for peers ------------------------------------------------------------------------------------------------
 
@@ -200,9 +216,10 @@ class Endpoint:
         self.settle()
 
     def count(self, said: list[Said]) -> None:
+        refused = self.gate.tally(INTAKE).refused
         for one in said:
             self.gate.refuse(INTAKE, one.reason, one.messages)
-            if one.raw:
+            if one.raw and not (one.sample and refused[one.reason] > limits.quarantine_samples_max):
                 self._quarantine(INTAKE, one.source, one.reason, one.raw)
         said.clear()
 
@@ -366,6 +383,9 @@ class Peer:
         if connection.wait_s and not self._held & Held.BUCKET:
             self._hold(Held.BUCKET)
             endpoint.loop.call_later(connection.wait_s, self._resume)
+        if connection.more and not self._held & Held.TURN:
+            self._hold(Held.TURN)
+            endpoint.loop.call_soon(self._go_on)
         if (connection.unacked >= limits.mqtt_unacked_max) != bool(self._held & Held.UNACKED):
             (self._let if self._held & Held.UNACKED else self._hold)(Held.UNACKED)
         self._count_partial()
@@ -390,27 +410,42 @@ class Peer:
     def _store(self, batch: Batch) -> None:
         if not batch.offers:
             self.connection.landed(batch, True)
-            return
-        reason = self.endpoint.offer(self, batch)
-        if reason is None:
-            return
-        if reason != _FULL:
-            self.connection.landed(batch, False)
-            words = str(self.endpoint.gate.fault or "the appliance stops")
-            self.refused_by_disk(words)
-            return
-        # Not lost: the sender still has what we do not read. Only what is in our hands waits here.
-        self.endpoint.gate.tally(INTAKE).refused[reason] -= len(batch.offers)
-        self._kept = batch
-        self._hold(Held.GATE)
-        self.endpoint.loop.call_later(_GATE_RETRY_S, self._again)
+        elif self.endpoint.waiting or not self._offered(batch):
+            self._kept = batch
+            self._hold(Held.GATE)
+            self.endpoint.wait_for_room(self)
 
-    def _again(self) -> None:
-        batch, self._kept = self._kept, None
+    def _offered(self, batch: Batch) -> bool:
+        """Whether the gate has judged it: False while it has no room."""
+        reason = self.endpoint.offer(self, batch)
+        if reason == _FULL:
+            # Not lost: the sender still has what we do not read. Only what is in our hands waits here.
+            self.endpoint.gate.tally(INTAKE).refused[reason] -= len(batch.offers)
+            return False
+        if reason is not None:
+            self.connection.landed(batch, False)
+            self.refused_by_disk(str(self.endpoint.gate.fault or "the appliance stops"))
+        return True
+
+    def again(self) -> bool:
+        """Whether what was kept has passed the gate, or was given up."""
+        batch = self._kept
         if batch is not None:
+            if not self._offered(batch):
+                return False
+            self._kept = None
             self._let(Held.GATE)
-            self._store(batch)
             self.after()
+        return True
+
+    def _go_on(self) -> None:
+        endpoint = self.endpoint
+        if self._kept is not None:
+            endpoint.loop.call_later(_GATE_RETRY_S, self._go_on)
+            return
+        self._let(Held.TURN)
+        self.connection.go_on(endpoint.steady_ns(), endpoint.now_ns())
+        self.after()
 
     def give_up(self) -> None:
         """What the gate has no room for will not be stored."""
@@ -420,6 +455,9 @@ class Peer:
 
     def _resume(self) -> None:
         endpoint = self.endpoint
+        if self._kept is not None:  # what came before has its turn first
+            endpoint.loop.call_later(_GATE_RETRY_S, self._resume)
+            return
         self._let(Held.BUCKET)
         self.connection.resume(endpoint.steady_ns(), endpoint.now_ns())
         self.after()
@@ -452,7 +490,7 @@ class Peer:
         self._let(Held.UNREAD)
 
 
-class TcpPeer(Peer, asyncio.Protocol):
+class TcpPeer(Peer, asyncio.BufferedProtocol):
     __slots__ = ("transport",)
 
     transport: asyncio.Transport
@@ -473,8 +511,11 @@ class TcpPeer(Peer, asyncio.Protocol):
         if encrypted is not None:
             self.certificate = encrypted.getpeercert(True) or b""
 
-    def data_received(self, data: bytes) -> None:
-        self.feed(data)
+    def get_buffer(self, sizehint: int) -> memoryview:
+        return self.endpoint.buffer
+
+    def buffer_updated(self, nbytes: int) -> None:
+        self.feed(bytes(self.endpoint.buffer[:nbytes]))
 
     def connection_lost(self, error: Exception | None) -> None:
         self.gone()

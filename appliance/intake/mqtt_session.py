@@ -51,6 +51,7 @@ class Said(NamedTuple):
     raw: bytes = b""
     source: str = ""
     messages: int = 1
+    sample: bool = False  # of what has no end, some are kept as examples
 
 
 class Batch:
@@ -279,6 +280,7 @@ class State(IntEnum):
 
 
 _RUN_MAX: Final = 1_024  # messages that are taken together
+_WORK_MAX: Final = 512  # in one turn; about a millisecond
 _PARTIAL_NS: Final = 60 * SECOND  # for the rest of a packet
 _CONNECT_NS: Final = 10 * SECOND  # for the CONNECT
 _offer: Final = partial(tuple.__new__, Offer)
@@ -291,11 +293,12 @@ class Connection:
 
     `asked`    a CONNECT whose sender is to be looked up; the answer goes to `admit`
     `wait_s`   read no further for so long, then call `resume`: the device's bucket is empty
+    `more`     call `go_on` when the others have had their turn: there is more to read than one turn is for
     `said`     what was turned away
     `ended`    close it, once what is in `out` is written; "" while it is not to be
     """
 
-    __slots__ = ("aliases", "asked", "batch", "ended", "heard_ns", "keep_alive_ns", "level", "line", "opened_ns", "out",
+    __slots__ = ("aliases", "asked", "batch", "ended", "heard_ns", "keep_alive_ns", "level", "line", "more", "opened_ns", "out",
                  "out_bytes_max", "pending", "quota", "rest", "rest_bytes", "said", "session", "sessions", "since_ns",
                  "source", "state", "unacked", "wait_s", "wanted")  # fmt: skip
 
@@ -310,6 +313,7 @@ class Connection:
         self.asked: codec.Connect | None = None
         self.ended = ""
         self.wait_s = 0.0
+        self.more = False
         self.batch: Batch | None = None
         self.pending: deque[Batch] | None = None
         self.unacked = 0  # messages of QoS 1 and 2 that wait for their commit
@@ -332,19 +336,25 @@ class Connection:
             self.since_ns = now_ns
         self.rest.append(data)
         self.rest_bytes += len(data)
-        if self.rest_bytes >= self.wanted and not self.wait_s and self.state is not State.ASKING:
+        if self.rest_bytes >= self.wanted and not self.wait_s and not self.more and self.state is not State.ASKING:
+            self._look(now_ns, at_ns)
+
+    def go_on(self, now_ns: int, at_ns: int) -> None:
+        self.more = False
+        if self.state is State.OPEN and not self.wait_s:
             self._look(now_ns, at_ns)
 
     def resume(self, now_ns: int, at_ns: int) -> None:
         """The wait is over: go on with what is here."""
         self.wait_s = 0.0
         self.heard_ns = now_ns
-        if self.state in (State.OPENING, State.OPEN) and self.rest_bytes >= self.wanted:
+        if self.state is State.OPEN and self.rest_bytes >= self.wanted and not self.more:
             self._look(now_ns, at_ns)
 
     def _look(self, now_ns: int, at_ns: int) -> None:
         data = self.rest[0] if len(self.rest) == 1 else b"".join(self.rest)
-        at = begun = 0
+        at = begun = work = 0
+        found = None
         try:
             while self.state is not State.ENDED and not self.wait_s and self.state is not State.ASKING:
                 begun = at
@@ -358,7 +368,11 @@ class Connection:
                 found = codec.head(data, at, self.sessions.terms.packet_bytes_max)
                 if found is None or found[2] > len(data):
                     break
+                if work > _WORK_MAX:
+                    self.more = True
+                    break
                 first, begin, end = found
+                work += 1 + (end - begin) // 8  # a filter has seldom less
                 at = self._packet(first, data[begin:end], at, end, now_ns, at_ns)
         except Malformed as error:
             self._broke(error, data[begun : begun + limits.record_bytes_max], now_ns, at_ns)
@@ -367,10 +381,7 @@ class Connection:
             self.heard_ns = self.since_ns = now_ns
         left = len(data) - at
         self.rest, self.rest_bytes = [data[at:]] if left else [], left
-        self.wanted = 0
-        if left and not self.wait_s and self.state is not State.ENDED:
-            found = codec.head(data, at, codec.PACKET_BYTES_MAX)
-            self.wanted = found[2] - at if found is not None else 0
+        self.wanted = found[2] - at if found is not None and found[2] > len(data) else 0
 
     def _packet(self, first: int, body: bytes, at: int, end: int, now_ns: int, at_ns: int) -> int:
         """Answer one packet; where the next begins: `at` again when this one has to wait."""
@@ -403,7 +414,7 @@ class Connection:
         word = "too large" if error.reason is Reason.TOO_LARGE else "malformed packet"
         if isinstance(error, ProtocolError) and error.reason is not Reason.TOO_LARGE:
             word = "protocol error"
-        self.said.append(Said(word, raw if opened else b"", self.source))
+        self.said.append(Said(word, raw if opened else b"", self.source, sample=True))
         self.end(error.reason, str(error), now_ns, at_ns)
 
     # -- coming and going -----------------------------------------------------------------------------------------

@@ -136,6 +136,9 @@ class Client:
 
     def drain(self) -> None:
         connection, box = self.connection, self.box
+        while connection.more:
+            self._settle_batch()
+            connection.go_on(box.now_ns, AT_NS)
         if connection.asked is not None:
             wish, connection.asked = connection.asked, None
             who = (
@@ -146,13 +149,7 @@ class Client:
             if isinstance(who, Device):
                 self.device = who
             connection.admit(wish, who, box.now_ns, AT_NS, box.fault)
-        batch = connection.take()
-        if batch is not None:
-            if box.slow and batch.offers:
-                box.waiting.append((self, batch))
-            else:
-                box.stored += [(offer.source, offer.raw) for offer in batch.offers]
-                connection.landed(batch, True)
+        self._settle_batch()
         box.said += connection.said
         connection.said.clear()
         out, connection.out = b"".join(connection.out), []
@@ -163,6 +160,17 @@ class Client:
             assert found is not None
             first, begin, at = found
             self.heard.append(codec.decode(first, out[begin:at], connection.level or self.level))
+
+    def _settle_batch(self) -> None:
+        connection, box = self.connection, self.box
+        batch = connection.take()
+        if batch is None:
+            return
+        if box.slow and batch.offers:
+            box.waiting.append((self, batch))
+        else:
+            box.stored += [(offer.source, offer.raw) for offer in batch.offers]
+            connection.landed(batch, True)
 
     def goes_on(self) -> None:
         """The bucket has room again."""

@@ -18,11 +18,11 @@ from cryptography.x509.oid import NameOID
 
 from appliance.compose import Appliance
 from appliance.intake.device_http import DeviceHttp
-from appliance.intake.plain import OpenDoor
 from fleet import limits
 from fleet.devices import CodeWish, EnrolWish
 from fleet.people import Identity, Refused, Role
 from store.devices import Who
+from tests.appliance.plain_door import OpenDoor
 from tests.cast import eventually_async
 from tests.conftest import ALDER
 from web.policy import Entry, Table

@@ -43,10 +43,10 @@ from appliance.intake.mqtt_codec import (
 )
 from appliance.intake.mqtt_listener import Endpoint, Peer
 from appliance.intake.mqtt_session import Terms
-from appliance.intake.plain import OpenDoor
 from fleet import limits
 from store.certificates import ServerCertificate, ensure_server_certificate
 from tests.appliance.mqtt_talk import LEVELS, Api, ack
+from tests.appliance.plain_door import OpenDoor
 from tests.cast import Site, eventually, eventually_async, island
 
 ALICE = Device("01ALICE", "alice", "cred-a")
@@ -494,6 +494,31 @@ async def test_a_full_gate_stops_the_reading_and_everything_is_acknowledged_in_t
         assert [one.packet_id for one in heard if isinstance(one, Ack)] == list(range(1, 14))
         assert stored == [b"%d" % number for number in range(1, 14)]
         assert bench.counted("gate full") == 0
+
+
+async def test_a_full_gate_and_an_empty_bucket_at_once_lose_nothing(alder: Appliance) -> None:
+    gate = Gate(records_max=3)
+    async with harness(alder, gate=gate) as bench:
+        line = await bench.client()
+        line.say(*(Publish("t", b"%d" % number, 1, packet_id=number) for number in (1, 2)))
+        await eventually_async(lambda: asyncio.sleep(0, gate.records == 2))
+        bench.door.room = [0.05, 0.0, 0.0, 0.05, 0.05, 0.0, 0.05]  # two of five fit, then one, then the rest
+        line.say(*(Publish("t", b"%d" % number, 1, packet_id=number) for number in range(3, 8)))
+        await eventually_async(lambda: asyncio.sleep(0, len(bench.endpoint.waiting)))
+        await asyncio.sleep(0.2)  # the bucket has room again long before the gate has
+        assert gate.records == 2
+        stored: list[bytes] = []
+
+        def store() -> list[bytes]:
+            for entry in gate.take(0.0):
+                stored.extend(offer.raw for offer in entry.offers)
+                assert entry.done is not None
+                entry.done(Stored(1, 1))
+            return stored
+
+        await eventually_async(lambda: asyncio.to_thread(store), lambda found: len(found) >= 7)
+        assert [await line.hear() for _ in range(7)] == [ack(Kind.PUBACK, number) for number in range(1, 8)]
+        assert stored == [b"%d" % number for number in range(1, 8)]
 
 
 async def test_an_empty_bucket_slows_one_down_and_nobody_else(bench: Harness) -> None:

@@ -279,10 +279,13 @@ def test_many_small_pieces_of_a_large_packet_are_joined_once(box: Box) -> None:
 @both
 def test_a_session_has_so_many_subscriptions_and_no_more(box: Box, level: int) -> None:
     bob = box.client(level)
-    answer = bob.subscribes(*(f"t/{number}" for number in range(limits.mqtt_subscriptions_max + 1)))[0]
+    bob.subscribes(*(f"t/{number}" for number in range(limits.mqtt_subscriptions_max - 1)))
+    answer = bob.subscribes("u/1", "u/2")[0]
     assert isinstance(answer, Granted)
     assert answer.reasons[-2:] == (0, Reason.QUOTA if level == V5 else 0x80)
     assert len(bob.session.subscriptions) == limits.mqtt_subscriptions_max
+    bob.subscribes(*("t" for _ in range(limits.mqtt_subscriptions_max + 1)))  # which costs more to read than to say
+    assert bob.ended
 
 
 def test_a_device_that_acknowledges_nothing_is_sent_so_much_and_no_more(box: Box) -> None:
@@ -377,6 +380,15 @@ def test_a_will_is_sent_when_its_client_is_taken_over_and_the_session_ends(box: 
 )  # fmt: skip
 def test_filters_match_topics_as_the_standard_says(topic_filter: str, topic: str, fits: bool) -> None:
     assert matches(topic_filter, topic) is fits
+
+
+def test_whatever_stands_right_behind_a_connect_waits_for_it_and_is_judged_then(box: Box) -> None:
+    hello = codec.encode(Connect(V5, "bob"), V5)
+    for behind in (b"\x30\xff\xff\xff\xff\xff", b"\x30\xff\xff\xff\x7f", b"\x30\x80\x00", b"\x00\x00", b"\x30\xff"):
+        client = Client(box, V5)
+        client.bytes_say(hello + behind)
+        assert isinstance(client.heard[0], Connack)
+        assert bool(client.ended) is (behind != b"\x30\xff")
 
 
 def test_a_connect_may_come_in_pieces_with_everything_behind_it(box: Box) -> None:

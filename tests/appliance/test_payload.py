@@ -491,3 +491,25 @@ def test_every_mark_is_a_plain_word() -> None:
 )
 def test_a_long_body_of_one_kind_is_read_all_the_same(body: str) -> None:
     payload.reading(payload.read(body))  # quadratic work would show here as a test that takes minutes
+
+
+@pytest.mark.parametrize(
+    ("body", "metrics", "claimed_ms"),
+    [
+        (b'{"temp_c":1.5,"on":true}', {"temp_c": 1.5, "on": 1.0}, None),
+        (b'[{"temp_c":1.5},{"battery_pct":80}]', {"temp_c": 1.5, "battery_pct": 80.0}, None),
+        (b'{"ts":1795253400123,"values":{"temp_c":1.5}}', {"temp_c": 1.5}, 1_795_253_400_123),
+        (
+            b'[{"ts":1795253400123,"values":{"temp_c":1.5}},{"ts":1795253401123,"values":{"temp_c":2.5}}]',
+            {"temp_c": 2.5},
+            1_795_253_401_123,
+        ),
+    ],
+)
+def test_the_shapes_of_thingsboard_are_read_and_of_several_points_the_last_one_holds(
+    body: bytes, metrics: dict[str, float], claimed_ms: int | None
+) -> None:
+    said = payload.reading(payload.read(body))
+    assert said.metrics == metrics
+    assert said.claimed_ns == (claimed_ms * limits.MS if claimed_ms else None)
+    assert said.marks == ()

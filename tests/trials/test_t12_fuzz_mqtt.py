@@ -220,7 +220,9 @@ def test_no_conversation_makes_the_decider_fall_and_bob_is_served_all_the_while(
         try:
             if rng.random() < 0.9:
                 stays = Properties({Property.SESSION_EXPIRY: 60}) if rng.random() < 0.5 else codec.NONE
-                client.connect(f"mallory-{rng.randrange(5)}", clean=rng.random() < 0.5, properties=stays)
+                hello = Connect(client.level, f"mallory-{rng.randrange(5)}", rng.random() < 0.5, properties=stays)
+                behind = mutated(rng, codec.encode(packet(rng), client.level)) if rng.random() < 0.1 else b""
+                client.bytes_say(codec.encode(hello, client.level) + behind)
             box.slow = rng.random() < 0.3
             box.room = [0.0, 0.1] if rng.random() < 0.1 else []
             for _ in range(SAID):

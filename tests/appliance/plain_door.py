@@ -1,13 +1,10 @@
-"""What a way in asks when nobody says more: everybody is let in as unknown, and what is published is a record as it came.
-
-The mode DEV without a registry of devices, and the smallest example of both promises of `device`.
-"""
+"""A door that stands open: everybody is let in as unknown, as the mode DEV does without a registry of devices."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
-from appliance.intake.device import Device, Line, Provision, Provisioned, Taken, Turned
+from appliance.intake.device import Device, Provision, Provisioned, Turned
 
 
 class OpenDoor:
@@ -33,19 +30,3 @@ class OpenDoor:
 
     def on_revoked(self, tell: Callable[[str], None]) -> None:
         """There is nothing to revoke."""
-
-
-class PlainApi:
-    """Every topic is as good as another; there is nothing to hear."""
-
-    def opened(self, line: Line) -> None:
-        """Nobody waits for a device."""
-
-    def closed(self, line: Line) -> None:
-        """Nor misses it."""
-
-    def may_subscribe(self, device: Device, topic_filter: str) -> bool:
-        return True
-
-    def published(self, line: Line, topic: str, payload: bytes) -> Taken:
-        return Taken((("", payload),))
