@@ -315,6 +315,24 @@ class ApplianceBox:
         states = [self._parts.world.nodes[node_id] for node_id in chosen]
         return [self._canonical(state, self._row(state)) for state in states]
 
+    async def latest(self, who: Identity, query: ports.LatestQuery) -> Sequence[ports.Latest]:
+        held = self._parts.world.nodes
+        if query.sites and self.name not in query.sites:
+            return []
+        chosen = sorted(
+            node_id
+            for node_id in (query.ids & held.keys() if query.ids else tuple(held))
+            if node_id > query.after and (not query.tags or not query.tags.isdisjoint(held[node_id].node.tags))
+        )
+        return [self._latest(held[node_id]) for node_id in chosen[: query.limit]]
+
+    def _latest(self, state: NodeState) -> ports.Latest:
+        row, snapshot = self._row(state), state.snapshot
+        values = [_value(name, one.value, one.at_ns, one.source) for name, one in tuple(snapshot.values.items())]
+        values += [value for value in (row.rtt, row.loss) if value is not None]
+        row = msgspec.structs.replace(row, spark=(), site=self.name)
+        return ports.Latest(row=row, values=tuple(values), text=snapshot.text, text_ns=snapshot.text_ns)
+
     async def called(self, who: Identity, ids: Collection[str]) -> Mapping[str, str]:
         held = self._parts.world.nodes
         return {one: held[one].node.name for one in ids if one in held}

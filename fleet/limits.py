@@ -92,3 +92,4 @@ quarantine_samples_max = 100  # of one reason in one run of the process
 # Pages and API
 page_items_max = 500
 page_items_default = 50
+stream_nodes_max = 1_000  # that one reader of the latest state is told of

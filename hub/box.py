@@ -10,6 +10,7 @@ Rules of the file
 from __future__ import annotations
 
 import asyncio
+import heapq
 from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from contextlib import closing
 from typing import Any, Protocol, TypeVar
@@ -326,6 +327,26 @@ class HubBox:
     async def nodes(self, who: Identity, after: str, limit: int) -> Sequence[Node]:
         held = dict(self._parts.fleet.nodes)
         return [self._canonical(held[node_id]) for node_id in sorted(one for one in held if one > after)[:limit]]
+
+    async def latest(self, who: Identity, query: ports.LatestQuery) -> Sequence[ports.Latest]:
+        fleet = self._parts.fleet
+        writers = {site.writer for site in self._sites() if site.name in query.sites}
+        chosen = heapq.nsmallest(
+            query.limit,
+            (
+                node_id
+                for node_id in (query.ids & fleet.nodes.keys() if query.ids else tuple(fleet.nodes))
+                if node_id > query.after
+                and (not query.sites or fleet.nodes[node_id].site in writers)
+                and (not query.tags or not query.tags.isdisjoint(fleet.nodes[node_id].present.tags))
+            ),
+        )
+        return [self._latest(fleet.nodes[node_id]) for node_id in chosen]
+
+    def _latest(self, here: NodeHere) -> ports.Latest:
+        present = here.present
+        values = tuple(_value(metric, told) for metric, told in present.values.items())
+        return ports.Latest(row=self._row(here), values=values, text=present.text, text_ns=present.text_ns)
 
     async def called(self, who: Identity, ids: Collection[str]) -> Mapping[str, str]:
         held = self._parts.fleet.nodes

@@ -1,22 +1,29 @@
 """The HTTP server: uvicorn over h11, with the deadlines that it does not have.
 
 A connection that does not get a whole request head across within `HEAD_SECONDS` is closed, whether it is the first one
-or a later one, so that slow clients cannot hold every connection. Bodies have their own deadline, where they are read.
+or a later one, so that slow clients cannot hold every connection. Bodies have their own deadline, where they are read. A peer
+that takes nothing of what waits for it for `STALL_SECONDS` is let go; a slow one that takes something is not.
 """
 
 from __future__ import annotations
 
 import asyncio
+import fcntl
+import socket
+import struct
+import termios
 from typing import TYPE_CHECKING, Any
 
 import h11
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
+from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp
 
 HEAD_SECONDS = 10.0
+STALL_SECONDS = 30.0
 _KEEP_ALIVE_SECONDS = 15
 _HEAD_BYTES_MAX = 64 * 1024
 _GATHERED_BYTES_MAX = 64 * 1024
@@ -55,7 +62,55 @@ class Gathering:
         return getattr(self.behind, name)
 
 
-class Punctual(H11Protocol):
+class _Heeded(asyncio.Protocol):
+    """Lets go of a peer that stands still: no byte of what waits for it goes, and none is acknowledged."""
+
+    transport: asyncio.Transport
+    _stalled: asyncio.TimerHandle | None = None
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._look_again()
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        self._go_on()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._go_on()
+        super().connection_lost(exc)
+
+    def _look_again(self) -> None:
+        later = asyncio.get_running_loop().call_later
+        self._stalled = later(STALL_SECONDS, self._still, _untaken(self.transport))
+
+    def _still(self, untaken: int) -> None:
+        if _untaken(self.transport) < untaken:
+            self._look_again()
+        else:
+            self.transport.abort()
+
+    def _go_on(self) -> None:
+        if self._stalled is not None:
+            self._stalled.cancel()
+            self._stalled = None
+
+
+def _untaken(transport: asyncio.Transport) -> int:
+    """Bytes that the peer has not acknowledged: here, and in the kernel (SIOCOUTQ)."""
+    line: socket.socket | None = transport.get_extra_info("socket")
+    waiting = transport.get_write_buffer_size()
+    if line is None or line.fileno() < 0:
+        return waiting
+    (queued,) = struct.unpack("i", fcntl.ioctl(line.fileno(), termios.TIOCOUTQ, bytes(4)))
+    return waiting + int(queued)
+
+
+class Talking(_Heeded, WebSocketsSansIOProtocol):
+    """A websocket."""
+
+
+class Punctual(_Heeded, H11Protocol):
     _deadline: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -64,6 +119,8 @@ class Punctual(H11Protocol):
 
     def data_received(self, data: bytes) -> None:
         super().data_received(data)
+        if self.transport.get_protocol() is not self:
+            return  # it is a websocket from here on
         if self.cycle is not None and not self.cycle.response_complete:
             self._head_came()
         elif self._deadline is None:
@@ -103,7 +160,7 @@ def server(app: ASGIApp) -> uvicorn.Server:
     settings = uvicorn.Config(
         app,
         http=Punctual,
-        ws="websockets-sansio",
+        ws=Talking,
         ws_max_size=WEBSOCKET_BYTES_MAX,
         ws_per_message_deflate=False,  # what is worth it is compressed already, and a bomb costs more than it brings
         lifespan="off",

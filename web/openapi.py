@@ -19,6 +19,7 @@ from fleet.plan import Sort
 from web import api_shapes as shapes
 from web import asked, render
 from web.api import PULL_ITEMS_MAX
+from web.latest import Message
 from web.pages import attention, plan
 from web.policy import Entry, Policy, Table
 from web.ports import (
@@ -108,6 +109,17 @@ SPOKEN: dict[tuple[str, str], Spoken] = {
     ("GET", "/api/v1/events/feed"): Spoken(
         None,
         (Query("after", _whole(2**62), "Position of the last event you have; Last-Event-ID does the same."),),
+        kind="text/event-stream",
+    ),
+    ("GET", "/api/v1/state/stream"): Spoken(
+        Message,
+        (
+            Query(
+                "node", {"type": "array", "items": {"type": "string"}, "maxItems": 1_000}, "Only these nodes, by id."
+            ),
+            Query("tag", {"type": "array", "items": {"type": "string"}, "maxItems": 64}, "Only nodes with such a tag."),
+            Query("site", {"type": "array", "items": {"type": "string"}, "maxItems": 64}, "Only nodes of such a site."),
+        ),
         kind="text/event-stream",
     ),
     ("GET", "/api/v1/telemetry"): Spoken(

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from enum import StrEnum
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import msgspec
 
@@ -76,6 +76,25 @@ class NodeRow(_View, frozen=True):
     site: str = ""  # a hub's: the name of its site
     told_ns: int | None = None  # a hub's: when the site told this, by the site's clock
     lost_ns: int | None = None  # a hub's: since when its site is not heard; the rest is as of then
+
+
+class Latest(_View, frozen=True):
+    """A node as it is now: its row without the sparkline, its last words, and every value with when and whence."""
+
+    row: NodeRow
+    values: tuple[Value, ...] = ()
+    text: str | None = None
+    text_ns: int | None = None
+
+
+class LatestQuery(NamedTuple):
+    """Of each kind that is given, any; empty is any. By ascending id, behind `after`. `sites` are names."""
+
+    ids: frozenset[str] = frozenset()
+    tags: frozenset[str] = frozenset()
+    sites: frozenset[str] = frozenset()
+    after: str = ""
+    limit: int = 200
 
 
 class Severity(StrEnum):
@@ -1037,6 +1056,10 @@ class Box(Protocol):
 
     async def nodes(self, who: Identity, after: str, limit: int) -> Sequence[Node]:
         """Canonical objects by ascending id, for the API."""
+        ...
+
+    async def latest(self, who: Identity, query: LatestQuery) -> Sequence[Latest]:
+        """How nodes are now. Quick: from memory."""
         ...
 
     async def called(self, who: Identity, ids: Collection[str]) -> Mapping[str, str]:

@@ -6,7 +6,7 @@ end; the tests walk every row as every identity.
 
 from __future__ import annotations
 
-from web import api, assets, feed, live, metrics, openapi
+from web import api, assets, feed, live, metrics, openapi, state
 from web.pages import (
     account,
     attention,
@@ -121,6 +121,7 @@ TABLE: tuple[Entry, ...] = (
     Entry("POST", "/api/v1/domains/{id}/edit", api.domain_edit, OPERATOR),
     Entry("GET", "/api/v1/events", api.events, VIEWER),
     Entry("GET", "/api/v1/events/feed", feed.feed, VIEWER),
+    Entry("GET", "/api/v1/state/stream", state.stream, VIEWER),
     Entry("GET", "/api/v1/telemetry", api.telemetry, VIEWER),
     Entry("GET", "/api/v1/sources", api.sources, VIEWER),
     Entry("POST", "/api/v1/adopt", api.adopt, OPERATOR),
@@ -155,4 +156,5 @@ TABLE: tuple[Entry, ...] = (
     Entry("GET", "/readyz", api.ready, PUBLIC),
 )
 
-TALKS: tuple[Talk, ...] = ()  # websockets that both boxes have
+# Websockets that both boxes have
+TALKS: tuple[Talk, ...] = (Talk("/api/v1/state/socket", state.socket, VIEWER),)

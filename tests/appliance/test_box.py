@@ -9,7 +9,9 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import TypeVar
 
+import msgspec
 import pytest
+from websockets.asyncio.client import connect
 
 from appliance.compose import Appliance
 from appliance.config import Config, Http
@@ -22,7 +24,7 @@ from store.faults import Fault
 from store.ports import ListenProblem
 from tests.cast import BOB, eventually_async, send_udp
 from tests.conftest import ALDER
-from web.ports import NodeQuery
+from web.ports import LatestQuery, NodeQuery
 from web.rows import visible
 
 T = TypeVar("T")
@@ -238,3 +240,33 @@ async def test_a_box_that_cannot_listen_leaves_nothing_open(tmp_path: Path) -> N
 )
 def test_bytes_are_shown_so_that_they_can_do_nothing(raw: bytes, shown: str) -> None:
     assert visible(raw) == shown
+
+
+async def test_the_latest_state_of_a_node_is_its_row_and_every_value_with_its_age_and_source(alder: Appliance) -> None:
+    await say(alder, WORD % 71)
+    node_id = await adopted(alder)
+    (one,) = await alder.box.latest(
+        ALICE, LatestQuery(frozenset({node_id}), frozenset({"drone"}), frozenset({"alder"}))
+    )
+    assert (one.row.id, one.row.name, one.row.site) == (node_id, "kestrel", "alder")
+    (battery,) = (value for value in one.values if value.metric == "battery_pct")
+    assert (battery.value, battery.source) == (71, f"syslog/{BOB}/kestrel")
+    assert one.row.seen_ns == battery.at_ns
+    for other in (LatestQuery(tags=frozenset({"boat"})), LatestQuery(sites=frozenset({"birch"}))):
+        assert await alder.box.latest(ALICE, other) == []
+    assert await alder.box.latest(ALICE, LatestQuery(after=node_id)) == []
+
+
+async def test_a_program_is_told_the_latest_state_over_a_websocket(alder: Appliance) -> None:
+    await say(alder, WORD % 71)
+    node_id = await adopted(alder)
+    token = await alder.accounts.create_token(ALICE, "collector", Role.VIEWER)
+    url = f"ws://{alder.addresses['http']}/api/v1/state/socket?node={node_id}"
+    async with connect(url, additional_headers={"authorization": f"Bearer {token}"}) as line, asyncio.timeout(30):
+        first = msgspec.json.decode(await line.recv())
+        assert (first["kind"], first["whole"], len(first["nodes"])) == ("state", True, 1)
+        await say(alder, WORD % 64)
+        while True:
+            said = msgspec.json.decode(await line.recv())
+            if any(one["node"]["row"]["battery"]["value"] == 64 for one in said["nodes"]):
+                break

@@ -32,7 +32,7 @@ from store.quarantine import Quarantine
 from store.supervisor import Supervisor
 from store.views import View
 from tests.hub.sites import ALDER, BIRCH, CEDAR, ELM, NODES_EACH, filled, present
-from web.ports import NodeQuery, Severity
+from web.ports import LatestQuery, NodeQuery, Severity
 from web.stale import Stale
 
 ALICE = Identity(name="alice", role=Role.ADMIN)
@@ -323,3 +323,19 @@ async def test_the_numbers_for_machines_count_sites_and_what_is_missing(harbor: 
 
 def test_the_cast_of_these_tests_has_ids() -> None:
     assert all(map(is_ulid, (ALDER, BIRCH, CEDAR, ELM, node_of(3, 5))))
+
+
+async def test_the_latest_state_is_as_the_sites_told_it_and_knows_which_of_them_are_lost(harbor: Harbor) -> None:
+    every = await harbor.box.latest(ALICE, LatestQuery(limit=10_000))
+    assert [one.row.id for one in every] == sorted(harbor.fleet.nodes)
+    birch = await harbor.box.latest(ALICE, LatestQuery(sites=frozenset({"birch"}), limit=10_000))
+    assert {one.row.id for one in birch} == harbor.fleet.nodes_of[BIRCH]
+    told = harbor.fleet.nodes[birch[0].row.id]
+    assert {(value.metric, value.at_ns, value.source) for value in birch[0].values} == {
+        (metric, one.at_ns, one.via) for metric, one in told.present.values.items()
+    }
+    assert {one.row.id for one in every if one.row.lost_ns is not None} == {
+        row.id for row in harbor.box._all_rows() if row.lost_ns is not None
+    }
+    few = await harbor.box.latest(ALICE, LatestQuery(after=every[2].row.id, limit=2))
+    assert [one.row.id for one in few] == [one.row.id for one in every[3:5]]

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
 
 import pytest
-import uvicorn
 from starlette.testclient import TestClient
 
 from tests.web.island import NOW_NS, PASSWORD, Island, People
+from web import http_server
 from web.app import application
 
 ROLES = {"anonymous": "", "viewer": "token-bob", "operator": "token-olga", "admin": "token-alice"}
@@ -49,12 +50,10 @@ class Server:
     """A real server in a thread of its own; `call` runs a function in its loop."""
 
     def __init__(self, island: Island, people: People, clock: Callable[[], int], *, port: int = 0) -> None:
-        app = application(island, people, clock=clock)
-        config = uvicorn.Config(
-            app, port=port, log_level="warning", http="h11", lifespan="off", timeout_graceful_shutdown=1
-        )
         self.island, self.people = island, people
-        self._server = uvicorn.Server(config)
+        self._server = http_server.server(application(island, people, clock=clock))
+        self._server.config.timeout_graceful_shutdown = 1
+        self._listener = socket.create_server(("127.0.0.1", port))
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
@@ -66,7 +65,7 @@ class Server:
     def _run(self) -> None:
         async def serve() -> None:
             self._loop = asyncio.get_running_loop()
-            await self._server.serve()
+            await self._server.serve(sockets=[self._listener])
 
         asyncio.run(serve())
 

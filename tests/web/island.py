@@ -64,6 +64,8 @@ from web.ports import (
     IntakeLine,
     IntakeView,
     LaneView,
+    Latest,
+    LatestQuery,
     LinksView,
     LinkView,
     NodeQuery,
@@ -804,6 +806,18 @@ class Island:
     async def nodes(self, who: Identity, after: str, limit: int) -> Sequence[Node]:
         self._check()
         return [self.nodes_held[one] for one in sorted(self.nodes_held) if one > after][:limit]
+
+    async def latest(self, who: Identity, query: LatestQuery) -> Sequence[Latest]:
+        self._check()
+        found = [
+            Latest(row=row, values=(row.battery,) if row.battery else (), text=self.texts.get(row.id))
+            for row in sorted(self.rows.values(), key=lambda row: row.id)
+            if row.id > query.after
+            and (not query.ids or row.id in query.ids)
+            and (not query.tags or query.tags & set(row.tags))
+            and (not query.sites or row.site in query.sites)
+        ]
+        return found[: query.limit]
 
     async def called(self, who: Identity, ids: Collection[str]) -> Mapping[str, str]:
         return {one: self.nodes_held[one].name for one in ids if one in self.nodes_held}
