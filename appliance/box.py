@@ -19,7 +19,7 @@ from appliance.parts import Line, Parts
 from appliance.presents import Here, Presents, Seen
 from appliance.retaking import Retaking
 from appliance.world import NodeState, SourceState, source_key
-from fleet import lifecycle, series
+from fleet import lifecycle, series, signs
 from fleet.attention import Item
 from fleet.audit import Page, Query
 from fleet.authority import Chain, Judged, handed_back
@@ -27,11 +27,13 @@ from fleet.board import text as text_of
 from fleet.connectivity import REACH, Mode, Reach
 from fleet.document import Id
 from fleet.document import Kind as DocumentKind
-from fleet.events import Recorded
+from fleet.events import Clock, Recorded
+from fleet.histogram import quantile
 from fleet.limits import MS, SECOND
 from fleet.metrics import BY_NAME
 from fleet.node import Actual, Connectivity, Endpoint, Firmware, Kind, Lifecycle, LinkQuality, Node, SupplyChain
 from fleet.people import Identity, Refused, Unavailable
+from fleet.signs import Signs
 from store import audit, journal, keys, node_words, proof
 from store.attention import Marks
 from store.database import connect_reader
@@ -255,6 +257,21 @@ class ApplianceBox:
             authority=self._authority_line(chain),
             device=self.device_commands.state(node_id, snapshot),
             parked=deciding.parked(judged.parked, self._where),
+            way_in=self._way_in(state.signs),
+        )
+
+    def _way_in(self, held: Signs) -> ports.WayIn:
+        clock = self._parts.clock
+        now_ns, trusted = clock.now_ns(), clock.confidence() is not Clock.NOT_TRUSTED
+        skew_ns = signs.skew_ns(held, now_ns) if trusted else None  # by a clock that is wrong itself, all others are
+        return ports.WayIn(
+            per_s=signs.per_s(held, now_ns),
+            repeated=held.repeated,
+            repeated_in_a_row=held.repeated_in_a_row,
+            skew_ns=skew_ns,
+            skewed=skew_ns is not None and abs(skew_ns) > signs.SKEW_NS_MAX,
+            beat_interval_s=held.interval_ns / SECOND if held.interval_ns else None,
+            missed_beats=signs.missed_beats(held, now_ns),
         )
 
     def _relays(self, node_id: str) -> tuple[tuple[str, str], ...]:
@@ -614,10 +631,12 @@ class ApplianceBox:
             clock_step_ns=parts.clock.stepped_ns,
             unclaimed=tuple(_source_view(source) for source in unclaimed[:200]),
             storage_problem=str(gate.fault) if gate.fault else None,
+            repeated=dict(parts.interpreter.repeated),
         )
 
     def _line(self, line: Line) -> ports.IntakeLine:
         tally = self._parts.gate.tally(line.intake)
+        lately = line.durable_lately(tally)
         return ports.IntakeLine(
             intake=line.intake,
             address=line.address,
@@ -628,6 +647,10 @@ class ApplianceBox:
             problem=line.problem,
             spark=tuple(line.rates),
             points=tally.points,
+            waiting=tally.waiting,
+            durable_s_p50=quantile(lately, 0.5),
+            durable_s_p99=quantile(lately, 0.99),
+            state=line.state,
         )
 
     async def quarantine(self, who: Identity, before: int, limit: int, settled: bool) -> Sequence[ports.QuarantineItem]:
@@ -787,7 +810,7 @@ class ApplianceBox:
     def watch(self) -> AsyncIterator[frozenset[str]]:
         return self._parts.stale.watch()
 
-    async def gauges(self) -> Sequence[ports.Gauge]:
+    async def gauges(self) -> Sequence[ports.Gauge | ports.Durations]:
         found = gauges(self._parts, self._listed().rows, await self._parts.quarantine.count())
         return [*found, *self.device_commands.gauges()]
 

@@ -621,10 +621,7 @@ class Appliance:
         while True:
             await asyncio.sleep(1.0)
             for name, line in self.lines.items():
-                tally = self.gate.tally(name)
-                records = tally.points or tally.records
-                line.rates.append(float(records - line.last_records))
-                line.last_records = records
+                line.tick(self.gate.tally(name))
             self.stale.mark("intake")
 
     async def _quarantine_loop(self) -> None:

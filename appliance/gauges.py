@@ -7,13 +7,16 @@ from collections.abc import Sequence
 
 from appliance.intake.device import Turned
 from appliance.parts import Parts
+from fleet import limits, signs
 from fleet.connectivity import Reach
+from fleet.events import Clock
+from fleet.lifecycle import Phase
 from fleet.limits import SECOND
-from web.ports import Gauge, NodeRow
+from web.ports import Durations, Gauge, NodeRow
 
 
-def gauges(parts: Parts, rows: Sequence[NodeRow], quarantined: int) -> list[Gauge]:
-    found: list[Gauge] = []
+def gauges(parts: Parts, rows: Sequence[NodeRow], quarantined: int) -> list[Gauge | Durations]:
+    found: list[Gauge | Durations] = []
 
     def gauge(name: str, words: str, value: float, **labels: str) -> None:
         found.append(Gauge(name=f"skerry_{name}", help=words, kind="gauge", value=value, labels=tuple(labels.items())))
@@ -32,6 +35,18 @@ def gauges(parts: Parts, rows: Sequence[NodeRow], quarantined: int) -> list[Gaug
         counter("intake_bytes_total", "Bytes of records taken in.", tally.bytes_in, intake=intake)
         for reason, count in tuple(tally.refused.items()):
             counter("intake_refused_total", "Messages refused, by reason.", count, intake=intake, reason=reason)
+        gauge("intake_waiting_records", "Records that wait to be written, by way in.", tally.waiting, intake=intake)
+        found.append(
+            Durations(
+                name="skerry_intake_durable_seconds",
+                help="From when a record came until it was on the disk.",
+                buckets=tuple(tally.durable.cumulative()),
+                sum_s=tally.durable.sum_s,
+                labels=(("intake", intake),),
+            )
+        )
+    for intake, count in tuple(parts.interpreter.repeated.items()):
+        counter("intake_repeated_total", "Messages that had come before, by way of their source.", count, intake=intake)
     keeper = parts.doorkeeper
     for why in Turned:
         counter("auth_refused_total", "Devices turned away, by reason.", keeper.turned[why], reason=why)
@@ -73,4 +88,46 @@ def gauges(parts: Parts, rows: Sequence[NodeRow], quarantined: int) -> list[Gaug
         "Largest resident memory.",
         resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
     )
+    return found + _of_nodes(parts)
+
+
+def _of_nodes(parts: Parts) -> list[Gauge | Durations]:
+    """A few figures for each node that is not retired, so that a rule can name it; beyond `metrics_nodes_max` nodes only
+    how many have none. Times are told as times, not as ages: an age would be wrong by the time it is read."""
+    now_ns, trusted = parts.clock.now_ns(), parts.clock.confidence() is not Clock.NOT_TRUSTED
+    states = [one for one in tuple(parts.world.nodes.values()) if one.place.phase is not Phase.RETIRED]
+    states.sort(key=lambda one: one.node.id)
+    left_out = max(len(states) - limits.metrics_nodes_max, 0)
+    found: list[Gauge | Durations] = [
+        Gauge(
+            name="skerry_nodes_without_metrics",
+            help="Nodes beyond the number that has figures of its own here.",
+            kind="gauge",
+            value=left_out,
+        )
+    ]
+    for state in states[: limits.metrics_nodes_max]:
+        labels, held = (("node", state.node.id), ("name", state.node.name)), state.signs
+        for name, words, value in (
+            ("seen_timestamp_seconds", "When a message of the node last came.", _seconds(state.snapshot.seen_ns)),
+            (
+                "clock_skew_seconds",
+                "How far its clock is ahead of ours.",
+                _seconds(signs.skew_ns(held, now_ns) if trusted else None),
+            ),
+            ("heartbeat_timestamp_seconds", "When its last heartbeat came.", _seconds(held.beat_ns)),
+            ("heartbeat_interval_seconds", "Between two heartbeats, as a rule.", _seconds(held.interval_ns)),
+            ("repeats_in_a_row", "Messages that had come before, with no new one between.", held.repeated_in_a_row),
+        ):
+            if value is not None:
+                found.append(Gauge(name=f"skerry_node_{name}", help=words, kind="gauge", value=value, labels=labels))
+        if held.repeated:
+            words = "Messages of the node that had come before."
+            found.append(
+                Gauge(name="skerry_node_repeated_total", help=words, kind="counter", value=held.repeated, labels=labels)
+            )
     return found
+
+
+def _seconds(ns: float | None) -> float | None:
+    return None if ns is None else ns / SECOND

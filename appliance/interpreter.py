@@ -37,7 +37,7 @@ from appliance.world import (
     World,
     source_key,
 )
-from fleet import lifecycle, limits, series, snapshot
+from fleet import lifecycle, limits, series, signs, snapshot
 from fleet.connectivity import Reach
 from fleet.events import Body, LifecycleMoved, SourceClaimed
 from fleet.lifecycle import Phase
@@ -64,6 +64,8 @@ _STOP_S = 3.0
 _READ_RECORDS = 4_096
 _SAMPLE_BYTES = 512
 
+REPEATED = "repeated"  # the mark of a record whose message had come before
+
 Quarantine = Callable[[str, str, str, bytes], None]
 
 
@@ -89,6 +91,7 @@ class Interpreter:
     ) -> None:
         self.world = world
         self.unread: Counter[str] = Counter()  # records that gave no reading, by mark
+        self.repeated: Counter[str] = Counter()  # messages that had come before, by intake
         self.interpreted = 0
         self.newest = world.cursor  # the last record that is stored
         self._journal, self._site, self._store, self._history = journal, site, store, history
@@ -105,6 +108,7 @@ class Interpreter:
         self._stopping = False
         self._stopping_since = 0.0
         self._turns: list[tuple[str, Body]] = []
+        self._repeats = signs.Repeats(limits.mids_max)
         self._activating: set[str] = set()  # nodes whose first step to ACTIVE waits among the turns
         self._forgotten: list[str] = []
         self._saved_ns = self._series_ns = self._ticked_ns = steady_ns()
@@ -274,6 +278,8 @@ class Interpreter:
         except Exception as error:
             log.exception("record %d cannot be read", record.id)
             reading = Reading(marks=("unparsed",), text=str(error)[:200])
+        if record.id > state.snapshot.record:
+            reading = self._signs(state, record, source, reading)
         for mark in reading.marks:
             self.unread[mark] += 1
             if mark == "unparsed" and self.unread[mark] <= limits.quarantine_samples_max:
@@ -295,6 +301,16 @@ class Interpreter:
         if record.id > self._store.record and reading.metrics:
             for metrics in reading.samples or (reading.metrics,):
                 self._chart(state, record.at // SECOND, metrics)
+
+    def _signs(self, state: NodeState, record: Record, source: SourceState, reading: Reading) -> Reading:
+        """Note what the record tells of the way it came. One that came before is a sign of life and says nothing new:
+        what it told then may be older than what is known now (docs/decisions/0022)."""
+        if reading.mid is None or not self._repeats.seen(state.node.id, reading.mid):
+            signs.add(state.signs, record.at, reading)
+            return reading
+        signs.add_repeated(state.signs, record.at)
+        self.repeated[source.key.intake] += 1
+        return Reading(mid=reading.mid, marks=(REPEATED,))
 
     def _chart(self, state: NodeState, at_s: int, metrics: Mapping[str, float]) -> None:
         start_s = series.start_of(at_s)

@@ -11,7 +11,7 @@ from appliance.authority import Autonomy
 from appliance.bundles import Bundles
 from appliance.doorkeeper import Gatekeeper
 from appliance.hub_link import HubLink
-from appliance.intake.gate import Gate
+from appliance.intake.gate import Gate, Tally
 from appliance.interpreter import Interpreter
 from appliance.keeper import Keeper
 from appliance.recorder import Recorder
@@ -43,6 +43,23 @@ class Line(msgspec.Struct):
     problem: str | None = None
     rates: deque[float] = msgspec.field(default_factory=lambda: deque(maxlen=300))
     last_records: int = 0
+    durable: deque[tuple[int, ...]] = msgspec.field(default_factory=lambda: deque(maxlen=31))  # counts, 10 s apart
+    seconds: int = 0
+    state: str = ""  # of a way in that calls out itself: how that stands
+
+    def tick(self, tally: Tally) -> None:
+        """A second passed."""
+        records = tally.points or tally.records
+        self.rates.append(float(records - self.last_records))
+        self.last_records = records
+        if self.seconds % 10 == 0:
+            self.durable.append(tuple(tally.durable.counts))
+        self.seconds += 1
+
+    def durable_lately(self, tally: Tally) -> list[int]:
+        """Of the last five minutes, how many records took how long to the disk."""
+        before = self.durable[0] if self.durable else (0,) * len(tally.durable.counts)
+        return [now - then for now, then in zip(tuple(tally.durable.counts), before, strict=True)]
 
 
 class Parts(msgspec.Struct, frozen=True):

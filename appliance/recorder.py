@@ -16,6 +16,7 @@ from collections.abc import Callable, Sequence
 
 from appliance.intake.gate import Entry, Gate, Stored
 from appliance.world import OWN_SOURCE
+from fleet.limits import SECOND
 from store.faults import Fault, StoreFault
 from store.frames import Offer, Record
 from store.supervisor import Loop
@@ -79,8 +80,11 @@ class Recorder:
             self._fell(fault, batch)
             return
         self.commit_seconds.append(time.perf_counter() - started)
-        first = records[0].id
+        first, now_ns = records[0].id, self._now_ns()
         for entry in batch:
+            if entry.offers:
+                took_s = (now_ns - entry.offers[0].at_ns) / SECOND
+                self._gate.tally(entry.intake).durable.add(took_s, len(entry.offers))
             if entry.done is not None:
                 entry.done(Stored(first, first + len(entry.offers) - 1))
             first += len(entry.offers)

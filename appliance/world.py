@@ -17,6 +17,7 @@ from appliance.intake.ping import START, PingState
 from fleet import lifecycle, series
 from fleet.node import Node
 from fleet.reading import Reading
+from fleet.signs import Signs
 from fleet.snapshot import Snapshot
 
 SPARK_STEP_NS = 120 * 1_000_000_000
@@ -70,6 +71,7 @@ class NodeState(msgspec.Struct):
     spark_ns: int = 0
     dirty: bool = False
     claims: frozenset[str] = frozenset()  # senders
+    signs: Signs = msgspec.field(default_factory=Signs)
 
 
 class Saved(msgspec.Struct, array_like=True):

@@ -24,6 +24,7 @@ lines_body_lines_max = 200_000  # of line protocol in one body
 lines_run_bytes_max = 4_096  # lines of one sender are one record, up to this; a longer one is one by itself
 json_depth_max = 32
 metrics_per_record_max = 64
+mids_max = 65_536  # ids of messages that are remembered, to know a repeat
 metrics_per_node_max = 256  # beyond it a node's new names are not kept as values
 tcp_connections_max = 1_024
 tcp_idle_seconds_max = 600
@@ -92,4 +93,5 @@ quarantine_samples_max = 100  # of one reason in one run of the process
 # Pages and API
 page_items_max = 500
 page_items_default = 50
+metrics_nodes_max = 2_000  # that /metrics has figures for one by one
 stream_nodes_max = 1_000  # that one reader of the latest state is told of

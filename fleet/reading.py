@@ -44,6 +44,7 @@ class Reading(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     `claimed_ns`  the time the device wrote, Unix ns; None when it wrote none or an impossible one
     `metrics`     number by metric name (`fleet.metrics` lists the known names and their units)
     `samples`     where one record tells a metric more than once: all values, oldest first; `metrics` has the last ones
+    `mid`         the id that the device gave this message; one that comes again was sent again
     `heartbeat`   the record is a sign of life of the autopilot or agent itself, not of a relay
     `attributes`  what the device says of itself, as JSON text by name; "null" takes one back
     `marks`       what a reader should know about the record: "oversize", "bad-utf8", "clock-implausible", ...
@@ -64,3 +65,4 @@ class Reading(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     uptime_s: float | None = None
     attributes: dict[str, str] = msgspec.field(default_factory=dict)
     marks: tuple[str, ...] = ()
+    mid: str | None = None

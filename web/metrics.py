@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
@@ -9,7 +10,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from web import asked
-from web.ports import Gauge
+from web.ports import Durations, Gauge
 
 if TYPE_CHECKING:
     from prometheus_client.metrics_core import Metric
@@ -17,10 +18,12 @@ if TYPE_CHECKING:
 
 async def metrics(request: Request) -> Response:
     """GET /metrics"""
-    return Response(text(await asked.box(request).gauges()), media_type="text/plain; version=0.0.4; charset=utf-8")
+    gauges = await asked.box(request).gauges()
+    body = await asyncio.to_thread(text, gauges)  # thousands of nodes take a while; pages do not wait for it
+    return Response(body, media_type="text/plain; version=0.0.4; charset=utf-8")
 
 
-def text(gauges: Sequence[Gauge]) -> bytes:
+def text(gauges: Sequence[Gauge | Durations]) -> bytes:
     from prometheus_client import CollectorRegistry, generate_latest
 
     registry = CollectorRegistry(auto_describe=False)
@@ -29,24 +32,31 @@ def text(gauges: Sequence[Gauge]) -> bytes:
 
 
 class _Gauges:
-    def __init__(self, gauges: Sequence[Gauge]) -> None:
+    def __init__(self, gauges: Sequence[Gauge | Durations]) -> None:
         self._gauges = gauges
 
     def describe(self) -> list[Metric]:
         return []
 
     def collect(self) -> Iterator[Metric]:
-        from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+        from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 
         families: dict[str, Metric] = {}
         for gauge in self._gauges:
-            family = families.get(gauge.name)
+            labels, family = [value for _, value in gauge.labels], families.get(gauge.name)
+            names = [name for name, _ in gauge.labels]
+            if isinstance(gauge, Durations):
+                if family is None:
+                    family = families[gauge.name] = HistogramMetricFamily(gauge.name, gauge.help, labels=names)
+                buckets = [("+Inf" if bound == float("inf") else str(bound), count) for bound, count in gauge.buckets]
+                family.add_metric(labels, buckets, gauge.sum_s)  # type: ignore[attr-defined]
+                continue
             if family is None:
                 make = CounterMetricFamily if gauge.kind == "counter" else GaugeMetricFamily
                 family = families[gauge.name] = make(
                     gauge.name.removesuffix("_total") if gauge.kind == "counter" else gauge.name,
                     gauge.help,
-                    labels=[name for name, _ in gauge.labels],
+                    labels=names,
                 )
-            family.add_metric([value for _, value in gauge.labels], gauge.value)  # type: ignore[attr-defined]
+            family.add_metric(labels, gauge.value)  # type: ignore[attr-defined]
         yield from families.values()

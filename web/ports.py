@@ -345,6 +345,20 @@ class DeviceState(_View, frozen=True):
     said: tuple[SaidView, ...] = ()
 
 
+class WayIn(_View, frozen=True):
+    """How a node's messages come, since the start of the process. `skew_ns`: how far its clock is ahead of the box's, None where
+    nothing lately tells; `skewed` when that is beyond what is tolerated. `missed_beats`: how many of its own intervals ago the
+    last heartbeat came."""
+
+    per_s: float
+    repeated: int
+    repeated_in_a_row: int
+    skew_ns: int | None = None
+    skewed: bool = False
+    beat_interval_s: float | None = None
+    missed_beats: float | None = None
+
+
 class NodeView(_View, frozen=True):
     now_ns: int
     row: NodeRow
@@ -370,6 +384,7 @@ class NodeView(_View, frozen=True):
     device: DeviceState | None = None  # None where none has said anything of itself, and none is connected
     as_of: AsOf | None = None
     clock: Clock | None = None  # of a past view: of the clock that wrote its newest turn
+    way_in: WayIn | None = None  # None where its messages do not come in here, or it is of the past
 
 
 class Drifter(_View, frozen=True):
@@ -597,6 +612,10 @@ class IntakeLine(_View, frozen=True):
     problem: str | None = None  # why it does not listen, in a sentence
     spark: tuple[float, ...] = ()  # messages/s over the last five minutes
     points: int = 0  # what the records hold, where one holds many; messages/s are of these then
+    waiting: int = 0  # at the gate
+    durable_s_p50: float | None = None  # from receipt to the disk, over the last five minutes
+    durable_s_p99: float | None = None
+    state: str = ""  # of a way in that calls out itself: to whom, and how that stands
 
 
 class BudgetClass(_View, frozen=True):
@@ -632,6 +651,7 @@ class IntakeView(_View, frozen=True):
     clock_step_ns: int
     unclaimed: tuple[SourceView, ...]
     storage_problem: str | None = None
+    repeated: dict[str, int] = {}  # messages that had come before, by the way of their source
 
 
 class QuarantineItem(_View, frozen=True):
@@ -725,6 +745,16 @@ class Gauge(_View, frozen=True):
     help: str
     kind: str
     value: float
+    labels: tuple[tuple[str, str], ...] = ()
+
+
+class Durations(_View, frozen=True):
+    """A histogram for /metrics: how many took at most so long (seconds, the last one infinite), and all of them together."""
+
+    name: str
+    help: str
+    buckets: tuple[tuple[float, int], ...]
+    sum_s: float
     labels: tuple[tuple[str, str], ...] = ()
 
 
@@ -1197,6 +1227,6 @@ class Box(Protocol):
         `quarantine`, `journal`, `links`. An empty set every five seconds says that the box is alive."""
         ...
 
-    async def gauges(self) -> Sequence[Gauge]: ...
+    async def gauges(self) -> Sequence[Gauge | Durations]: ...
 
     async def health(self) -> Fitness: ...

@@ -258,6 +258,13 @@ def age(seconds: float) -> str:
     return f"{whole // 86_400} d"
 
 
+def offset(ns: int) -> str:
+    """Of a clock against ours: 640 ms ahead, 3 min behind."""
+    size = abs(ns)
+    written = f"{size // 1_000_000} ms" if size < 2_000_000_000 else age(size / 1e9)
+    return f"{written} {'behind' if ns < 0 else 'ahead'}"
+
+
 def seconds_of(ns: int) -> float:
     return ns / SECOND
 

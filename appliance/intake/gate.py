@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from fleet import limits
+from fleet.histogram import Histogram
 from store.faults import StoreFault
 from store.frames import Offer
 
@@ -43,6 +44,8 @@ class Tally:
         self.points = 0  # what the records hold, where one holds many
         self.bytes_in = 0
         self.refused: Counter[str] = Counter()
+        self.waiting = 0  # records at the gate now
+        self.durable = Histogram()  # from when a record came to its commit
 
 
 class Gate:
@@ -64,25 +67,25 @@ class Gate:
         self._closed = False
 
     def tally(self, intake: str) -> Tally:
-        return self.tallies.setdefault(intake, Tally())
+        return self.tallies.get(intake) or self.tallies.setdefault(intake, Tally())
 
     def offer(self, intake: str, offers: Sequence[Offer], done: Done | None = None) -> str | None:
         """Take `offers` in, or refuse them all and say why in one word (full, or the disk's fault).
 
         `done` is called on the writing thread after the commit that holds them (Stored) or after it failed.
         """
-        size = sum(len(offer.raw) for offer in offers)
+        size, tally = sum(len(offer.raw) for offer in offers), self.tally(intake)
         with self._wake:
             reason = self._refusal(len(offers), size)
             if reason is None:
                 self._entries.append(Entry(intake, offers, size, done))
                 self.records += len(offers)
+                tally.waiting += len(offers)
                 self.bytes += size
                 self.high_records = max(self.high_records, self.records)
                 if done is not None:
                     self._urgent += 1
                 self._wake.notify()
-        tally = self.tally(intake)
         if reason is None:
             tally.records += len(offers)
             tally.bytes_in += size
@@ -133,6 +136,7 @@ class Gate:
             batch.append(self._entries.popleft())
             records += len(entry.offers)
             size += entry.size
+            self.tally(entry.intake).waiting -= len(entry.offers)
             if entry.done is not None:
                 self._urgent -= 1
         self.records -= records

@@ -67,6 +67,7 @@ class Draft:
     heartbeat = False
     armed: bool | None = None
     flight: Flight | None = None
+    mid: str | None = None
     marks: tuple[str, ...] = ()
     metrics_max = limits.metrics_per_record_max
 
@@ -154,6 +155,7 @@ def reading(
         flight=draft.flight,
         uptime_s=uptime_s,
         marks=draft.marks,
+        mid=draft.mid,
     )
 
 
@@ -425,6 +427,11 @@ def _version(draft: Draft, value: _Value) -> bool:
     return True
 
 
+def _mid(draft: Draft, value: _Value) -> bool:
+    draft.mid = str(value)[: limits.name_chars_max] or draft.mid
+    return True
+
+
 def _flight(draft: Draft, value: _Value) -> bool:
     flight = _FLIGHT.get(_word(value).replace(" ", "_"))
     draft.flight = flight or draft.flight
@@ -516,6 +523,7 @@ _FIELDS: dict[str, _Field] = {
     **dict.fromkeys(("ts", "time", "timestamp", "@timestamp"), _clock),
     **dict.fromkeys(("mavlink", "mav"), _mavlink),
     "armed": _armed,
+    "mid": _mid,
     "heartbeat": _heartbeat,
     "severity": _severity,
     "level": _level,

@@ -7,6 +7,7 @@ import json
 import re
 import shutil
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ import httpx2
 import pytest
 
 from bench.island import free_port
+from fleet.limits import MS
 from tests.cast import eventually
 from tests.mainland import Box, mainland
 
@@ -66,7 +68,15 @@ def boxes(tmp_path: Path) -> Iterator[tuple[Box, Box]]:
 
 @needs_prometheus
 def test_prometheus_finds_every_figure_that_rules_and_dashboard_name(boxes: tuple[Box, Box], tmp_path: Path) -> None:
-    port = free_port()
+    port, alder = free_port(), boxes[1]
+    said = {"device": "kestrel", "heartbeat": True, "ts": time.time_ns() // MS}
+    body = {"source": "http/127.0.0.1/kestrel", "name": "kestrel", "kind": "EDGE", "tags": []}
+    node = f"/api/v1/nodes/{alder.call('POST', '/api/v1/adopt', body)['id']}"
+    for mid in ("1", "1", "2", "3"):  # one of them twice
+        httpx2.post(f"http://{alder.http}/v1/ingest", json=said | {"mid": mid}, trust_env=False).raise_for_status()
+        eventually(lambda: alder.call("GET", node)["way_in"]["per_s"])
+        time.sleep(0.2)  # a heartbeat of its own each
+    eventually(lambda: alder.call("GET", node)["way_in"]["beat_interval_s"])
     jobs = []
     for name, box in zip(("skerry-hub", "skerry-site"), boxes, strict=True):
         token = box.call("POST", "/api/v1/tokens", {"name": "prometheus", "role": "viewer"})["secret"]

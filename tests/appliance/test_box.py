@@ -6,6 +6,7 @@ import asyncio
 import itertools
 import socket
 from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TypeVar
 
@@ -13,18 +14,21 @@ import msgspec
 import pytest
 from websockets.asyncio.client import connect
 
+from appliance import gauges
 from appliance.compose import Appliance
 from appliance.config import Config, Http
 from fleet import events
 from fleet.connectivity import Mode, Reach
 from fleet.lifecycle import Phase, Place
+from fleet.limits import SECOND
 from fleet.node import Kind
 from fleet.people import Identity, Refused, Role
 from store.faults import Fault
 from store.ports import ListenProblem
 from tests.cast import BOB, eventually_async, send_udp
 from tests.conftest import ALDER
-from web.ports import LatestQuery, NodeQuery
+from web.metrics import text
+from web.ports import Durations, Gauge, LatestQuery, NodeQuery
 from web.rows import visible
 
 T = TypeVar("T")
@@ -203,6 +207,8 @@ async def test_every_number_of_the_metrics_has_a_name_a_kind_and_words(alder: Ap
     assert len({(one.name, one.labels) for one in found}) == len(found)
     for one in found:
         assert one.name.startswith("skerry_")
+        if isinstance(one, Durations):
+            continue
         assert one.kind in ("gauge", "counter")
         assert one.name.endswith("_total") == (one.kind == "counter")
         assert one.help.endswith(".")
@@ -270,3 +276,40 @@ async def test_a_program_is_told_the_latest_state_over_a_websocket(alder: Applia
             said = msgspec.json.decode(await line.recv())
             if any(one["node"]["row"]["battery"]["value"] == 64 for one in said["nodes"]):
                 break
+
+
+async def test_how_a_node_comes_in_is_told_on_its_page_and_to_prometheus(alder: Appliance) -> None:
+    ahead = datetime.fromtimestamp(alder.clock.now_ns() / SECOND + 3.2, UTC).isoformat().encode()
+    await say(alder, b"<13>1 %b kestrel fc - - - heartbeat=1 mid=k-1" % ahead)
+    node_id = await adopted(alder)
+    again = b"<13>1 %b kestrel fc - - - heartbeat=1 mid=k-2" % ahead
+    await say(alder, again, again)
+    view = await alder.box.node(ALICE, node_id)
+    assert view is not None
+    assert view.way_in is not None
+    assert view.way_in.skewed
+    assert view.way_in.skew_ns is not None
+    assert 2 * SECOND < view.way_in.skew_ns < 4 * SECOND
+    assert (view.way_in.repeated, view.way_in.repeated_in_a_row) == (1, 1)
+    intake = await alder.box.intake(ALICE)
+    assert intake.repeated == {"syslog": 1}
+    line = next(one for one in intake.lines if one.intake == "syslog-udp")
+    assert line.waiting == 0
+    assert line.durable_s_p50 is not None
+    assert line.durable_s_p99 is not None
+    assert 0 < line.durable_s_p50 <= line.durable_s_p99
+    told = text(await alder.box.gauges()).decode()
+    for name in ("seen_timestamp_seconds", "clock_skew_seconds", "heartbeat_timestamp_seconds", "repeated_total"):
+        assert f'skerry_node_{name}{{name="kestrel",node="{node_id}"}}' in told
+    assert 'skerry_intake_durable_seconds_bucket{intake="syslog-udp",le="+Inf"} 3.0' in told
+
+
+async def test_the_nodes_that_have_figures_of_their_own_are_bounded(
+    alder: Appliance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gauges.limits, "metrics_nodes_max", 1)
+    for name in ("kestrel", "merlin", "osprey"):
+        await adopted(alder, name, f"syslog/{BOB}/{name}")
+    told = await alder.box.gauges()
+    assert len({one.labels for one in told if one.name.startswith("skerry_node_")}) == 1
+    assert [one.value for one in told if isinstance(one, Gauge) and one.name == "skerry_nodes_without_metrics"] == [2]

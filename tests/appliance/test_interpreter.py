@@ -147,6 +147,34 @@ def test_what_is_handed_over_twice_is_read_once(desk: Desk) -> None:
     assert desk.state.snapshot.records == 51
 
 
+def spoken(mid: str, percent: int, health: str) -> bytes:
+    return b'<13>1 2026-11-21T05:40:26Z kestrel fc - - - {"mid":"%s","battery_pct":%d,"health":"%s"}' % (
+        mid.encode(),
+        percent,
+        health.encode(),
+    )
+
+
+def test_a_message_that_was_sent_again_is_heard_and_says_nothing_new(desk: Desk) -> None:
+    first, second = spoken("k-1", 90, "FAILED"), spoken("k-2", 80, "OK")
+    desk.hear(first)
+    desk.hear(second)
+    desk.read_all()
+    turns = desk.turns()
+    desk.now_ns += 5 * SECOND
+    desk.hear(first, first)
+    desk.read_all()
+    eventually(lambda: desk.state.snapshot.seen_ns, lambda seen: seen == desk.now_ns)
+    assert desk.state.snapshot.values["battery_pct"].value == 80.0
+    assert desk.turns() == turns
+    assert desk.state.snapshot.records == 4  # they are here, all of them
+    assert desk.interpreter.repeated == {"syslog": 2}
+    assert (desk.state.signs.repeated, desk.state.signs.repeated_in_a_row) == (2, 2)
+    desk.hear(spoken("k-3", 70, "OK"))
+    eventually(lambda: desk.state.snapshot.values["battery_pct"].value, lambda value: value == 70.0)
+    assert desk.state.signs.repeated_in_a_row == 0
+
+
 def test_silence_is_judged_only_when_all_that_was_said_is_read(desk: Desk) -> None:
     desk.hear(battery(90))
     eventually(lambda: desk.told("node.heard"))

@@ -88,6 +88,7 @@ from web.ports import (
     Unavailable,
     Value,
     VerifyStep,
+    WayIn,
 )
 from web.rows import batch, relays
 
@@ -351,6 +352,7 @@ class Island:
         self.link: LinkView | None = harbor_link()
         self.brought = b""
         self.notes: dict[str, str] = {}
+        self.ways_in: dict[str, WayIn] = {}
         self.conflicts: dict[str, FieldConflict] = {}
         self.plans = Agenda(self)
         self.taken_up: dict[str, dict[str, Any]] = {}
@@ -801,6 +803,7 @@ class Island:
             )
             if row.seen_ns
             else None,
+            way_in=self.ways_in.get(node_id, WayIn(per_s=1.2, repeated=0, repeated_in_a_row=0, skew_ns=-12_000_000)),
         )
 
     async def nodes(self, who: Identity, after: str, limit: int) -> Sequence[Node]:
@@ -895,6 +898,9 @@ class Island:
                     bytes_in=181_220_113,
                     refused={"gate full": 412},
                     spark=spark,
+                    waiting=312,
+                    durable_s_p50=0.0041,
+                    durable_s_p99=0.212,
                 ),
                 IntakeLine(
                     intake="syslog-tcp",
@@ -952,6 +958,7 @@ class Island:
             clock_step_ns=0,
             unclaimed=tuple(self.unclaimed.values()),
             storage_problem=None,
+            repeated={"http": 17},
         )
 
     async def quarantine(self, who: Identity, before: int, limit: int, settled: bool) -> Sequence[QuarantineItem]:

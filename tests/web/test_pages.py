@@ -21,7 +21,7 @@ from tests.web.conftest import bearer
 from tests.web.island import NOW_NS, Island, People
 from web import chart, words
 from web.app import application
-from web.ports import NodeRow, Series
+from web.ports import NodeRow, Series, WayIn
 
 WEB = Path(web.__path__[0])
 PAGES = ("/", "/intake", "/devices", "/quarantine", "/quarantine?settled=1", "/journal", "/journal/verify", "/account")
@@ -385,3 +385,28 @@ def test_times_no_calendar_holds_are_still_shown() -> None:
     assert words.iso(0) == "1970-01-01T00:00:00Z"
     assert words.when(NOW_NS + HOUR) == "2026-11-21 10:30:00 UTC"
     assert words.clock_time(10**27).count(":") == 2
+
+
+def test_a_nodes_page_says_how_its_messages_come(alice: TestClient, island: Island) -> None:
+    node_id = next(iter(island.rows))
+    assert "clock 12 ms behind" in alice.get(f"/nodes/{node_id}").text
+    island.ways_in[node_id] = WayIn(
+        per_s=1.0,
+        repeated=9,
+        repeated_in_a_row=7,
+        skew_ns=190 * SECOND,
+        skewed=True,
+        beat_interval_s=5.0,
+        missed_beats=4.2,
+    )
+    page = alice.get(f"/nodes/{node_id}").text
+    assert "Its clock is 3 min ahead." in page
+    assert "9 sent again, 7 in a row" in page
+    assert "a heartbeat every 5 s, 4 missed" in page
+
+
+def test_the_intake_page_says_how_long_a_record_takes_to_the_disk_and_what_waits(alice: TestClient) -> None:
+    page = alice.get("/intake").text
+    assert "4.1<i> ms</i>" in page
+    assert "99 of 100 within 212 ms" in page
+    assert "17 by http" in page
