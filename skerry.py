@@ -381,6 +381,11 @@ def config_check(args: argparse.Namespace) -> int:
             section = name
         value = getattr(getattr(config, name), key)
         print(f"{key} = {json.dumps('…' if key == 'password' and value else value, ensure_ascii=False)}")
+    for section in dict.fromkeys(section for section, _, _ in which.tables()):
+        for table in getattr(config, section):
+            print(f"[[{section}]]")
+            for _, key, _ in (one for one in which.tables() if one[0] == section):
+                print(f"{key} = {json.dumps(getattr(table, key), ensure_ascii=False)}")
     return 0
 
 

@@ -824,6 +824,7 @@ class ApplianceBox:
         ):
             loops[name] = "running" if alive else "stopped"
         loops["history"] = parts.turns.condition
+        loops |= {bridge.loop.name: bridge.loop.condition for bridge in parts.bridges}
         if parts.keeper.alive and parts.keeper.last_error:
             loops["keeper"] = f"running; last pass: {parts.keeper.last_error}"
         problems = [str(parts.gate.fault)] if parts.gate.fault else []

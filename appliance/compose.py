@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -28,6 +28,7 @@ from appliance.evaluator import Bounds, Standing
 from appliance.hub_link import HubLink
 from appliance.intake import (
     attributes,
+    bridge_topics,
     http,
     lines,
     lines_listener,
@@ -90,13 +91,18 @@ from web.policy import Entry
 from web.serving import Serving
 from web.stale import Stale
 
+if TYPE_CHECKING:
+    from appliance.intake.bridge import Bridge
+
 log = logging.getLogger(__name__)
 
 VERSION = "0.1.0"
 _PING_RETRY_S = 60.0
+_REMEMBER_S = 3.0
 _SWITCH_S = 0.0005
 
 PARSERS: Mapping[str, Parse] = {
+    "bridge": lambda raw, at_ns: bridge_topics.parse(raw, received_ns=at_ns),
     syslog_listeners.INTAKE: lambda raw, at_ns: syslog.parse(raw, received_ns=at_ns),
     "http": lambda raw, at_ns: http.parse(raw, received_ns=at_ns),
     attributes.INTAKE: lambda raw, at_ns: attributes.parse(raw, received_ns=at_ns),
@@ -285,6 +291,7 @@ class Appliance:
         self._wire_device_api()
         ways = (syslog_listeners.UDP, syslog_listeners.TCP, "http", mqtt_session.INTAKE, lines_listener.INTAKE, "ping")
         self.lines = {name: Line(name) for name in ways}
+        self.bridges = tuple(self._bridge(one) for one in config.bridge)
         self.mqtt = mqtt_listener.Endpoint(
             self.gate,
             self.doorkeeper,
@@ -321,6 +328,7 @@ class Appliance:
                 supervisor=self.supervisor,
                 stale=self.stale,
                 lines=self.lines,
+                bridges=self.bridges,
                 connectivity=self.connectivity,
                 lifecycle=self.lifecycle,
                 parsers=PARSERS,
@@ -396,6 +404,49 @@ class Appliance:
         self.device_http = DeviceHttp(
             self.device_api, self.doorkeeper, self.gate, self.quarantine.put, now_ns=self.clock.now_ns
         )
+
+    def _bridge(self, said: configuration.Bridge) -> Bridge:
+        """A broker that is subscribed to, as the configuration says."""
+        from appliance.intake.bridge import Bridge, Way  # most sites have none, and paho takes a while to import
+
+        values = msgspec.structs.asdict(said)
+        values["client_id"] = said.client_id or f"skerry-{self.identity.log.writer}-{said.name}"
+        way, meta = Way(**values), f"bridge:{said.name}"
+        line = self.lines[way.intake] = Line(way.intake, address=said.url, state="not connected yet")
+
+        def told(words: str, problem: bool) -> None:
+            line.state, line.problem = ("", words) if problem else (words, None)
+            self.stale.mark("intake")
+
+        def load() -> frozenset[str]:
+            with contextlib.closing(connect_reader(self.folder.site_db)) as db:
+                row = db.execute("SELECT value FROM meta WHERE key=?", (meta,)).fetchone()
+            return frozenset(msgspec.json.decode(row[0], type=list[str])) if row else frozenset()
+
+        def save(filters: frozenset[str]) -> None:
+            held = msgspec.json.encode(sorted(filters)).decode()
+            with contextlib.suppress(StoreFault):  # the next start subscribes once more
+                self.site.submit(lambda db: db.execute(SET_META, (meta, held))).result()
+
+        return Bridge(
+            way,
+            self.gate,
+            now_ns=self.clock.now_ns,
+            quarantine=self.quarantine.put,
+            remember=lambda: self._latest(f"bridge/{said.name}/"),
+            subscribed=(load, save),
+            told=told,
+        )
+
+    def _latest(self, prefix: str) -> list[tuple[str, bytes, tuple[str, ...]]]:
+        """The latest records of the sources that begin so, oldest first, as far back as is quick."""
+        found: list[tuple[str, bytes, tuple[str, ...]]] = []
+        before, until = 1 << 62, time.monotonic() + _REMEMBER_S
+        while before > 0 and len(found) < limits.bridge_messages_max and time.monotonic() < until:
+            page = self.history.before(before, limits.batch_records_max, None, _REMEMBER_S)
+            found += [(one.source, one.content, one.marks) for one in page.records if one.source.startswith(prefix)]
+            before = page.scanned
+        return found[::-1]
 
     def _wire_link(self) -> None:
         """The way to the hub; without a link file it waits for one."""
@@ -516,6 +567,8 @@ class Appliance:
             self.syslog_tls.start()
             self._listening(syslog_tls.TLS, *self.syslog_tls.address)
         await self._listen_for_mqtt()
+        for bridge in self.bridges:
+            bridge.start()
         if config.ping.enabled:
             self.supervisor.run("ping", self._ping_loop)
         self.supervisor.run("link", self.link.run)
@@ -684,6 +737,8 @@ class Appliance:
             await self.syslog_tls.stop()
         if hasattr(self, "udp"):
             await asyncio.to_thread(self.udp.stop)
+        for bridge in getattr(self, "bridges", ()):
+            await asyncio.to_thread(bridge.stop)
         if self._serving is not None:
             await self._serving.stopped()
         if hasattr(self, "recorder") and self.recorder.alive:

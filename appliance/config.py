@@ -5,8 +5,12 @@ The table of keys is the Structs below; docs/config.md lists them, and a test ho
 
 from __future__ import annotations
 
+import re
+from urllib.parse import urlsplit
+
 import msgspec
 
+from appliance.intake.bridge_topics import wrong_with as topics_wrong
 from appliance.intake.lines import NODE_TAGS
 from fleet import limits
 from store.settings import ConfigProblem as ConfigProblem
@@ -100,6 +104,28 @@ class Budget(_Section, frozen=True):
     retention_days: float = 30.0
 
 
+class Bridge(_Section, frozen=True):
+    """A broker of others that is subscribed to (`appliance.intake.bridge`)."""
+
+    name: str
+    url: str
+    topics: tuple[str, ...]
+    node_key: str = ""
+    version: str = "3.1.1"
+    client_id: str = ""
+    user: str = ""
+    password_file: str = ""
+    password_env: str = ""
+    ca_file: str = ""
+    certificate_file: str = ""
+    key_file: str = ""
+    keep_alive_s: int = 60
+
+
+BRIDGES_MAX = 16
+BRIDGE_TOPICS_MAX = 64
+
+
 class Config(_Section, frozen=True):
     site: Site = Site()
     http: Http = Http()
@@ -111,6 +137,7 @@ class Config(_Section, frozen=True):
     ping: Ping = Ping()
     evaluator: Evaluator = Evaluator()
     budget: Budget = Budget()
+    bridge: tuple[Bridge, ...] = ()
 
 
 def _check(config: Config) -> None:
@@ -137,6 +164,45 @@ def _check(config: Config) -> None:
     _check_intake(config.intake)
     if not config.site.name or len(config.site.name) > 64:
         raise ConfigProblem("site.name must have 1 to 64 characters")
+    within("the number of [[bridge]]", len(config.bridge), 0, BRIDGES_MAX)
+    names = [one.name for one in config.bridge]
+    if twice := next((name for name in names if names.count(name) > 1), ""):
+        raise ConfigProblem(f"two bridges are named {twice!r}")
+    for one in config.bridge:
+        if wrong := _wrong_with(one):
+            raise ConfigProblem(f"[[bridge]] {one.name!r}: {wrong}")
+
+
+_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,31}", re.ASCII)
+
+
+def _wrong_with(bridge: Bridge) -> str:
+    if not _NAME.fullmatch(bridge.name):
+        return "a name has up to 32 lower-case letters, digits, - and _"
+    try:
+        url = urlsplit(bridge.url)
+        port = url.port
+    except ValueError:
+        url, port = urlsplit(""), None
+    if url.scheme not in ("mqtt", "mqtts") or not url.hostname or port == 0 or url.path.strip("/") or url.query:
+        return "url is mqtt://HOST:PORT, or mqtts:// with TLS"
+    if url.username is not None or url.password is not None:
+        return "whoever sees the url would see the password in it; say user, and password_file or password_env"
+    if bridge.password_file and bridge.password_env:
+        return "password_file and password_env are two places for one password; say one"
+    if (bridge.password_file or bridge.password_env) and not bridge.user:
+        return "a password needs its user"
+    if bridge.key_file and not bridge.certificate_file:
+        return "key_file is that of a certificate_file; name that too"
+    if url.scheme == "mqtt" and (bridge.ca_file or bridge.certificate_file):
+        return "ca_file and certificate_file are for mqtts://"
+    if bridge.version not in ("3.1.1", "5"):
+        return f"version is 3.1.1 or 5, not {bridge.version!r}"
+    if not 5 <= bridge.keep_alive_s <= 3_600:
+        return f"keep_alive_s is {bridge.keep_alive_s}; it must be between 5 and 3600"
+    if len(bridge.topics) > BRIDGE_TOPICS_MAX:
+        return f"it has more than {BRIDGE_TOPICS_MAX} topics"
+    return topics_wrong(bridge.topics, bridge.node_key)
 
 
 def _check_intake(intake: Intake) -> None:
@@ -161,3 +227,4 @@ def _check_intake(intake: Intake) -> None:
 _SETTINGS = Settings(Config, _check)
 load = _SETTINGS.load
 keys = _SETTINGS.keys
+tables = _SETTINGS.tables

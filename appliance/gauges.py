@@ -79,7 +79,13 @@ def gauges(parts: Parts, rows: Sequence[NodeRow], quarantined: int) -> list[Gaug
     gauge("clock_confidence", "0 not trusted, 1 free running, 2 synchronised.", float(parts.clock.confidence()))
     for name, restarts in parts.supervisor.restarts.items():
         counter("loop_restarts_total", "Restarts of a background loop.", restarts, loop=name)
-    for loop in (parts.recorder.loop, parts.interpreter.loop):
+    for bridge in parts.bridges:
+        name = bridge.way.name
+        gauge("bridge_up", "1 while the broker is connected.", float(bridge.up), bridge=name)
+        gauge("bridge_unacknowledged", "Messages under way to the disk.", bridge.unacknowledged, bridge=name)
+        counter("bridge_connections_total", "Connections made to the broker.", bridge.connections, bridge=name)
+        counter("bridge_repeated_total", "Messages that the broker repeated.", bridge.repeated, bridge=name)
+    for loop in (parts.recorder.loop, parts.interpreter.loop, *(bridge.loop for bridge in parts.bridges)):
         counter("loop_restarts_total", "Restarts of a background loop.", loop.falls, loop=loop.name)
     gauge("page_watchers", "Pages that are being kept up to date.", parts.stale.watchers)
     gauge("uptime_seconds", "Seconds since the start.", (parts.steady_ns() - parts.started_ns) / SECOND)

@@ -24,6 +24,7 @@ import msgspec
 
 from appliance import evaluator
 from appliance.evaluator import Bounds
+from appliance.intake.bridge_topics import RETAINED
 from appliance.intake.ping import Bounds as PingBounds
 from appliance.intake.ping import Echo, advance
 from appliance.pages import Pages
@@ -273,6 +274,10 @@ class Interpreter:
         parse = self._parsers.get(source.key.intake)
         if parse is None:
             return
+        if RETAINED in record.marks:  # how old it is nobody knows: no sign of life, and nothing beside what is known
+            judge = False
+            if state.standing.spoke_ns:
+                return
         try:
             reading = parse(record.content, record.at)
         except Exception as error:

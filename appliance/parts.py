@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -33,6 +34,9 @@ from store.supervisor import Supervisor
 from store.telemetry import History
 from store.views import View
 from web.stale import Stale
+
+if TYPE_CHECKING:
+    from appliance.intake.bridge import Bridge
 
 
 class Line(msgspec.Struct):
@@ -86,6 +90,7 @@ class Parts(msgspec.Struct, frozen=True):
     supervisor: Supervisor
     stale: Stale
     lines: dict[str, Line]
+    bridges: Sequence[Bridge]
     connectivity: View[connectivity_view.State]
     lifecycle: View[lifecycle_view.State]
     parsers: Mapping[str, Parse]

@@ -26,6 +26,7 @@ json_depth_max = 32
 metrics_per_record_max = 64
 mids_max = 65_536  # ids of messages that are remembered, to know a repeat
 metrics_per_node_max = 256  # beyond it a node's new names are not kept as values
+bridge_messages_max = 16_384  # of one bridge that are remembered, to know what its broker repeats
 tcp_connections_max = 1_024
 tcp_idle_seconds_max = 600
 tls_handshakes_max = 256  # beyond it the one that began first is cut off

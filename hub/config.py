@@ -96,3 +96,4 @@ def _check_server(link: Link) -> None:
 _SETTINGS = Settings(Config, _check)
 load = _SETTINGS.load
 keys = _SETTINGS.keys
+tables = _SETTINGS.tables

@@ -1,7 +1,8 @@
 """How is a box configured? A TOML file, over it the environment (SKERRY_SECTION_KEY), over it the flags.
 
 The table of keys is a tree of two levels of msgspec Structs: sections, and their keys with defaults. Each box has its
-own; what is read and how a mistake is told is the same.
+own; what is read and how a mistake is told is the same. A section may be a list of tables ([[section]]), which only the file can
+give.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import difflib
 import tomllib
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Generic, TypeVar, get_type_hints
+from typing import Any, Generic, TypeVar, get_args, get_origin, get_type_hints
 
 import msgspec
 
@@ -28,10 +29,23 @@ class Settings(Generic[C]):
         self._shape, self._check = shape, check
 
     def keys(self) -> list[tuple[str, str, type]]:
-        """Every (section, key, type)."""
+        """Every (section, key, type), without the lists of tables."""
         sections = get_type_hints(self._shape)
         return [
-            (name, key, kind) for name, section in sections.items() for key, kind in get_type_hints(section).items()
+            (name, key, kind)
+            for name, section in sections.items()
+            if get_origin(section) is not tuple
+            for key, kind in get_type_hints(section).items()
+        ]
+
+    def tables(self) -> list[tuple[str, str, type]]:
+        """Every (section, key, type) of the lists of tables."""
+        sections = get_type_hints(self._shape)
+        return [
+            (name, key, kind)
+            for name, section in sections.items()
+            if get_origin(section) is tuple
+            for key, kind in get_type_hints(get_args(section)[0]).items()
         ]
 
     def load(self, file: Path | None, environment: Mapping[str, str], flags: Mapping[str, Any]) -> C:
@@ -55,16 +69,23 @@ class Settings(Generic[C]):
 
     def _check_names(self, tree: Mapping[str, Any], file: Path | None) -> None:
         known: dict[str, list[str]] = {}
-        for section, key, _ in self.keys():
+        lists = {section for section, _, _ in self.tables()}
+        for section, key, _ in (*self.keys(), *self.tables()):
             known.setdefault(section, []).append(key)
         for section, values in tree.items():
             if section not in known:
                 raise ConfigProblem(f"{file}: there is no section [{section}]; {_instead(section, list(known))}")
-            if not isinstance(values, dict):
-                raise ConfigProblem(f"{file}: {section} is a section; write [{section}] and its keys below it")
-            for key in values:
+            many = section in lists
+            head = f"[[{section}]]" if many else f"[{section}]"
+            if not isinstance(values, list if many else dict) or (many and not all(map(_is_table, values))):
+                raise ConfigProblem(f"{file}: {section} is a section; write {head} and its keys below it")
+            for key in (key for table in (values if many else [values]) for key in table):
                 if key not in known[section]:
-                    raise ConfigProblem(f"{file}: [{section}] has no key {key!r}; {_instead(key, known[section])}")
+                    raise ConfigProblem(f"{file}: {head} has no key {key!r}; {_instead(key, known[section])}")
+
+
+def _is_table(value: object) -> bool:
+    return isinstance(value, dict)
 
 
 def _read(file: Path) -> dict[str, Any]:

@@ -23,8 +23,9 @@ from tests.mainland import Box, mainland
 IMAGES = Path(__file__).parents[2] / "images"
 RULES = IMAGES / "prometheus" / "skerry.rules.yml"
 DASHBOARD = IMAGES / "grafana" / "skerry.json"
-# Only there once something happened: a refusal, a restart, a receipt, a hole.
+# Only there once something happened (a refusal, a restart, a receipt, a hole), or where there is a bridge.
 LATER = {
+    "skerry_bridge_up",
     "skerry_intake_refused_total",
     "skerry_link_refused_total",
     "skerry_site_missing_since_timestamp_seconds",

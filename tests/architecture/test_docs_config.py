@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 
-from appliance.config import Config, keys
+from appliance.config import Bridge, Config, keys, tables
 from bench.island import ROOT
 from skerry import parser
 from tests.acceptance.test_command_line import commands
@@ -41,3 +41,13 @@ def test_every_flag_in_the_page_is_a_flag() -> None:
     helped = dict(commands(parser()))[("appliance", "run")]
     assert flags == {flag for flag in re.findall(r"(--[\w-]+)", helped) if flag in flags}
     assert flags == {"--name", "--http", "--syslog-udp", "--syslog-tcp", "--mqtt"}
+
+
+LISTED = re.findall(r"^\| `(\w+)` \| (?:`(.*?)`|required) \| .+? \|$", TEXT, re.MULTILINE)
+
+
+def test_every_key_of_a_bridge_stands_in_the_page_with_its_default() -> None:
+    assert [key for key, _ in LISTED] == [key for _, key, _ in tables()]
+    plain = Bridge(name="plant", url="mqtt://h", topics=())
+    for key, default in LISTED:
+        assert not default or json.loads(default) == getattr(plain, key)
