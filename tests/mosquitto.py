@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import signal
 import socket
 import subprocess
 import time
@@ -18,7 +19,7 @@ needs_mosquitto = pytest.mark.skipif(
 
 
 class Mosquitto:
-    """`lines` go into its configuration. What it has taken is on its disk at once, as far as it can be told to."""
+    """`lines` go into its configuration."""
 
     def __init__(self, folder: Path, *lines: str, anonymous: bool = True) -> None:
         folder.mkdir(exist_ok=True)
@@ -31,8 +32,7 @@ class Mosquitto:
             "user root",
             "persistence true",
             f"persistence_location {folder}/",
-            "autosave_on_changes true",
-            "autosave_interval 1",
+            "autosave_interval 0",
             "max_queued_messages 100000",
             *lines,
         ]
@@ -55,6 +55,17 @@ class Mosquitto:
 
     def said(self) -> str:
         return self._log.read_text(errors="replace")
+
+    def save(self) -> None:
+        """It acknowledges before its store is written, so what a test wants to be there after a kill is saved first."""
+        assert self._process is not None
+        store = self._file.with_name("mosquitto.db")
+        before = store.stat().st_mtime_ns if store.exists() else 0
+        self._process.send_signal(signal.SIGUSR1)
+        deadline = time.monotonic() + 20
+        while not store.exists() or store.stat().st_mtime_ns == before:
+            assert time.monotonic() < deadline, self.said()[-2000:]
+            time.sleep(0.01)
 
     def kill(self) -> None:
         """The power goes."""
