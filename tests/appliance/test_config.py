@@ -34,6 +34,45 @@ def test_a_flag_goes_over_the_environment_and_that_over_the_file(tmp_path: Path)
     assert (config.ping.every_s, config.ping.enabled) == (3.0, False)
 
 
+PLANT = '[[bridge]]\nname = "plant"\nurl = "mqtts://broker.example"\ntopics = ["s/{node}"]\n'
+
+
+def test_a_list_of_tables_comes_from_the_file(tmp_path: Path) -> None:
+    text = PLANT + PLANT.replace("plant", "quay") + 'version = "5"\n'
+    plant, quay = load(written(tmp_path, text), {"SKERRY_BRIDGE_NAME": "ghost"}, {}).bridge
+    assert (plant.name, plant.topics, plant.version) == ("plant", ("s/{node}",), "3.1.1")
+    assert (quay.name, quay.version) == ("quay", "5")
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ('[bridge]\nname = "plant"', "write [[bridge]] and its keys below it"),
+        ("bridge = [1]", "write [[bridge]] and its keys below it"),
+        (PLANT + 'topic = "a"', "[[bridge]] has no key 'topic'; did you mean 'topics'?"),
+        ('[[bridge]]\nname = "plant"', "missing required field `url`"),
+        (PLANT + PLANT, "two bridges are named 'plant'"),
+        (PLANT * 17, "the number of [[bridge]] is 17; it must be between 0 and 16"),
+        (PLANT.replace("plant", "The Plant"), "lower-case letters"),
+        (PLANT.replace("mqtts:", "http:"), "url is mqtt://HOST:PORT"),
+        (PLANT.replace("broker.example", "broker.example:x"), "url is mqtt://HOST:PORT"),
+        (PLANT.replace("broker.example", "u:geheim@broker.example"), "say user, and password_file or password_env"),
+        (PLANT + 'user = "u"\npassword_file = "a"\npassword_env = "B"', "two places for one password"),
+        (PLANT + 'password_env = "B"', "a password needs its user"),
+        (PLANT + 'key_file = "a"', "name that too"),
+        (PLANT.replace("mqtts:", "mqtt:") + 'ca_file = "a"', "are for mqtts://"),
+        (PLANT + 'version = "3.1"', "version is 3.1.1 or 5"),
+        (PLANT + "keep_alive_s = 1", "between 5 and 3600"),
+        (PLANT.replace("{node}", "+"), "names no node"),
+        (PLANT.replace('["s/{node}"]', "[" + ", ".join(f'"{n}/{{node}}"' for n in range(65)) + "]"), "more than 64"),
+    ],
+)
+def test_what_is_wrong_with_a_bridge_is_said_without_its_secrets(tmp_path: Path, text: str, words: str) -> None:
+    said = problem(tmp_path, text)
+    assert words in said
+    assert "geheim" not in said
+
+
 def test_a_name_in_the_environment_that_looks_like_a_number_stays_a_name() -> None:
     assert load(None, {"SKERRY_SITE_NAME": "7"}, {}).site.name == "7"
 

@@ -921,6 +921,15 @@ class Island:
                     spark=spark,
                 ),
                 IntakeLine(
+                    intake="bridge-plant",
+                    address="mqtts://broker.plant.example",
+                    records=7_112,
+                    per_s=0.0,
+                    bytes_in=902_113,
+                    refused={"names no node": 2},
+                    state="connected; gate full, so the broker keeps what comes",
+                ),
+                IntakeLine(
                     intake="ping",
                     address="25 addresses",
                     records=0,
