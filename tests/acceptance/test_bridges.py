@@ -34,18 +34,23 @@ class Publisher:
 
     def __init__(self, broker: Mosquitto) -> None:
         self.sent = 0
-        self.acknowledged: set[str] = set()
+        self._acknowledged: set[int] = set()
         self._names: dict[int, str] = {}
         self._stop, self._going = threading.Event(), threading.Event()
         self._going.set()
         self._client = Client(CallbackAPIVersion.VERSION2, client_id="kestrel", clean_session=False)
-        self._client.on_publish = lambda client, data, mid, code, properties: self.acknowledged.add(self._names[mid])
+        self._client.on_publish = lambda client, data, mid, code, properties: self._acknowledged.add(mid)
         self._client.reconnect_delay_set(1, 1)
         self._client.max_inflight_messages_set(10)
         self._client.connect("127.0.0.1", broker.port)
         self._client.loop_start()
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
+
+    @property
+    def acknowledged(self) -> set[str]:
+        """It may be told of an acknowledgement before of the number that the message got."""
+        return {self._names[mid] for mid in tuple(self._acknowledged) if mid in self._names}
 
     def _run(self) -> None:
         while not self._stop.is_set():
@@ -55,7 +60,7 @@ class Publisher:
             message = self._client.publish("sensors/kestrel/telemetry", f'{{"mid":"{name}"}}', qos=1)
             self._names[message.mid] = name
             time.sleep(0.002)
-            while self.sent - len(self.acknowledged) > 50 and not self._stop.is_set():
+            while self.sent - len(self._acknowledged) > 50 and not self._stop.is_set():
                 time.sleep(0.01)
 
     def rest(self) -> None:

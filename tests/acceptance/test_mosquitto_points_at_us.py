@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
@@ -41,25 +42,33 @@ def test_what_its_clients_publish_is_here_once_also_after_the_appliance_was_away
     tmp_path: Path, version: str, private: str
 ) -> None:
     port = free_port()
+
+    def running() -> AbstractContextManager[Site]:
+        return island(tmp_path / "alder", "--mqtt", f"127.0.0.1:{port}")
+
+    with running() as site:
+        body = {"name": "mosquitto-of-the-plant", "gateway": True, "why": "the plant has a broker"}
+        token = site.call("POST", "/api/v1/devices", body)["secret"]
     broker = Mosquitto(
         tmp_path / "mosquitto",
         "connection alder",
         f"address 127.0.0.1:{port}",
         "topic +/telemetry out 1 sensors/ v1/devices/",
+        f"remote_username {token}",  # a gateway: it speaks for others
         f"bridge_protocol_version {version}",
         f"try_private {private}",  # it asks whether the other side is a Mosquitto, and does without
-        "remote_clientid mosquitto-of-the-plant",
         "cleansession false",
         "restart_timeout 1",
         "max_inflight_messages 1",  # then what was under way when somebody fell is repeated, and nothing else
     )
     try:
-        with island(tmp_path / "alder", "--mqtt", f"127.0.0.1:{port}") as site:
+        with running() as site:
             eventually(broker.said, lambda said: "Received CONNACK on connection local." in said)
             publish(broker, 0)
-            eventually(lambda: heard(site), lambda found: len(found) == EACH)
+            found = eventually(lambda: heard(site), lambda found: len(found) == EACH)
+            assert {one["source"].rpartition("/")[2] for one in site.records()} >= {"kestrel"}
         publish(broker, EACH)  # nobody is there
-        with island(tmp_path / "alder", "--mqtt", f"127.0.0.1:{port}") as site:
+        with running() as site:
             found = eventually(lambda: heard(site), lambda found: len(found) == 2 * EACH)
     finally:
         broker.stop()
