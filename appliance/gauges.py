@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from appliance.intake.device import Turned
 from appliance.parts import Parts
+from fleet import limits
 from fleet.connectivity import Reach
 from fleet.limits import SECOND
 from web.ports import Gauge, NodeRow
@@ -42,6 +43,18 @@ def gauges(parts: Parts, rows: Sequence[NodeRow], quarantined: int) -> list[Gaug
     gauge("gate_records", "Records that wait to be written.", gate.records)
     gauge("gate_bytes", "Bytes that wait to be written.", gate.bytes)
     gauge("gate_records_limit", "Records at which the gate refuses.", gate.records_max)
+    uploads = tuple(parts.uploads.open_uploads.values())
+    gauge("uploads_open", "Uploads of devices that are not stored yet.", len(uploads))
+    gauge("uploads_open_limit", "Uploads at which one more is refused.", limits.uploads_max)
+    gauge("uploads_bytes", "Bytes of them on the disk.", sum(held.upload.bytes_durable for held in uploads))
+    gauge("uploads_body_bytes", "Bytes of chunks that are being received.", parts.uploads.room.bytes)
+    counter("uploads_bytes_total", "Bytes of chunks taken in.", parts.uploads.bytes_in)
+    lines = tuple(parts.control.lines.values())
+    gauge("control_lines", "Devices on the control line.", len(lines))
+    gauge("control_lines_limit", "Devices at which one more is turned away.", limits.control_lines_max)
+    gauge("control_asks_open", "Requests for data that wait for an answer.", parts.control.asks_open)
+    counter("control_asks_total", "Requests for data.", parts.control.asked_total)
+    counter("control_asks_late_total", "Requests for data that nobody answered in time.", parts.control.late_total)
     gauge("records_waiting", "Stored records that are not interpreted yet.", parts.interpreter.waiting)
     counter("records_interpreted_total", "Records interpreted.", parts.interpreter.interpreted)
     for mark, count in tuple(parts.interpreter.unread.items()):
