@@ -161,12 +161,14 @@ def test_what_is_no_message_is_a_problem_in_words(raw: str | bytes) -> None:
 
 class Alder(Appliance):
     def _wire_sensors(self) -> None:
-        self.doorkeeper = Door()  # type: ignore[assignment]
+        real, self.door = self.doorkeeper, Door()
+        self.doorkeeper = self.door  # type: ignore[assignment]
         super()._wire_sensors()
+        self.doorkeeper = real
 
 
 @pytest.fixture
-async def alder(tmp_path: Path) -> AsyncIterator[Appliance]:
+async def alder(tmp_path: Path) -> AsyncIterator[Alder]:
     box = Alder(tmp_path / "alder", ALDER)
     await box.start()
     yield box
@@ -188,7 +190,7 @@ async def hear(socket: ClientConnection, kind: str) -> dict[str, Any]:
 HELLO = json.dumps({"type": "hello", "stream": "q1", "floor": 1, "last": 3, "records": 3, "bytes": 30})
 
 
-async def test_asked_for_data_sent_by_http_acknowledged_on_the_line(alder: Appliance) -> None:
+async def test_asked_for_data_sent_by_http_acknowledged_on_the_line(alder: Alder) -> None:
     async with line(alder) as socket:
         await socket.send(HELLO)
         assert (await hear(socket, "welcome"))["after"] == 0
@@ -211,7 +213,7 @@ async def _after(box: Appliance) -> int:
     return next(iter(box.control_lines.control.lines.values())).after
 
 
-async def test_opening_the_node_s_page_makes_its_device_hurry(alder: Appliance) -> None:
+async def test_opening_the_node_s_page_makes_its_device_hurry(alder: Alder) -> None:
     node_id = await alder.box.adopt(_console(), "sensor/@D3/", "drone-03", _edge(), ())
 
     class Known(Door):
@@ -238,7 +240,7 @@ def _edge() -> Any:
     return Kind.EDGE
 
 
-async def test_a_foreign_token_does_not_get_a_line(alder: Appliance) -> None:
+async def test_a_foreign_token_does_not_get_a_line(alder: Alder) -> None:
     with pytest.raises(InvalidStatus) as no:
         async with line(alder, "wrong"):
             pass
@@ -246,14 +248,13 @@ async def test_a_foreign_token_does_not_get_a_line(alder: Appliance) -> None:
     assert alder.gate.tally("sensor").refused["unknown credential"] == 1
 
 
-async def test_a_revocation_ends_the_line_at_once(alder: Appliance) -> None:
+async def test_a_revocation_ends_the_line_at_once(alder: Alder) -> None:
     async with line(alder) as socket, line(alder, "token-D4") as other:
         await socket.send(HELLO)
         await hear(socket, "welcome")
         await other.send(HELLO)
         await hear(other, "welcome")
-        door = alder.doorkeeper
-        assert isinstance(door, Door)
+        door = alder.door
         door.revoke("D3")
         with pytest.raises(ConnectionClosed):
             await hear(socket, "never")
@@ -261,7 +262,7 @@ async def test_a_revocation_ends_the_line_at_once(alder: Appliance) -> None:
         assert (await hear(other, "error"))["error"], "the other one did not notice"
 
 
-async def test_rubbish_is_answered_and_a_flood_of_it_cut_off(alder: Appliance) -> None:
+async def test_rubbish_is_answered_and_a_flood_of_it_cut_off(alder: Alder) -> None:
     async with line(alder) as socket:
         for _ in range(20):
             await socket.send("{")
@@ -271,13 +272,13 @@ async def test_rubbish_is_answered_and_a_flood_of_it_cut_off(alder: Appliance) -
     await asyncio.to_thread(eventually, lambda: not alder.control_lines.control.lines)
 
 
-async def test_a_message_without_measure_is_refused(alder: Appliance) -> None:
+async def test_a_message_without_measure_is_refused(alder: Alder) -> None:
     async with line(alder) as socket:
         await socket.send("x" * (limits.control_message_bytes_max + 1))
         assert "too long" in (await hear(socket, "error"))["error"]
 
 
-async def test_command_responses_are_passed_on_with_who_said_them(alder: Appliance) -> None:
+async def test_command_responses_are_passed_on_with_who_said_them(alder: Alder) -> None:
     heard_of: list[tuple[Device, CommandResponse]] = []
     alder.control_lines.responses = lambda device, response: heard_of.append((device, response))
     async with line(alder) as socket:
@@ -287,7 +288,7 @@ async def test_command_responses_are_passed_on_with_who_said_them(alder: Applian
 
 
 async def test_more_devices_than_there_is_room_for_are_turned_away(
-    alder: Appliance, monkeypatch: pytest.MonkeyPatch
+    alder: Alder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(limits, "control_lines_max", 1)
     async with line(alder):

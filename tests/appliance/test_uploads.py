@@ -35,12 +35,14 @@ DRONE, MALLORY = {"authorization": "Bearer token-D3"}, {"authorization": "Bearer
 
 class Alder(Appliance):
     def _wire_sensors(self) -> None:
-        self.doorkeeper = Door()  # type: ignore[assignment]
+        real, self.door = self.doorkeeper, Door()
+        self.doorkeeper = self.door  # type: ignore[assignment]
         super()._wire_sensors()
+        self.doorkeeper = real
 
 
 @pytest.fixture
-async def alder(tmp_path: Path) -> AsyncIterator[Appliance]:
+async def alder(tmp_path: Path) -> AsyncIterator[Alder]:
     box = Alder(tmp_path / "alder", ALDER)
     await box.start()
     yield box
@@ -52,7 +54,7 @@ def client(box: Appliance, headers: dict[str, str] = DRONE) -> httpx2.Client:
 
 
 @pytest.fixture
-def line(alder: Appliance) -> Iterator[httpx2.Client]:
+def line(alder: Alder) -> Iterator[httpx2.Client]:
     with client(alder) as made:
         yield made
 
@@ -73,7 +75,7 @@ async def sent(sender: Sender) -> dict[str, Any]:
 
 
 async def test_records_arrive_with_their_numbers_under_the_device_that_showed_the_token(
-    alder: Appliance, line: httpx2.Client
+    alder: Alder, line: httpx2.Client
 ) -> None:
     answer = await sent(Sender(line, lines(1, 3), first=1, last=3))
     assert answer["done"] == {"first": 1, "last": 3, "stored": 3}
@@ -85,7 +87,7 @@ async def test_records_arrive_with_their_numbers_under_the_device_that_showed_th
 
 
 @pytest.mark.parametrize("encoding", ["identity", "gzip", "zstd"])
-async def test_a_large_one_comes_in_chunks_and_windows(alder: Appliance, line: httpx2.Client, encoding: str) -> None:
+async def test_a_large_one_comes_in_chunks_and_windows(alder: Alder, line: httpx2.Client, encoding: str) -> None:
     plain = lines(1, 5_000, hash=hashlib.sha256(os.urandom(8)).hexdigest())
     pack = {"identity": bytes, "gzip": gzip.compress, "zstd": zstd.compress}[encoding]
     answer = await sent(Sender(line, pack(plain), first=1, last=5_000, encoding=encoding))
@@ -93,7 +95,7 @@ async def test_a_large_one_comes_in_chunks_and_windows(alder: Appliance, line: h
     assert numbers(alder) == list(range(1, 5_001))
 
 
-async def test_curl_can_do_it(alder: Appliance, tmp_path: Path) -> None:
+async def test_curl_can_do_it(alder: Alder, tmp_path: Path) -> None:
     if shutil.which("curl") is None:
         pytest.skip("curl is not installed here")
     content = lines(1, 2)
@@ -116,7 +118,7 @@ async def test_curl_can_do_it(alder: Appliance, tmp_path: Path) -> None:
     assert numbers(alder) == [1, 2]
 
 
-async def test_an_opaque_file_is_kept_and_a_record_names_its_hash(alder: Appliance, line: httpx2.Client) -> None:
+async def test_an_opaque_file_is_kept_and_a_record_names_its_hash(alder: Alder, line: httpx2.Client) -> None:
     content = os.urandom(100_000)
     answer = await sent(Sender(line, content, form="file", name="photo.jpg", stream=""))
     assert answer["state"] == "done"
@@ -129,15 +131,13 @@ async def test_an_opaque_file_is_kept_and_a_record_names_its_hash(alder: Applian
     assert len(kept(alder)) == 1
 
 
-async def test_a_device_without_a_credential_is_a_source_that_nobody_claims(alder: Appliance) -> None:
+async def test_a_device_without_a_credential_is_a_source_that_nobody_claims(alder: Alder) -> None:
     with client(alder, {"skerry-device": "kestrel/1"}) as line:
         await sent(Sender(line, lines(1, 1)))
     assert [record.source for record in kept(alder)] == ["sensor/127.0.0.1/kestrel/1"]
 
 
-async def test_what_comes_after_a_hole_is_taken_and_the_hole_filled_later(
-    alder: Appliance, line: httpx2.Client
-) -> None:
+async def test_what_comes_after_a_hole_is_taken_and_the_hole_filled_later(alder: Alder, line: httpx2.Client) -> None:
     await sent(Sender(line, lines(1, 3), first=1, last=3))
     await sent(Sender(line, lines(7, 9), first=7, last=9))
     held = (await asyncio.to_thread(line.get, "/v1/streams/q1")).json()
@@ -152,7 +152,7 @@ async def test_what_comes_after_a_hole_is_taken_and_the_hole_filled_later(
 # -- cut, and repeated --------------------------------------------------------------------------------------------
 
 
-async def test_it_goes_on_where_it_was_cut_at_every_chunk(alder: Appliance, line: httpx2.Client) -> None:
+async def test_it_goes_on_where_it_was_cut_at_every_chunk(alder: Alder, line: httpx2.Client) -> None:
     content = lines(1, 1_500, pad="x" * 50)
     sender = Sender(line, content, first=1, last=1_500)
     total = -(-len(content) // 16_384)
@@ -168,7 +168,7 @@ async def test_it_goes_on_where_it_was_cut_at_every_chunk(alder: Appliance, line
     assert numbers(alder) == list(range(1, 1_501))
 
 
-async def test_a_repeated_chunk_and_a_repeated_whole_change_nothing(alder: Appliance, line: httpx2.Client) -> None:
+async def test_a_repeated_chunk_and_a_repeated_whole_change_nothing(alder: Alder, line: httpx2.Client) -> None:
     sender = Sender(line, lines(1, 600, pad="y" * 40), first=1, last=600)
     await asyncio.to_thread(sender.announce)
     for _ in range(3):
@@ -181,7 +181,7 @@ async def test_a_repeated_chunk_and_a_repeated_whole_change_nothing(alder: Appli
     assert numbers(alder) == list(range(1, 601))
 
 
-async def test_a_finish_that_is_asked_for_ten_times_at_once_stores_once(alder: Appliance, line: httpx2.Client) -> None:
+async def test_a_finish_that_is_asked_for_ten_times_at_once_stores_once(alder: Alder, line: httpx2.Client) -> None:
     sender = Sender(line, lines(1, 500), first=1, last=500)
     for _ in await asyncio.to_thread(lambda: list(sender.chunks(sender.announce()))):
         pass
@@ -190,7 +190,7 @@ async def test_a_finish_that_is_asked_for_ten_times_at_once_stores_once(alder: A
     assert numbers(alder) == list(range(1, 501))
 
 
-async def test_many_senders_of_one_upload_at_once(alder: Appliance) -> None:
+async def test_many_senders_of_one_upload_at_once(alder: Alder) -> None:
     content = lines(1, 3_000, pad="z" * 60)
 
     def work() -> None:
@@ -261,7 +261,7 @@ async def test_a_store_that_was_cut_off_half_way_stores_the_rest_and_no_more(tmp
 # -- what is wrong ------------------------------------------------------------------------------------------------
 
 
-async def test_a_chunk_with_a_wrong_hash_is_refused_alone(alder: Appliance, line: httpx2.Client) -> None:
+async def test_a_chunk_with_a_wrong_hash_is_refused_alone(alder: Alder, line: httpx2.Client) -> None:
     content = lines(1, 600, pad="v" * 50)
     sender = Sender(line, content, first=1, last=600)
     await asyncio.to_thread(sender.announce)
@@ -276,7 +276,7 @@ async def test_a_chunk_with_a_wrong_hash_is_refused_alone(alder: Appliance, line
     assert (await sent(sender))["done"]["stored"] == 600
 
 
-async def test_a_whole_with_another_hash_than_announced_begins_anew(alder: Appliance, line: httpx2.Client) -> None:
+async def test_a_whole_with_another_hash_than_announced_begins_anew(alder: Alder, line: httpx2.Client) -> None:
     sender = Sender(line, lines(1, 3), first=1, last=3, sha256="00" * 32)
     await asyncio.to_thread(lambda: list(sender.chunks(sender.announce())))
     answer = await asyncio.to_thread(sender.finish)
@@ -297,7 +297,7 @@ async def test_a_whole_with_another_hash_than_announced_begins_anew(alder: Appli
     ],
 )
 async def test_a_file_that_is_not_what_was_said_stores_nothing(
-    alder: Appliance, line: httpx2.Client, content: bytes, more: dict[str, Any], words: str
+    alder: Alder, line: httpx2.Client, content: bytes, more: dict[str, Any], words: str
 ) -> None:
     sender = Sender(line, content, **more)
     await asyncio.to_thread(lambda: list(sender.chunks(sender.announce())))
@@ -307,7 +307,7 @@ async def test_a_file_that_is_not_what_was_said_stores_nothing(
     assert kept(alder) == []
 
 
-async def test_a_bomb_is_not_unpacked(alder: Appliance, line: httpx2.Client) -> None:
+async def test_a_bomb_is_not_unpacked(alder: Alder, line: httpx2.Client) -> None:
     bomb = gzip.compress(bytes(limits.upload_inflated_bytes_max // 16)) * 17
     sender = Sender(line, bomb, encoding="gzip", chunk_bytes=limits.upload_chunk_bytes_max)
     await asyncio.to_thread(lambda: list(sender.chunks(sender.announce())))
@@ -317,7 +317,7 @@ async def test_a_bomb_is_not_unpacked(alder: Appliance, line: httpx2.Client) -> 
 
 
 async def test_a_bad_line_among_good_ones_is_quarantined_and_its_number_settled(
-    alder: Appliance, line: httpx2.Client
+    alder: Alder, line: httpx2.Client
 ) -> None:
     content = b'{"n":1}\nno json\n[3]\n\n{"n":5}\n{"n":"' + b"x" * limits.record_bytes_max + b'"}\n{"n":7}'
     answer = await sent(Sender(line, content, first=1, last=7))
@@ -331,7 +331,7 @@ async def test_a_bad_line_among_good_ones_is_quarantined_and_its_number_settled(
 # -- who ----------------------------------------------------------------------------------------------------------
 
 
-async def test_another_device_s_upload_is_not_to_be_touched(alder: Appliance, line: httpx2.Client) -> None:
+async def test_another_device_s_upload_is_not_to_be_touched(alder: Alder, line: httpx2.Client) -> None:
     sender = Sender(line, lines(1, 3), first=1, last=3)
     await asyncio.to_thread(sender.announce)
     with client(alder, MALLORY) as foreign:
@@ -354,25 +354,23 @@ async def test_another_device_s_upload_is_not_to_be_touched(alder: Appliance, li
     "headers",
     [{}, {"authorization": "Bearer wrong"}, {"authorization": "Bearer"}, {"authorization": "Basic eDp5"}],
 )
-async def test_who_shows_nothing_or_something_unknown_stays_outside(alder: Appliance, headers: dict[str, str]) -> None:
+async def test_who_shows_nothing_or_something_unknown_stays_outside(alder: Alder, headers: dict[str, str]) -> None:
     with client(alder, headers) as line:
         answer = await asyncio.to_thread(lambda: line.post("/v1/uploads", json=announcement(b"{}\n")))
     assert answer.status_code == 401
     assert "token" in answer.json()["error"]
 
 
-async def test_a_revoked_token_opens_nothing_from_then_on(alder: Appliance, line: httpx2.Client) -> None:
+async def test_a_revoked_token_opens_nothing_from_then_on(alder: Alder, line: httpx2.Client) -> None:
     sender = Sender(line, lines(1, 3))
     await asyncio.to_thread(sender.announce)
-    door = alder.doorkeeper
-    assert isinstance(door, Door)
+    door = alder.door
     door.revoke("D3")
     assert (await asyncio.to_thread(sender.chunk, 0)).status_code == 401
 
 
-async def test_a_flood_is_told_how_long_to_wait(alder: Appliance, line: httpx2.Client) -> None:
-    door = alder.doorkeeper
-    assert isinstance(door, Door)
+async def test_a_flood_is_told_how_long_to_wait(alder: Alder, line: httpx2.Client) -> None:
+    door = alder.door
     door.wait_s = 7.0
     answer = await asyncio.to_thread(lambda: line.post("/v1/uploads", json=announcement(b"{}\n")))
     assert (answer.status_code, answer.headers["retry-after"]) == (429, "7")
@@ -406,7 +404,7 @@ async def test_an_enrolled_device_uploads_into_its_node_until_it_is_revoked(tmp_
 
 
 async def test_256_megabytes_announced_and_never_sent_cost_nothing_and_are_forgotten(
-    alder: Appliance, line: httpx2.Client, monkeypatch: pytest.MonkeyPatch
+    alder: Alder, line: httpx2.Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     alder.uploads._bounds = lambda: alder.keeper.bounds._replace(budget_bytes=4 * limits.upload_bytes_max)
     said = announcement(b"x") | {"bytes": limits.upload_bytes_max}
@@ -427,7 +425,7 @@ async def test_256_megabytes_announced_and_never_sent_cost_nothing_and_are_forgo
 
 
 async def test_one_that_was_left_behind_makes_room_for_the_device_s_next(
-    alder: Appliance, line: httpx2.Client, monkeypatch: pytest.MonkeyPatch
+    alder: Alder, line: httpx2.Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     senders = [Sender(line, lines(n, n), first=n, last=n) for n in range(1, limits.uploads_per_device_max + 2)]
     for sender in senders[:-1]:
@@ -440,7 +438,7 @@ async def test_one_that_was_left_behind_makes_room_for_the_device_s_next(
 
 
 async def test_when_the_room_is_gone_it_answers_507_and_the_oldest_idle_one_goes(
-    alder: Appliance, line: httpx2.Client, monkeypatch: pytest.MonkeyPatch
+    alder: Alder, line: httpx2.Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     content = lines(1, 600, pad="u" * 50)
     sender = Sender(line, content, first=1, last=600)
@@ -458,7 +456,7 @@ async def test_when_the_room_is_gone_it_answers_507_and_the_oldest_idle_one_goes
     assert (await sent(sender))["done"]["stored"] == 600, "nothing that was acknowledged as stored is gone"
 
 
-async def test_a_body_larger_than_its_chunk_is_refused(alder: Appliance, line: httpx2.Client) -> None:
+async def test_a_body_larger_than_its_chunk_is_refused(alder: Alder, line: httpx2.Client) -> None:
     sender = Sender(line, lines(1, 3))
     await asyncio.to_thread(sender.announce)
     headers = chunk_headers(0, 1, b"x")
@@ -469,7 +467,7 @@ async def test_a_body_larger_than_its_chunk_is_refused(alder: Appliance, line: h
 
 
 async def test_too_many_holes_in_a_stream_are_refused_until_its_floor_is_told(
-    alder: Appliance, line: httpx2.Client, monkeypatch: pytest.MonkeyPatch
+    alder: Alder, line: httpx2.Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(limits, "stream_ranges_max", 3)
     for number in (1, 3, 5, 7):
@@ -480,7 +478,7 @@ async def test_too_many_holes_in_a_stream_are_refused_until_its_floor_is_told(
     assert "floor" in answer.json()["error"]
 
 
-async def test_a_full_gate_is_waited_for_and_then_all_is_stored_once(alder: Appliance, line: httpx2.Client) -> None:
+async def test_a_full_gate_is_waited_for_and_then_all_is_stored_once(alder: Alder, line: httpx2.Client) -> None:
     alder.gate.records_max = 0
     sender = Sender(line, lines(1, 50), first=1, last=50)
     await asyncio.to_thread(lambda: list(sender.chunks(sender.announce())))
@@ -491,7 +489,7 @@ async def test_a_full_gate_is_waited_for_and_then_all_is_stored_once(alder: Appl
     assert Counter(numbers(alder)) == Counter(range(1, 51))
 
 
-async def test_a_disk_that_refuses_for_a_while_stores_all_once(alder: Appliance, line: httpx2.Client) -> None:
+async def test_a_disk_that_refuses_for_a_while_stores_all_once(alder: Alder, line: httpx2.Client) -> None:
     alder.telemetry.paused = True
     sender = Sender(line, lines(1, 50), first=1, last=50)
     await asyncio.to_thread(lambda: list(sender.chunks(sender.announce())))
@@ -503,7 +501,7 @@ async def test_a_disk_that_refuses_for_a_while_stores_all_once(alder: Appliance,
 
 
 async def test_streams_of_one_device_are_bounded_and_the_oldest_is_forgotten(
-    alder: Appliance, monkeypatch: pytest.MonkeyPatch
+    alder: Alder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(limits, "streams_per_device_max", 3)
     for number in range(5):
