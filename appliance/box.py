@@ -123,6 +123,7 @@ class ApplianceBox:
             parts.parsers,
             lambda: parts.interpreter.newest,
         )
+        self.looked: Callable[[str], None] = lambda node_id: None  # somebody looks at this node
 
     # -- site -------------------------------------------------------------------------------------------------
 
@@ -222,6 +223,7 @@ class ApplianceBox:
         state = self._parts.world.nodes.get(node_id)
         if state is None:
             return None
+        self.looked(node_id)
         row, snapshot = self._row(state), state.snapshot
         values = [_value(name, held.value, held.at_ns, held.source) for name, held in tuple(snapshot.values.items())]
         values += [value for value in (row.rtt, row.loss) if value is not None]

@@ -18,6 +18,7 @@ import msgspec
 
 from appliance import config as configuration
 from appliance import device_nodes, link_console
+from appliance.announce import Announcer, fingerprint_of
 from appliance.authority import Autonomy, Lease
 from appliance.box import ApplianceBox
 from appliance.bundles import Bundles
@@ -40,10 +41,16 @@ from appliance.intake import (
     syslog_listeners,
     syslog_tls,
 )
+from appliance.intake.control import Control
+from appliance.intake.control_listener import ControlLines
+from appliance.intake.delivery import INTAKE as SENSOR
+from appliance.intake.delivery import Delivering
+from appliance.intake.device import Device
 from appliance.intake.device_api import Api, session_limits
 from appliance.intake.device_http import DeviceHttp
 from appliance.intake.gate import Gate
 from appliance.intake.http_listener import Ingest
+from appliance.intake.upload_listener import Uploads
 from appliance.interpreter import Interpreter
 from appliance.keeper import Keeper
 from appliance.pages import Pages
@@ -63,7 +70,7 @@ from fleet.projections import authority as authority_view
 from fleet.projections import connectivity as connectivity_view
 from fleet.projections import lifecycle as lifecycle_view
 from fleet.snapshot import Snapshot
-from store import budget, keys, ports, sealing
+from store import budget, keys, ports, sealing, streams
 from store.accounts import Accounts
 from store.attention import Marks
 from store.commands import Commands, load_nodes
@@ -108,6 +115,7 @@ PARSERS: Mapping[str, Parse] = {
     attributes.INTAKE: lambda raw, at_ns: attributes.parse(raw, received_ns=at_ns),
     mqtt_session.INTAKE: lambda raw, at_ns: payload.reading(payload.read(raw)),
     lines_listener.INTAKE: lambda raw, at_ns: lines.parse(raw, received_ns=at_ns),
+    SENSOR: lambda raw, at_ns: http.parse(raw, received_ns=at_ns),
 }
 
 CONNECTIVITY = Projection(
@@ -289,8 +297,9 @@ class Appliance:
         commands = Commands(self.journal, self.site, tenant, self.shared)
         self._wire_devices(commands)
         self._wire_device_api()
-        ways = (syslog_listeners.UDP, syslog_listeners.TCP, "http", mqtt_session.INTAKE, lines_listener.INTAKE, "ping")
-        self.lines = {name: Line(name) for name in ways}
+        self._wire_sensors()
+        ways = (syslog_listeners.UDP, syslog_listeners.TCP, "http", mqtt_session.INTAKE, lines_listener.INTAKE)
+        self.lines = {name: Line(name) for name in (*ways, SENSOR, "ping")}
         self.bridges = tuple(self._bridge(one) for one in config.bridge)
         self.mqtt = mqtt_listener.Endpoint(
             self.gate,
@@ -322,6 +331,8 @@ class Appliance:
                 turns=self.turns,
                 world=self.world,
                 gate=self.gate,
+                uploads=self.uploads,
+                control=self.control_lines.control,
                 recorder=self.recorder,
                 interpreter=self.interpreter,
                 keeper=self.keeper,
@@ -340,6 +351,7 @@ class Appliance:
             )
         )
 
+        self.box.looked = self.control_lines.looked
         self.box.plans = Plans(
             folder.site_db,
             tenant,
@@ -447,6 +459,40 @@ class Appliance:
             found += [(one.source, one.content, one.marks) for one in page.records if one.source.startswith(prefix)]
             before = page.scanned
         return found[::-1]
+
+    def _wire_sensors(self) -> None:
+        """Uploads, and the line on which this site asks for them."""
+        tenant, history = self.identity.log.tenant, self.history
+        self.uploads = Uploads(
+            self.folder,
+            self.gate,
+            lambda pool: Delivering(
+                self.gate,
+                self.site,
+                history,
+                self.quarantine.put,
+                pool,
+                files=self.folder.files,
+                tenant=tenant,
+                newest=lambda: self.telemetry.next_id - 1,
+                now_ns=self.clock.now_ns,
+            ),
+            self.reader,
+            self.doorkeeper,
+            self.quarantine.put,
+            site=self.identity.log.writer,
+            tenant=tenant,
+            bounds=lambda: self.keeper.bounds,
+            now_ns=self.clock.now_ns,
+        )
+        control = Control(self.identity.log.writer)
+        self.control_lines = ControlLines(
+            control, self.uploads, self.gate, self.doorkeeper, node_of=self._node_of, now_ns=self.steady_ns
+        )
+
+    def _node_of(self, device: Device) -> str:
+        """Its node; of one that nobody knows, the node that claims what it sends."""
+        return device.node_id or self.world.claims.get(source_key(device.source(SENSOR)).sender, "")
 
     def _wire_link(self) -> None:
         """The way to the hub; without a link file it waits for one."""
@@ -604,6 +650,9 @@ class Appliance:
         self.addresses[intake] = self.lines[intake].address = ports.shown(host, port)
 
     async def _serve(self) -> None:
+        with contextlib.closing(connect_reader(self.folder.site_db)) as db:
+            begun = streams.begun(db, self.identity.log.tenant)
+        await self.uploads.open(begun)
         listener = ports.tcp_listener("http", *configuration.address(self.config.http.listen, "http.listen"))
         self._listening("http", *listener.getsockname()[:2])
         ingest = Ingest(
@@ -614,6 +663,11 @@ class Appliance:
             splits_max=self.config.intake.workers,
         )
         provisioning = Provisioning(self.doorkeeper, self.tls.authority, self.quarantine.put, self.clock.now_ns)
+        self.lines[SENSOR].address = self.lines["http"].address
+        self.supervisor.run("uploads", self.uploads.run)
+        self.supervisor.run("control", self.control_lines.run)
+        if self.config.sensor.mdns:
+            self.supervisor.run("announce", self._announce_loop)
         app = application(
             self.box,
             self.accounts,
@@ -624,8 +678,9 @@ class Appliance:
                 *console.ROUTES,
                 *link_console.routes(self.link, self.bundles),
                 *self.device_http.routes(),
+                *self.uploads.routes(),
             ),
-            extra_talks=self.mqtt.talks(),
+            extra_talks=(*self.mqtt.talks(), *self.control_lines.talks()),
             secure_cookies=self.config.http.public_url.startswith("https:"),
             clock=self.clock.now_ns,
         )
@@ -648,6 +703,29 @@ class Appliance:
         return listener.routes()
 
     # -- loops ------------------------------------------------------------------------------------------------
+
+    async def _announce_loop(self) -> None:
+        """Until the end: devices find this site by multicast DNS."""
+        said, line = self.config.sensor, self.lines[SENSOR]
+        port = said.mdns_port or int(self.addresses["http"].rpartition(":")[2])
+        announcer = Announcer(
+            self.identity.site,
+            self.identity.log.writer,
+            port,
+            fingerprint_of(Path(said.mdns_ca)),
+            name=said.mdns_name,
+            interface=said.mdns_interface,
+        )
+        try:
+            await announcer.start()
+        except OSError as error:
+            line.problem = f"this site cannot be announced: {error}"
+            raise
+        line.problem = None
+        try:
+            await asyncio.Event().wait()
+        finally:
+            await announcer.stop()
 
     async def _ping_loop(self) -> None:
         line = self.lines["ping"]
@@ -741,6 +819,8 @@ class Appliance:
             await asyncio.to_thread(bridge.stop)
         if self._serving is not None:
             await self._serving.stopped()
+        if hasattr(self, "uploads"):
+            await self.uploads.close()
         if hasattr(self, "recorder") and self.recorder.alive:
             self.gate.close()
             await asyncio.to_thread(self.recorder.join)

@@ -104,6 +104,14 @@ class Budget(_Section, frozen=True):
     retention_days: float = 30.0
 
 
+class Sensor(_Section, frozen=True):
+    mdns: bool = False
+    mdns_ca: str = ""  # a file: the authority that devices pin
+    mdns_interface: str = ""  # empty: all
+    mdns_name: str = ""  # what the certificate says
+    mdns_port: int = 0  # 0: that of http.listen
+
+
 class Bridge(_Section, frozen=True):
     """A broker of others that is subscribed to (`appliance.intake.bridge`)."""
 
@@ -137,6 +145,7 @@ class Config(_Section, frozen=True):
     ping: Ping = Ping()
     evaluator: Evaluator = Evaluator()
     budget: Budget = Budget()
+    sensor: Sensor = Sensor()
     bridge: tuple[Bridge, ...] = ()
 
 
@@ -162,6 +171,9 @@ def _check(config: Config) -> None:
         raise ConfigProblem("tls.certificate and tls.key belong together; name both files, or none")
     within("tls.certificate_days", config.tls.certificate_days, 0.01, 7_300.0)
     _check_intake(config.intake)
+    within("sensor.mdns_port", config.sensor.mdns_port, 0, 65_535)
+    if config.sensor.mdns and not config.sensor.mdns_ca:
+        raise ConfigProblem("sensor.mdns needs sensor.mdns_ca: devices believe what they find only by its authority")
     if not config.site.name or len(config.site.name) > 64:
         raise ConfigProblem("site.name must have 1 to 64 characters")
     within("the number of [[bridge]]", len(config.bridge), 0, BRIDGES_MAX)

@@ -309,7 +309,7 @@ class Interpreter:
 
     def _signs(self, state: NodeState, record: Record, source: SourceState, reading: Reading) -> Reading:
         """Note what the record tells of the way it came. One that came before is a sign of life and says nothing new:
-        what it told then may be older than what is known now (docs/decisions/0022)."""
+        what it told then may be older than what is known now (docs/decisions/0021)."""
         if reading.mid is None or not self._repeats.seen(state.node.id, reading.mid):
             signs.add(state.signs, record.at, reading)
             return reading

@@ -54,7 +54,8 @@ _SHEDS: dict[DataClass, str] = {
     DataClass.LOG: "never dropped",
     DataClass.RAW_OPEN: "sealed when an hour old or large, then as raw",
     DataClass.RAW: "oldest first: past the retention, or when the budget or the disk is full",
-    DataClass.SERIES: "oldest first, once no raw segment is left",
+    DataClass.FILES: "files of devices, oldest first, once no raw segment is left; of what is still coming, at once",
+    DataClass.SERIES: "oldest first, once no raw segment and no file is left",
     DataClass.DAMAGED: "oldest first, once nothing else is left",
     DataClass.RESERVE: "released when the disk is full, so that pages, sign-in and the log go on",
 }
@@ -349,6 +350,7 @@ class Keeper:
             clock_trusted=self._clock_trusted(),
             series_left=series_left,
             has_hub=has_hub,
+            files=budget.files(self._folder),
         )
 
     def _segments(self) -> list[Segment]:
@@ -384,9 +386,10 @@ class Keeper:
     def _shed_copy(self, shed: Shed) -> None:
         assert shed.copy is not None
         name, size, kept_ns = shed.copy
-        body = events.TelemetryDropped("damaged", f"{shed.reason}: {name}", 0, 0, 0, size, kept_ns, kept_ns)
+        body = events.TelemetryDropped(str(shed.data_class), f"{shed.reason}: {name}", 0, 0, 0, size, kept_ns, kept_ns)
         self._commit(lambda db: self._stage(body))
-        (self._folder.damaged / name).unlink(missing_ok=True)
+        folder = self._folder.files if shed.data_class is DataClass.FILES else self._folder.damaged
+        (folder / name).unlink(missing_ok=True)
 
     # -- the reserve ------------------------------------------------------------------------------------------
 

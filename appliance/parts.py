@@ -12,7 +12,9 @@ from appliance.authority import Autonomy
 from appliance.bundles import Bundles
 from appliance.doorkeeper import Gatekeeper
 from appliance.hub_link import HubLink
+from appliance.intake.control import Control
 from appliance.intake.gate import Gate, Tally
+from appliance.intake.upload_listener import Uploads
 from appliance.interpreter import Interpreter
 from appliance.keeper import Keeper
 from appliance.recorder import Recorder
@@ -84,6 +86,8 @@ class Parts(msgspec.Struct, frozen=True):
     turns: HistoryIndex
     world: World
     gate: Gate
+    uploads: Uploads
+    control: Control
     recorder: Recorder
     interpreter: Interpreter
     keeper: Keeper

@@ -276,8 +276,8 @@ class SegmentSealed(Body, frozen=True):
 
 @_fact("telemetry.dropped")
 class TelemetryDropped(Body, frozen=True):
-    """An intentional, bounded loss: the range that was let go, and why. `data_class` is raw, series,
-    damaged or quarantine."""
+    """An intentional, bounded loss: the range that was let go, and why. `data_class` is raw, files
+    (of devices), series, damaged or quarantine."""
 
     data_class: str
     reason: str

@@ -69,6 +69,23 @@ mqtt_unread_bytes_max = 1024 * 1024  # written to a device that does not read; b
 mqtt_unread_seconds_max = 30
 mqtt_wait_seconds_max = 60  # for a device's bucket; a message that would wait longer ends the connection
 
+# Uploads and the control line
+upload_bytes_max = 256 * 1024 * 1024
+upload_inflated_bytes_max = 1024 * 1024 * 1024
+upload_records_max = 1_000_000
+upload_chunk_bytes_min = 16 * 1024
+upload_chunk_bytes_max = 4 * 1024 * 1024
+upload_window_bytes_max = 16 * 1024 * 1024
+uploads_max = 256
+uploads_per_device_max = 4
+upload_silent_ns_max = 10 * MINUTE
+upload_idle_ns_max = 24 * HOUR
+streams_per_device_max = 1_000
+stream_ranges_max = 1_024
+control_lines_max = 1_000
+control_asks_max = 8
+control_message_bytes_max = 65_536
+
 # A device's clock is believed between these (2020-01-01 and 2080-01-01), and only so far ahead of ours
 claimed_ns_min = 1_577_836_800 * SECOND
 claimed_ns_max = 3_471_292_800 * SECOND

@@ -4,8 +4,9 @@ Rules of the file
   1  `plan`, `rotates` and `forecast` are pure; the rest measures, or holds the reserve.
   2  The shed order: segments past their retention (where there is a hub, once it has taken them over); then, when the
      budget or the disk is full, segments (those a hub has taken over first; of each sort files of charts first, which
-     stand in the series too, then raw ones, oldest first; what those said stays in the series), the oldest series, the
-     oldest damaged copies. The log is never let go. What is still open is sealed first, and can go then.
+     stand in the series too, then raw ones, oldest first; what those said stays in the series), the oldest files of
+     devices, the oldest series, the oldest damaged copies. The log is never let go. What is still open is sealed first,
+     and can go then.
   3  A reserve lies on the disk as long as there is room: it is let go when the log cannot be written, and made again
      when twice its size is free. The difference keeps it from coming and going.
 """
@@ -37,6 +38,7 @@ class DataClass(StrEnum):
     LOG = "log"
     RAW_OPEN = "raw, open"
     RAW = "raw"
+    FILES = "files"
     SERIES = "series"
     DAMAGED = "damaged"
     RESERVE = "reserve"
@@ -48,6 +50,7 @@ class Usage(NamedTuple):
     log: int = 0
     raw_open: int = 0
     raw: int = 0
+    files: int = 0
     series: int = 0
     damaged: int = 0
     reserve: int = 0
@@ -56,7 +59,7 @@ class Usage(NamedTuple):
 
     @property
     def used(self) -> int:
-        return self.log + self.raw_open + self.raw + self.series + self.damaged + self.reserve
+        return self.log + self.raw_open + self.raw + self.files + self.series + self.damaged + self.reserve
 
     def of(self, data_class: DataClass) -> int:
         return int(getattr(self, data_class.name.lower()))
@@ -69,7 +72,7 @@ class Bounds(NamedTuple):
 
 
 class Copy(NamedTuple):
-    """A file in `damaged/`."""
+    """A file in `damaged/`, or one of a device in `files/`."""
 
     name: str
     bytes_stored: int
@@ -109,9 +112,10 @@ def plan(
     clock_trusted: bool = True,
     series_left: bool = True,
     has_hub: bool = False,
+    files: Sequence[Copy] = (),
 ) -> list[Shed]:
-    """What must go now, in order. `segments` and `copies` oldest first. Where there is a hub, retention alone takes only
-    what is in its custody. `clock_trusted`: something disciplines the clock
+    """What must go now, in order. `segments`, `copies` and `files` (of devices) oldest first. Where there is a hub,
+    retention alone takes only what is in its custody. `clock_trusted`: something disciplines the clock
     (`_expired` says what that means). An empty series.db has a size too, so the caller says whether there is anything
     in it."""
     sorts = [[one for one in segments if one.is_series is sort] for sort in (False, True)]
@@ -121,7 +125,7 @@ def plan(
     over, short = usage.used - bounds.budget_bytes, _free_wanted(usage, bounds) - usage.disk_free
     need = max(over, short) - sum(shed.bytes_freed for shed in sheds)
     reason = OVER_BUDGET if over >= short else DISK_FULL
-    for shed in _in_order(usage.series * series_left, reason, sorted(set(segments) - set(expired)), copies):
+    for shed in _in_order(usage.series * series_left, reason, sorted(set(segments) - set(expired)), files, copies):
         if need <= 0:
             break
         if shed.data_class is not DataClass.RAW and need <= usage.raw_open:
@@ -148,9 +152,13 @@ def _expired(segments: Sequence[Segment], now_ns: int, retention_ns: int, clock_
             yield segment
 
 
-def _in_order(series: int, reason: str, segments: Iterable[Segment], copies: Iterable[Copy]) -> Iterator[Shed]:
+def _in_order(
+    series: int, reason: str, segments: Iterable[Segment], files: Iterable[Copy], copies: Iterable[Copy]
+) -> Iterator[Shed]:
     for segment in sorted(segments, key=lambda one: (not one.in_custody, one.first_id)):
         yield Shed(DataClass.RAW, reason, segment.bytes_stored, segment)
+    for file in files:
+        yield Shed(DataClass.FILES, reason, file.bytes_stored, copy=file)
     if series:
         yield Shed(DataClass.SERIES, reason, series)
     for copy in copies:
@@ -192,6 +200,7 @@ def usage(folder: Folder) -> Usage:
         log=_database(folder.site_db),
         raw_open=sum(partitions),
         raw=sum(map(_size, _files(folder.segments))),
+        files=sum(map(_size, (*_files(folder.uploads), *_files(folder.files)))),
         series=_database(folder.series_db),
         damaged=sum(map(_size, _files(folder.damaged))),
         reserve=_size(folder.reserve),
@@ -202,8 +211,17 @@ def usage(folder: Folder) -> Usage:
 
 def copies(folder: Folder) -> list[Copy]:
     """What lies in `damaged/`, oldest first."""
+    return _copies(folder.damaged)
+
+
+def files(folder: Folder) -> list[Copy]:
+    """The files of devices, oldest first."""
+    return _copies(folder.files)
+
+
+def _copies(folder: Path) -> list[Copy]:
     found = []
-    for path in _files(folder.damaged):
+    for path in _files(folder):
         try:
             found.append(Copy(path.name, _size(path), path.stat().st_mtime_ns))
         except FileNotFoundError:  # somebody took it away to look at it

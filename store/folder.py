@@ -9,6 +9,8 @@ tls/             the authority of this box and the certificate of its server
 keys/            the writer's key, the key that files on a stick are sealed to, the way to the hub
 reserve          bytes set aside so that login, pages and audit work on a full disk
 damaged/         files that a disk gave back wrong, kept as they are
+uploads/         what devices upload, until it is whole and its records are stored
+files/           opaque files of devices, named by their SHA-256
 sticks/          files on their way to or from a stick, for as long as that takes
 control.sock     the command line's way in, for whoever may read this folder
 lock             held by the one process that runs on this folder
@@ -28,7 +30,7 @@ from store.database import connect
 from store.faults import Fault, StoreFault, fault_of
 from store.keys import sync_folder
 
-REVISION = "0006"
+REVISION = "0007"
 
 
 class FolderProblem(Exception):
@@ -53,6 +55,8 @@ class Folder:
         self.segments = root / "segments"
         self.damaged = root / "damaged"
         self.sticks = root / "sticks"
+        self.uploads = root / "uploads"
+        self.files = root / "files"
         self.writer_key = root / "keys" / "writer.pem"
         self.sealing_key = root / "keys" / "sealing.pem"
         self.link_file = root / "keys" / "hub.link"
@@ -65,7 +69,8 @@ class Folder:
         """Make the folders. StoreFault when the disk does not allow it."""
         try:
             missing = [one for one in (self.root, *self.root.parents) if not one.exists()]
-            for folder in (self.root, self.telemetry, self.segments, self.damaged, self.writer_key.parent):
+            kept = (self.telemetry, self.segments, self.damaged, self.uploads, self.files)
+            for folder in (self.root, *kept, self.writer_key.parent):
                 folder.mkdir(parents=True, exist_ok=True, mode=0o700)
             for folder in (self.root, *(one.parent for one in missing)):  # a power loss takes a name nobody synced
                 sync_folder(folder)

@@ -44,6 +44,14 @@ CREATE TABLE custody (
 	PRIMARY KEY (site, sha256)
 )
  WITHOUT ROWID;
+CREATE TABLE delivery (
+	upload VARCHAR NOT NULL, 
+	tenant VARCHAR NOT NULL, 
+	after_id INTEGER NOT NULL, 
+	began_ns INTEGER NOT NULL, 
+	PRIMARY KEY (upload)
+)
+ WITHOUT ROWID;
 CREATE TABLE document (
 	tenant VARCHAR NOT NULL, 
 	kind VARCHAR NOT NULL, 
@@ -184,6 +192,16 @@ CREATE TABLE snapshot (
 	node_id VARCHAR NOT NULL, 
 	body BLOB NOT NULL, 
 	PRIMARY KEY (node_id)
+)
+ WITHOUT ROWID;
+CREATE TABLE stream (
+	tenant VARCHAR NOT NULL, 
+	device VARCHAR NOT NULL, 
+	stream VARCHAR NOT NULL, 
+	floor INTEGER NOT NULL, 
+	held BLOB NOT NULL, 
+	told_ns INTEGER NOT NULL, 
+	PRIMARY KEY (tenant, device, stream)
 )
  WITHOUT ROWID;
 CREATE TABLE token (

@@ -369,6 +369,31 @@ class ActivationCode(SQLModel, table=True):
     revoked_ns: int | None = None
 
 
+class Stream(SQLModel, table=True):
+    """What this site holds of a stream that a device numbers (`store.streams`). `held` is MessagePack: pairs of first and
+    last number, ascending, above `floor`; all numbers below `floor` are settled."""
+
+    __tablename__ = "stream"
+    __table_args__ = {"sqlite_with_rowid": False}
+    tenant: str = Field(primary_key=True)
+    device: str = Field(primary_key=True)
+    stream: str = Field(primary_key=True)
+    floor: int
+    held: bytes
+    told_ns: int
+
+
+class Delivery(SQLModel, table=True):
+    """An upload whose records are being stored: begun behind the record `after_id`, and gone once its stream holds it."""
+
+    __tablename__ = "delivery"
+    __table_args__ = {"sqlite_with_rowid": False}
+    upload: str = Field(primary_key=True)
+    tenant: str
+    after_id: int
+    began_ns: int
+
+
 def ddl() -> str:
     """The whole of schema.sql, in a fixed order."""
     dialect = sqlite.dialect()

@@ -162,6 +162,12 @@ def _judged(candidates: list[bytes]) -> tuple[list[Named], list[Refusal]]:
     return records, refusals
 
 
+def fault(raw: bytes) -> Reason | None:
+    """Why these bytes are no record; None when they are one."""
+    found = _decoded(raw)
+    return found if isinstance(found, Reason) else None
+
+
 def _decoded(raw: bytes) -> dict[str, object] | Reason:
     if len(raw) > limits.record_bytes_max:
         return Reason.TOO_LONG

@@ -3,7 +3,7 @@ r"""Line protocol (InfluxDB): which lines does a body hold, who sent each, and w
     measurement,tag=value field=1.5,count=3i,total=4u,on=true,text="q\"u" 1795253400000000000
 
 Read here is what InfluxDB 1 and 2 take: escapes (`\,` `\ ` `\=` in names and tags, `\"` `\\` in strings), strings with line
-feeds, `#` comments, lines without a time, CR LF. Where we differ stands in docs/decisions/0017.
+feeds, `#` comments, lines without a time, CR LF. Where we differ stands in docs/decisions/0018.
 
 Rules of the file
   1  A record is a run: whole lines of one sender in the order of the body, their very bytes, without the line feed at the

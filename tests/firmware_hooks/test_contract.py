@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from appliance.intake import http, lines, syslog
+from appliance.intake import control, http, lines, syslog, upload
 from appliance.intake.device import Device
 from fleet import limits
 from fleet.metrics import KNOWN
@@ -117,6 +117,29 @@ async def _called(site: Site, wire: Wire, topic: str, body: str, answer: str) ->
     to, _, told = answer.replace(str(shown), str(number)).partition(" ")
     assert not site.api.published(wire, to, told.encode()).refused
     assert await task == json.loads(told).get("data", json.loads(told))
+
+
+def test_the_example_of_an_upload_can_be_announced_and_its_digest_read() -> None:
+    said_lines = examples("upload")
+    said = upload.announced(next(line for line in said_lines if line[:1] == "{").replace("…", "ab" * 32).encode())
+    assert isinstance(said, upload.Announcement)
+    assert (said.stream, said.first, said.last, said.encoding) == ("q1", 101, 105, "gzip")
+    (digest,) = [line.partition(": ")[2] for line in said_lines if line.startswith("Content-Digest")]
+    assert upload.digest_of(digest) is not None
+
+
+def test_the_messages_of_the_control_line_are_all_there() -> None:
+    shapes = (control.Hello, control.Backlog, control.CommandResponse, control.Welcome, control.ChunkRequest)
+    for shape in (*shapes, control.ChunkAck, control.Pace, control.Problem):
+        tag = shape.__struct_config__.tag
+        assert re.search(rf"^\| (device|site) \| [^|]*`{tag}`[^|]* \|", PAGE, re.MULTILINE), tag
+
+
+def test_the_bounds_of_uploads_are_those_in_the_page() -> None:
+    assert f"{limits.upload_bytes_max >> 20} MiB, or {limits.upload_records_max:,} records" in PAGE
+    assert f"{limits.upload_chunk_bytes_min >> 10} KiB" in PAGE
+    assert f"{limits.upload_chunk_bytes_max >> 20} MiB" in PAGE
+    assert f"A device may have {limits.uploads_per_device_max} unfinished uploads" in PAGE
 
 
 def test_the_table_lists_the_metrics_that_the_fleet_knows() -> None:

@@ -17,7 +17,7 @@ from fleet.reading import Reading
 VECTORS: list[dict[str, Any]] = json.loads(
     (Path(__file__).parents[2] / "firmware-hooks" / "vectors.json").read_text(encoding="utf-8")
 )
-PARSERS = {name: OF_THE_BOX[name] for name in ("mqtt", "attributes", "lines")} | {
+PARSERS = {name: OF_THE_BOX[name] for name in ("mqtt", "attributes", "lines", "sensor")} | {
     "syslog": lambda raw, at_ns: syslog.parse(raw, received_ns=at_ns),
     "http": lambda raw, at_ns: http.parse(raw, received_ns=at_ns),
 }

@@ -111,6 +111,17 @@ def test_series_go_after_the_last_segment_and_damaged_copies_after_them() -> Non
     assert [shed.copy for shed in sheds[2:]] == copies
 
 
+def test_files_of_devices_go_between_segments_and_series() -> None:
+    usage = ROOMY._replace(log=120 * MIB, raw=10 * MIB, files=4 * MIB, series=5 * MIB)
+    sheds = budget.plan(usage, BOUNDS, NOW, [_segment(1)], files=[Copy("a", MIB, 1), Copy("b", 3 * MIB, 2)])
+    assert [shed.data_class for shed in sheds] == [
+        DataClass.RAW,
+        DataClass.FILES,
+        DataClass.FILES,
+        DataClass.SERIES,
+    ]
+
+
 def test_an_empty_series_file_frees_nothing() -> None:
     usage = ROOMY._replace(log=90 * MIB, series=5 * MIB, damaged=MIB)
     sheds = budget.plan(usage, BOUNDS, NOW, [], [Copy("a.db", MIB, 1)], series_left=False)
@@ -202,16 +213,25 @@ def test_every_byte_is_counted_in_its_class(folder: Folder) -> None:
     (folder.telemetry / "1.db-wal").write_bytes(bytes(2 * MIB))
     (folder.segments / "a.jsonl.zst").write_bytes(bytes(3 * MIB))
     (folder.damaged / "2.db").write_bytes(bytes(4 * MIB))
+    (folder.uploads / "3.part").write_bytes(bytes(2 * MIB))
+    (folder.files / "4").write_bytes(bytes(MIB))
     folder.site_db.write_bytes(bytes(5 * MIB))
     folder.site_db.with_name("site.db-wal").write_bytes(bytes(MIB))
     folder.series_db.write_bytes(bytes(7 * MIB))
     assert budget.hold_reserve(folder, 8 * MIB)
     found = budget.usage(folder)
     assert found._replace(disk_free=0) == Usage(
-        log=6 * MIB, raw_open=3 * MIB, raw=3 * MIB, series=7 * MIB, damaged=4 * MIB, reserve=8 * MIB, partition=2 * MIB
+        log=6 * MIB,
+        raw_open=3 * MIB,
+        raw=3 * MIB,
+        files=3 * MIB,
+        series=7 * MIB,
+        damaged=4 * MIB,
+        reserve=8 * MIB,
+        partition=2 * MIB,
     )
-    assert found.used == 31 * MIB
-    assert [found.of(one) for one in DataClass] == list(found[:6])
+    assert found.used == 34 * MIB
+    assert [found.of(one) for one in DataClass] == list(found[:7])
 
 
 def test_the_reserve_is_real_bytes_and_can_be_given_and_taken_again(folder: Folder) -> None:
