@@ -38,6 +38,9 @@ class SiteTls:
         ConfigProblem when the files that [tls] names, CertificateProblem when the site's own cannot be used."""
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.minimum_version = ssl.TLSVersion.TLSv1_2
+        # A sender of syslog reads nothing, so a ticket would lie unread at its end, and the kernel resets a connection that
+        # is closed over unread bytes: what it sent last would be gone.
+        context.num_tickets = 0
         self._load(context)
         if clients != "none":
             context.verify_mode = ssl.CERT_REQUIRED if clients == "required" else ssl.CERT_OPTIONAL

@@ -12,6 +12,7 @@ import socket
 import ssl
 import subprocess
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -426,3 +427,29 @@ def test_one_device_over_http_mqtt_and_tls_is_one_node_until_all_that_it_shows_i
         assert eventually(lambda: sources(site, "by_http")) == {f"http/@{node_id}/"}
         assert skerry("device", "revoke", node_id, *data, "--why", "lost").returncode == 0
         assert [publish(metric) != 0 for metric in ways] == [True, True, True]
+
+
+@needs_openssl
+def test_nothing_that_was_sent_over_tls_is_lost_when_senders_are_quick_and_the_gate_is_small(tmp_path: Path) -> None:
+    folder, many, senders = tmp_path / "device", 8_000, 3
+    small = {
+        "SKERRY_INTAKE_QUEUE_RECORDS": "10000",
+        "SKERRY_INTAKE_DEVICE_RATE": "20000",
+        "SKERRY_INTAKE_BURST_S": "0.1",
+    }
+    with island(tmp_path / "alder", environment=TLS | small) as site:
+        names = [f"drone-{number}" for number in range(senders)]
+        for name in names:
+            enrolled(site, folder, name)
+
+        def send(name: str) -> None:
+            with line(site, folder, name) as made:
+                for first in range(0, many, 500):
+                    made.sendall(b"".join(counted(f"{name} says {number}") for number in range(first, first + 500)))
+
+        with ThreadPoolExecutor() as crowd:
+            list(crowd.map(send, names))
+        found = eventually(site.records, lambda found: len(found) >= senders * many, seconds=60)
+        assert len(found) == senders * many
+        for name in names:
+            assert len({record["raw"] for record in found if f"{name} says" in record["raw"]}) == many
