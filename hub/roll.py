@@ -13,7 +13,7 @@ from __future__ import annotations
 from bisect import bisect_left, bisect_right, insort
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from itertools import islice
+from itertools import chain, islice
 from operator import itemgetter
 from typing import Any, NamedTuple
 
@@ -103,7 +103,7 @@ class Roll:
         self._words: dict[str, str] = {}  # by node, what a search finds it by
         self._reach: Counter[Reach] = Counter()
         self._tags: Counter[str] = Counter()
-        self._troubled: set[str] = set()  # nodes that may need a person
+        self._troubles: dict[str, list[Item]] = {}  # of nodes that may need a person
         self._standing: dict[str, _Standing] = {}  # by the site's writer
         self._ranks: dict[int, list[_Key]] = {}  # by urgency, in order
         self._lines: dict[str, _Line] = {}  # by the order that was asked for, the one asked for last at the end
@@ -163,16 +163,17 @@ class Roll:
         if row is None:
             self._rows.pop(node_id, None)
             self._words.pop(node_id, None)
-            self._troubled.discard(node_id)
+            self._troubles.pop(node_id, None)
             return
         self._rows[node_id] = row
         words = rows.words_of(row)
         if self._words.get(node_id) != words:
             self._words[node_id] = words
-        if rows.is_well(row):
-            self._troubled.discard(node_id)
+        lines = rows.troubles(row)
+        if lines:
+            self._troubles[node_id] = lines
         else:
-            self._troubled.add(node_id)
+            self._troubles.pop(node_id, None)
 
     # -- what is asked ------------------------------------------------------------------------------------------------
 
@@ -186,7 +187,7 @@ class Roll:
         return tuple(sorted(tag for tag, count in self._tags.items() if count > 0))
 
     def needs(self, now_ns: int) -> list[Item]:
-        return [line for node_id in self._troubled for line in rows.needs(self._rows[node_id], now_ns)]
+        return rows.current(chain.from_iterable(self._troubles.values()), now_ns)
 
     def find(self, query: NodeQuery) -> Found:
         order = query.order if query.order in rows.ORDERS else rows.BY_URGENCY
