@@ -63,7 +63,7 @@ from sync import messages, stream
 from sync.carrier import Carrier
 from sync.jetstream import SiteEnd
 from sync.link import LinkDown, Parcel
-from sync.messages import Lane, LogHead
+from sync.messages import LogHead
 from sync.protocol import Caps, State
 from sync.site import Me, Shelf, Site
 
@@ -662,9 +662,9 @@ class LightSite:
         self._db.close()
 
     async def _turn(self, parcels: Sequence[Parcel]) -> Sequence[Parcel]:
-        rests = self.state is State.LIVE or (self.state is State.REPLAYING and Lane.LOG in self.caps.paused)
-        if rests and self._link is not None and not parcels and time.monotonic() < self._due_s:
-            return ()
+        connected = self.state in (State.LIVE, State.REPLAYING)
+        if connected and self._link is not None and not parcels and time.monotonic() < self._due_s:
+            return ()  # what goes on by itself does so once a second; the rest is woken by an answer
         self._due_s = time.monotonic() + _TURN_S
         now_ns, up = self._clock.now_ns(), self._link is not None and self._link.up
         said = self._run(lambda db: self._uplink.work(db, parcels, up, now_ns))

@@ -195,8 +195,11 @@ class HubBox:
             return page
         return tuple(msgspec.structs.replace(row, spark=sparks[row.id]) for row in page)
 
-    def _seen(self) -> tuple[Mapping[str, NodeHere], frozenset[str]]:
-        return dict(self._parts.fleet.nodes), frozenset(site.writer for site in self._sites() if site.mode in _HEARD)
+    def _seen(self) -> tuple[Mapping[str, NodeHere], frozenset[str], set[str]]:
+        fresh, fleet = set[str](), self._parts.fleet
+        while fleet.unjudged:  # first: what is told from here on is looked at the next time
+            fresh.add(fleet.unjudged.pop())
+        return dict(fleet.nodes), frozenset(site.writer for site in self._sites() if site.mode in _HEARD), fresh
 
     def _sites(self) -> list[SiteHere]:
         return list(dict(self._parts.fleet.sites).values())

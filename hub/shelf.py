@@ -9,6 +9,7 @@ import hashlib
 import sqlite3
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from operator import itemgetter
 from typing import Protocol
 
 from fleet import envelope, events
@@ -77,6 +78,8 @@ class HubShelf:
         self.db: sqlite3.Connection
         self.done: list[Callable[[], None]] = []
         self._fresh: dict[str, NodeHere | None] = {}
+        # By site and epoch: up to which event its drops were looked for, and those found, with their positions.
+        self._dropped: dict[str, dict[int, tuple[int, list[tuple[int, Drop]]]]] = {}
         self._fences: dict[str, int] = {}  # as this transaction has them
         self._log_writers: dict[str, str] = {}  # of the log towards each site
         self._people: tuple[int, Sequence[roster.Bounded]] = (0, ())  # of that version, read once for all sites
@@ -446,25 +449,22 @@ class HubShelf:
         return peers.on_branch(self.db, Log(self._tenant, said.writer, said.epoch), said.hash)
 
     def _drops(self, writer: str) -> tuple[Drop, ...]:
-        """What the site says it let go on purpose, or never took in, as its log says it."""
-        rows = self.db.execute(
-            "SELECT event.raw, log.epoch, event.seq FROM event JOIN log ON log.id = event.log_id WHERE log.writer=?"
-            " AND log.tenant=? AND event.kind IN ('telemetry.dropped', 'intake.refused', 'telemetry.damaged')"
-            " ORDER BY event.position DESC LIMIT ?",
-            (writer, self._tenant, receipt.LISTED_MAX),
-        ).fetchall()
-        drops: list[Drop] = []
-        for raw, epoch, seq in reversed(rows):
-            match events.decode_any(raw, writer=writer, epoch=epoch, seq=seq).body:
-                case TelemetryDropped(data_class=what, reason=reason, records=count):
-                    drops.append(Drop(epoch, seq, what, reason, count))
-                case IntakeRefused(intake=what, reason=reason, messages=count):
-                    drops.append(Drop(epoch, seq, what, reason, count))
-                case TelemetryDamaged(reason=reason, first_id=first, last_id=last):
-                    drops.append(Drop(epoch, seq, "damaged", reason, max(last - first + 1, 0) if first else 0))
-                case _:
-                    pass
-        return tuple(drops)
+        """What the site says it let go on purpose, or never took in, as its log says it. What was looked through for the
+        receipt before is not looked through again."""
+        held = self._dropped.setdefault(writer, {})
+        for log_id, epoch in self.db.execute(
+            "SELECT id, epoch FROM log WHERE tenant=? AND writer=?", (self._tenant, writer)
+        ).fetchall():
+            upto, found = held.get(epoch, (0, []))
+            (end,) = self.db.execute("SELECT coalesce(max(seq), 0) FROM event WHERE log_id=?", (log_id,)).fetchone()
+            rows = self.db.execute(_DROPS, (log_id, upto)).fetchall() if end > upto else ()
+            for position, seq, raw in rows:
+                drop = _drop_of(events.decode_any(raw, writer=writer, epoch=epoch, seq=seq))
+                if drop is not None:
+                    found.append((position, drop))
+            held[epoch] = (end, found[-receipt.LISTED_MAX :])
+        every = sorted(((at, drop) for _, found in held.values() for at, drop in found), key=itemgetter(0))
+        return tuple(drop for _, drop in every[-receipt.LISTED_MAX :])
 
     def countersigned(self, writer: str, number: int, signature: bytes, now_ns: int) -> str:
         peer = peers.get(self.db, writer)
@@ -528,6 +528,7 @@ class HubShelf:
     def fell(self) -> None:
         """The transaction is undone, and what was said in it."""
         self.done, self._whole, self._people, self._log_writers = [], {}, (0, ()), {}
+        self._dropped = {}
         self._shared.forget()
 
     # -- one bad word costs nobody else anything ------------------------------------------------------------------
@@ -541,8 +542,26 @@ class HubShelf:
             self.db.execute("ROLLBACK TO word")
             self._journal.undo(mark)
             self._shared.forget()
-            self._fences, self._log_writers = {}, {}
+            self._fences, self._log_writers, self._dropped = {}, {}, {}
         self.db.execute("RELEASE word")
+
+
+_DROPS = (
+    "SELECT position, seq, raw FROM event WHERE log_id=? AND seq>?"
+    " AND kind IN ('telemetry.dropped', 'intake.refused', 'telemetry.damaged') ORDER BY seq"
+)
+
+
+def _drop_of(event: events.Recorded) -> Drop | None:
+    match event.body:
+        case TelemetryDropped(data_class=what, reason=reason, records=count):
+            return Drop(event.epoch, event.seq, what, reason, count)
+        case IntakeRefused(intake=what, reason=reason, messages=count):
+            return Drop(event.epoch, event.seq, what, reason, count)
+        case TelemetryDamaged(reason=reason, first_id=first, last_id=last):
+            return Drop(event.epoch, event.seq, "damaged", reason, max(last - first + 1, 0) if first else 0)
+        case _:
+            return None
 
 
 def certificate_of(made: receipt.Receipt, *, countersigned: bool) -> Certificate:
