@@ -483,12 +483,14 @@ class ApplianceBox:
 
     # -- the link to the hub ----------------------------------------------------------------------------------
 
-    async def links(self, who: Identity) -> ports.LinksView:
+    async def links(self, who: Identity, query: ports.LinkQuery | None = None) -> ports.LinksView:
         parts, now_ns = self._parts, self._parts.clock.now_ns()
         file = parts.link.file
         if file is None:
             return ports.LinksView(now_ns=now_ns, links=(), problem=parts.link.problem)
-        return ports.LinksView(now_ns=now_ns, links=(await self._link(file, now_ns),), problem=parts.link.problem)
+        return ports.LinksView(
+            now_ns=now_ns, links=(await self._link(file, now_ns),), problem=parts.link.problem, matching=1
+        )
 
     async def _link(self, file: LinkFile, now_ns: int) -> ports.LinkView:
         parts, link = self._parts, self._parts.link

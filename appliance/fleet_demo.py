@@ -662,8 +662,9 @@ class LightSite:
         self._db.close()
 
     async def _turn(self, parcels: Sequence[Parcel]) -> Sequence[Parcel]:
-        if self.state is State.LIVE and self._link is not None and not parcels and time.monotonic() < self._due_s:
-            return ()
+        connected = self.state in (State.LIVE, State.REPLAYING)
+        if connected and self._link is not None and not parcels and time.monotonic() < self._due_s:
+            return ()  # what goes on by itself does so once a second; the rest is woken by an answer
         self._due_s = time.monotonic() + _TURN_S
         now_ns, up = self._clock.now_ns(), self._link is not None and self._link.up
         said = self._run(lambda db: self._uplink.work(db, parcels, up, now_ns))

@@ -54,13 +54,13 @@ class Seen:
         self._presents = presents
         self._held: dict[str, Here] = {}
 
-    def __call__(self) -> tuple[Mapping[str, Here], frozenset[str]]:
+    def __call__(self) -> tuple[Mapping[str, Here], frozenset[str], None]:
         held, found = self._held, self._presents()
         self._held = {
             node_id: held[node_id] if node_id in held and held[node_id].present is present else Here(present)
             for node_id, present in found.items()
         }
-        return self._held, frozenset({""})
+        return self._held, frozenset({""}), None
 
 
 def _present(state: NodeState, turn: connectivity.Standing | None, beat: connectivity.Heartbeat | None) -> Present:

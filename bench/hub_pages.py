@@ -1,7 +1,8 @@
 """Every page of a hub with 1,000 sites, 100,000 nodes and 10 million events, while 2,000 events a second come in.
 
 The past is put into the hub's folder with the store's own functions, each site's log chained and signed by its own key:
-by the protocol ten million events take longer than ten minutes (`hub_ingest` says how long). The sites that speak while
+by the protocol ten million events take longer than ten minutes (`hub_ingest` says how long). SKERRY_BENCH_CACHE names a
+folder in which that is kept for the next run. The sites that speak while
 pages are asked for, `_LIVE` of the 1,000, come in by the protocol (`appliance.fleet_demo.LightSite`), in a process of
 their own on the same cores. Times are taken at the other end of a loopback connection. There is no peer; `peer` is the
 bound of 100 ms at the 95th percentile, `as_of` pages have 400 ms.
@@ -29,12 +30,12 @@ from appliance import fleet_story
 from appliance.fleet_demo import LightSite, blocks_of
 from appliance.fleet_story import Fact, Plan, Story
 from bench.hub_ingest import cpu_s
-from bench.mainland import Harbor, harbor, history, place
+from bench.mainland import Harbor, harbor, history, kept
 from fleet import events
 from fleet.envelope import EMPTY, Log
 from fleet.limits import DAY, HOUR
-from store import journal, keys, link_file, peers
-from store.database import connect
+from store import anew, journal, keys, link_file, peers
+from store.database import connect, connect_reader
 from store.folder import Folder
 from store.link_file import LinkFile
 from sync.protocol import State
@@ -57,11 +58,9 @@ def run() -> dict[str, object]:
     plans = fleet_story.plans(_SITES, _NODES, _SEED)
     fork = multiprocessing.get_context("fork")
     ready, over = fork.Event(), fork.Event()
-    with place() as root:
-        with harbor(root):
-            pass  # so that there is a hub's folder
-        began = time.monotonic()
-        writers = _fill(root / "harbor", plans[_LIVE:])
+    began = time.monotonic()
+    with kept(f"hub_pages-{_SITES}-{_EVENTS}", lambda root: _make(root, plans[_LIVE:])) as root:
+        writers = _writers(root / "harbor", plans[_LIVE:])
         filled_s = time.monotonic() - began
         with harbor(root, ready_s=_START_S_MAX) as hub:
             _settle(hub)
@@ -109,10 +108,25 @@ def _is_page(path: str) -> bool:
 # -- the past ----------------------------------------------------------------------------------------------------------
 
 
-def _fill(data: Path, plans: Sequence[Plan]) -> list[str]:
-    """Sites as they stand at a hub that has heard all they said; their writers."""
-    each = _EVENTS // _SITES
-    now_ns, writers = time.time_ns(), list[str]()
+def _make(root: Path, plans: Sequence[Plan]) -> None:
+    """A hub's folder with the past of its sites, and the history of it."""
+    with harbor(root):
+        pass  # so that there is a hub's folder
+    _fill(root / "harbor", plans)
+    folder = Folder(root / "harbor")
+    anew.make(folder.site_db, folder.history_db)
+
+
+def _writers(data: Path, plans: Sequence[Plan]) -> list[str]:
+    """Of the sites that do not speak any more, in the order of their plans."""
+    with contextlib.closing(connect_reader(Folder(data).site_db)) as db:
+        by_name = {peer.name: peer.writer for peer in peers.every(db, "default")}
+    return [by_name[plan.name] for plan in plans]
+
+
+def _fill(data: Path, plans: Sequence[Plan]) -> None:
+    """Sites as they stand at a hub that has heard all they said."""
+    each, now_ns = _EVENTS // _SITES, time.time_ns()
     with contextlib.closing(connect(Folder(data).site_db)) as db:
         db.execute("PRAGMA synchronous=0")  # what a disk loses here is made again
         (position,) = db.execute("SELECT coalesce(max(position), 0) FROM event").fetchone()
@@ -135,8 +149,6 @@ def _fill(data: Path, plans: Sequence[Plan]) -> list[str]:
             shown = [(present, writer, heard_ns, heard_ns) for present in story.nodes.values()]
             peers.save_present(db, shown, (), writer)
             db.execute("COMMIT")
-            writers.append(writer)
-    return writers
 
 
 def _story(plan: Plan, writer: str, count: int, now_ns: int) -> Story:
@@ -228,9 +240,12 @@ def _paths(node_id: str, writer: str, live: Plan) -> dict[str, str]:
         f"/?site={quote(live.name)}",
         "/?kind=RELAY&order=rtt",
         "/?offset=50000",
+        "/?order=battery",
+        "/?order=seen&reach=online",
         f"/nodes/{node_id}",
         f"/domains/{live.name.partition('-')[0]}",
         "/links",
+        "/links?state=away&offset=100",
         f"/links/{writer}",
         "/policies",
         "/plan",

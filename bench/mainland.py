@@ -76,6 +76,26 @@ def place() -> Iterator[Path]:
 
 
 @contextlib.contextmanager
+def kept(name: str, make: Callable[[Path], None]) -> Iterator[Path]:
+    """A folder for one benchmark, with what `make` put there. With SKERRY_BENCH_CACHE, a folder outside the repository,
+    that is made once, and each run gets a copy."""
+    cache = os.environ.get("SKERRY_BENCH_CACHE")
+    with place() as root:
+        if cache is None:
+            make(root)
+        else:
+            held = Path(cache).resolve() / name
+            if not held.exists():
+                fresh = held.with_name(held.name + ".new")
+                shutil.rmtree(fresh, ignore_errors=True)
+                fresh.mkdir(parents=True)
+                make(fresh)
+                fresh.rename(held)
+            shutil.copytree(held, root, dirs_exist_ok=True, ignore=shutil.ignore_patterns("*.sock"))
+        yield root
+
+
+@contextlib.contextmanager
 def harbor(root: Path, *, tls: bool = True, ready_s: float = 20.0) -> Iterator[Harbor]:
     """A running hub with its broker."""
     data, line, http = root / "harbor", free_port(), free_port()

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from bench.mainland import backlog, place, rss_bytes
-from hub.rebuild import both, every
-from store import history, views
+from hub.rebuild import every
+from store import anew, history, views
 from store.database import connect_reader
 from store.views import View
 
@@ -30,13 +30,17 @@ def run() -> dict[str, object]:
         data = root / "harbor"
         backlog(data, _EVENTS, "harbor", _NODES)
         bare_s = _timed(lambda: _replayed(data / "site.db", []))
-        fold_s = _timed(lambda: _replayed(data / "site.db", every()))
-        built_s = _timed(lambda: history.build(data / "site.db", root / "alone.db"))
+        alone_s = _timed(lambda: anew.make(data / "site.db", root / "alone.db", parts=1))
+        folded = every()
+        fold_s = _timed(lambda: _replayed(data / "site.db", folded))
         began = time.perf_counter()
-        made, events = both(data / "site.db", root / "history.db")
+        made = anew.make(data / "site.db", root / "history.db")
         took_s = time.perf_counter() - began
+        for view in folded:
+            name = view.projection.name
+            assert views.digest(made.states[name]) == views.digest(view.state), name
         assert history.digest(root / "history.db") == history.digest(root / "alone.db")
-        size = (root / "history.db").stat().st_size
+        size, events = (root / "history.db").stat().st_size, made.position
     ours, peer = events / took_s, events / bare_s.clock
 
     def us(took: Took) -> float:
@@ -51,11 +55,12 @@ def run() -> dict[str, object]:
         "detail": {
             "events": events,
             "nodes": _NODES,
-            "projections": [*(view.projection.name for view in made), "history"],
+            "projections": [*made.states, "history"],
             "wanted_per_s": _WANTED_PER_S,
-            "views_alone_per_s": round(events / fold_s.clock),
-            "history_alone_per_s": round(events / built_s.clock),
-            "processor_us_per_event": {"bare": us(bare_s), "views": us(fold_s), "history": us(built_s)},
+            "processes": anew.parts_for(events),
+            "one_process_per_s": round(events / alone_s.clock),
+            "views_event_by_event_per_s": round(events / fold_s.clock),
+            "processor_us_per_event": {"bare": us(bare_s), "one process": us(alone_s), "views": us(fold_s)},
             "history_bytes_per_event": round(size / events, 1),
             "rss_mib": round(rss_bytes(os.getpid()) / 2**20),
             "load": os.getloadavg()[0],

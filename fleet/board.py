@@ -129,14 +129,21 @@ class Board:
             self._shared[name] = drift.wants(self._wants[name], title(view, name), {})
             self._dirty |= self.bundle(name).nodes
 
-    def fold(self, seen: Mapping[str, Seen], heard: frozenset[str], most: int = 1 << 62) -> int:
-        """The nodes as they are told now; `heard`: the sites that are. At most `most` are judged anew; how many
-        are left to do."""
+    def fold(
+        self,
+        seen: Mapping[str, Seen],
+        heard: frozenset[str],
+        most: int = 1 << 62,
+        fresh: Iterable[str] | None = None,
+    ) -> int:
+        """The nodes as they are told now; `heard`: the sites that are. `fresh` holds all that were told or went since the
+        last time, where somebody knows; else every one is looked at. At most `most` are judged anew; how many are left
+        to do."""
         dirty, self._dirty = self._dirty, set()
         held = self.nodes
-        for node_id, one in seen.items():
-            judged = held.get(node_id)
-            if judged is None or judged.seen is not one:
+        for node_id in seen if fresh is None else fresh:
+            judged, one = held.get(node_id), seen.get(node_id)
+            if one is not None and (judged is None or judged.seen is not one):
                 dirty.add(node_id)
         for site in self._heard ^ heard:
             dirty |= self._sites[site]

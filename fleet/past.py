@@ -10,8 +10,9 @@ Rules of the file
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from enum import IntEnum
+from operator import itemgetter
 from typing import Any, NamedTuple
 
 import msgspec
@@ -98,37 +99,72 @@ def turn(event: Recorded) -> tuple[Track, str] | None:
     return (track, said) if said is not None else None
 
 
-Line = tuple[int, str, int, str, int, int, str, int, int]
-"""A turn as a row: track, subject, stamp, writer, epoch, seq, what is said, clock, position."""
+Row = tuple[int, int, int, int, int, int, int, int, int]
+"""A turn as stored: track, subject, stamp, writer, epoch, seq, what is said, clock, position; text by its number."""
+
+Stored = tuple[int, int, int, bytes]
+"""An event as stored: position, log, seq, canonical bytes."""
 
 
-def lines(rows: Iterable[tuple[int, int, int, bytes]], logs: Mapping[int, tuple[str, int]]) -> list[Line]:
-    """Events as stored (position, log, seq, canonical bytes) as lines; `logs` says whose each log is. What is no turn is
-    a line on track 0, of its writer. A history of ten million events comes this way, so the loop is plain."""
-    found: list[Line] = []
-    add, plain, answers = found.append, _plain, _ANSWERS
-    for position, log, seq, raw in rows:
-        writer, epoch = logs[log]
-        try:
-            got, stamp, wall_ns, clock, kind, _, subject, body = plain(raw)
-            if got == seq and 0 <= stamp < STAMP_MAX and 0 <= clock <= 2 and len(subject) <= _SUBJECT_CHARS_MAX:
-                answer = answers.get(kind)
+class Sifted:
+    """What a pass over a log leaves besides its turns, over any stretches of it: the newest stamp of each writer, the
+    first moment that anything turned, and the events of some kinds."""
+
+    def __init__(self, kinds: Iterable[str] = ()) -> None:
+        self.told: dict[str, int] = {}
+        self.first = [STAMP_MAX] * len(Clock)  # stamps, by how far the clock was to be believed
+        self.kept: list[Recorded] = []
+        self._kinds = frozenset(kinds)
+
+    def turns(
+        self, stored: Iterable[Stored], logs: Mapping[int, tuple[str, int]], numbers: Mapping[str, int]
+    ) -> list[Row]:
+        """The turns among stored events. `logs` says whose each log is, `numbers` the number of any text. A history of
+        ten million events comes this way, so the loop is plain."""
+        found: list[Row] = []
+        add, plain, answers, kinds, told = found.append, _plain, _ANSWERS, self._kinds, self.told
+        at, writer, epoch, writer_number, top = -1, "", 0, 0, -1
+        for position, log, seq, raw in stored:
+            if log != at:
+                if top > told.get(writer, -1):
+                    told[writer] = top
+                at, (writer, epoch), top = log, logs[log], -1
+                writer_number = numbers[writer]
+            try:
+                got, stamp, wall_ns, clock, kind, _, subject, body = plain(raw)
+                good = got == seq and 0 <= stamp < STAMP_MAX and 0 <= clock <= 2 and len(subject) <= _SUBJECT_CHARS_MAX
+                answer, said = answers.get(kind), None
                 if answer is None:
-                    add((0, "", stamp, writer, epoch, seq, "", clock, position))
-                    continue
-                track, decode, says = answer
-                said = says(decode(body))
-                if said is not None and -STAMP_MAX < wall_ns < STAMP_MAX:
-                    add((track, subject, stamp, writer, epoch, seq, said, clock, position))
-                    continue
-        except (msgspec.MsgspecError, ValueError, RecursionError):
-            pass  # the long way tells a newer field from what is no event
-        event = events.decode_any(raw, writer=writer, epoch=epoch, seq=seq)
-        on, said = turn(event) or (0, "")
-        add((int(on), event.subject if on else "", event.hlc, writer, epoch, seq, said, int(event.clock), position))
-    return found
+                    track = 0
+                else:
+                    track, decode, says = answer
+                    said = says(decode(body))
+                    good = good and said is not None and -STAMP_MAX < wall_ns < STAMP_MAX
+            except (msgspec.MsgspecError, ValueError, RecursionError):
+                good = False
+            if not good or kind in kinds:  # the long way tells a newer field from what is no event
+                event = events.decode_any(raw, writer=writer, epoch=epoch, seq=seq, position=position)
+                track, said = turn(event) or (0, None)
+                stamp, clock, subject = event.hlc, int(event.clock), event.subject
+                if event.kind in kinds:
+                    self.kept.append(event)
+            if stamp > top:
+                top = stamp
+            if said is not None:
+                add((track, numbers[subject], stamp, writer_number, epoch, seq, numbers[said], clock, position))
+        if top > told.get(writer, -1):
+            told[writer] = top
+        self._begin(found)
+        return found
+
+    def _begin(self, found: Sequence[Row]) -> None:
+        clocks = set(map(_CLOCK, found))
+        for clock in clocks:
+            some = found if len(clocks) == 1 else (row for row in found if row[7] == clock)
+            self.first[clock] = min(self.first[clock], min(map(_STAMP, some)))
 
 
+_STAMP, _CLOCK = itemgetter(2), itemgetter(7)
 _SUBJECT_CHARS_MAX = limits.subject_chars_max
 _plain = msgspec.msgpack.Decoder(tuple[int, int, int, int, str, int, str, msgspec.Raw]).decode
 _ANSWERS = {

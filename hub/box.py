@@ -195,8 +195,11 @@ class HubBox:
             return page
         return tuple(msgspec.structs.replace(row, spark=sparks[row.id]) for row in page)
 
-    def _seen(self) -> tuple[Mapping[str, NodeHere], frozenset[str]]:
-        return dict(self._parts.fleet.nodes), frozenset(site.writer for site in self._sites() if site.mode in _HEARD)
+    def _seen(self) -> tuple[Mapping[str, NodeHere], frozenset[str], set[str]]:
+        fresh, fleet = set[str](), self._parts.fleet
+        while fleet.unjudged:  # first: what is told from here on is looked at the next time
+            fresh.add(fleet.unjudged.pop())
+        return dict(fleet.nodes), frozenset(site.writer for site in self._sites() if site.mode in _HEARD), fresh
 
     def _sites(self) -> list[SiteHere]:
         return list(dict(self._parts.fleet.sites).values())
@@ -506,12 +509,17 @@ class HubBox:
 
     # -- links ------------------------------------------------------------------------------------------------
 
-    async def links(self, who: Identity) -> ports.LinksView:
-        now_ns = self._parts.clock.now_ns()
+    async def links(self, who: Identity, query: ports.LinkQuery | None = None) -> ports.LinksView:
+        now_ns, sites = self._parts.clock.now_ns(), self._sites()
+        found = [site for site in sites if query is None or _asked_for(site, query)]
+        first = query.offset if query is not None else 0
+        end = first + max(1, query.limit) if query is not None else len(found)
         return ports.LinksView(
             now_ns=now_ns,
-            links=tuple(self._link(site, now_ns) for site in _in_order(self._sites())),
+            links=tuple(self._link(site, now_ns) for site in _in_order(found)[first:end]),
             problem=self._parts.lines.link.problem if self._parts.lines and self._parts.lines.link else "",
+            matching=len(found),
+            sums=_link_sums(sites),
         )
 
     def _link(self, site: SiteHere, now_ns: int) -> ports.LinkView:
@@ -777,6 +785,36 @@ _FIRST = {Mode.REPLAYING: 1, Mode.RETURNING: 1, Mode.DELAYED: 2, Mode.EDGE_CACHE
 def _in_order(sites: Sequence[SiteHere]) -> list[SiteHere]:
     """What is held in quarantine first, then what is coming back, then the cut off, then the live."""
     return sorted(sites, key=lambda site: (0 if site.quarantine else _FIRST.get(site.mode, 3), site.name))
+
+
+def _link_state(site: SiteHere) -> ports.LinkState:
+    if site.quarantine:
+        return ports.LinkState.HELD
+    return _STATES.get(_FIRST.get(site.mode, 3), ports.LinkState.LIVE)
+
+
+_STATES = {1: ports.LinkState.COMING, 3: ports.LinkState.AWAY}
+
+
+def _asked_for(site: SiteHere, query: ports.LinkQuery) -> bool:
+    text = query.text.strip().lower()
+    return (
+        (not query.peer or site.writer == query.peer)
+        and (query.state is None or _link_state(site) is query.state)
+        and (not text or text in site.name.lower())
+    )
+
+
+def _link_sums(sites: Sequence[SiteHere]) -> ports.LinkSums:
+    states = dict.fromkeys(ports.LinkState, 0)
+    for site in sites:
+        states[_link_state(site)] += 1
+    return ports.LinkSums(
+        states=states,
+        missing_events=sum(site.backlog for site in sites),
+        missing_segments=sum(site.segments_missing for site in sites),
+        missing_bytes=sum(site.segment_bytes_missing for site in sites),
+    )
 
 
 def _line(site: SiteHere, nodes: int, now_ns: int) -> ports.SiteLine:

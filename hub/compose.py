@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
+import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -45,6 +47,7 @@ from web.stale import Stale
 
 VERSION = "0.1.0"
 _QUARANTINE_S = 1.0
+_SWITCH_S = 0.0005
 _OF_AUTHORITY = frozenset((AuthorityBegan.KIND, AuthorityGranted.KIND, AuthoritySettled.KIND))
 
 LIFECYCLE = Projection(lifecycle_view.NAME, lifecycle_view.VERSION, lifecycle_view.EMPTY, lifecycle_view.advance)
@@ -72,6 +75,12 @@ class Hub:
     async def start(self) -> None:
         """Everything up and serving. FolderProblem, StoreFault, KeyProblem or ListenProblem, each with its sentence, when
         it cannot be; what was opened until then is closed again."""
+        # Whoever speaks to the database lets go of the interpreter lock at each statement, and waits this long for it
+        # again while another thread computes: with Python's 5 ms a thousand sites' words would take seconds for that.
+        sys.setswitchinterval(_SWITCH_S)
+        gc.set_threshold(
+            50_000, 20, 100
+        )  # what is made for a word is gone by itself; a fleet's nodes are looked through seldom
         self.folder.prepare()
         self.folder.hold()
         try:

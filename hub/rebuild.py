@@ -4,32 +4,25 @@ and the history; each compared, by its hash, with the one that was in use.
 Rules of the file
   1  Nothing runs on the folder meanwhile; it is held.
   2  What was rebuilt takes the place of what was there, whether they are equal or not: the log is right.
-  3  Two processes: one folds the views, the other the history, and both read for themselves.
 """
 
 from __future__ import annotations
 
-import gc
-import importlib
-import multiprocessing
 import os
-import pkgutil
 import time
-from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from fleet import projections
-from store import history, views
+from store import anew, history, views
+from store.anew import Progress
 from store.database import connect, connect_reader
 from store.folder import Folder, FolderProblem
 from store.ground import readable
 from store.views import Projection, View
 
-Progress = Callable[[int, int], None]  # events that every projection has, in all
 HISTORY = "history"
 
 
@@ -57,13 +50,7 @@ class Rebuilt(msgspec.Struct, frozen=True):
 
 def every() -> list[View[Any]]:
     """A view of each projection there is, empty."""
-    modules = [
-        importlib.import_module(found.name)
-        for found in pkgutil.iter_modules(projections.__path__, "fleet.projections.")
-    ]
-    return [
-        View(Projection(module.NAME, module.VERSION, module.EMPTY, module.advance), module.State) for module in modules
-    ]
+    return [View(Projection(fold.NAME, fold.VERSION, fold.EMPTY, fold.advance), fold.State) for fold in anew.folds()]
 
 
 def rebuild(root: Path, progress: Progress = lambda done, total: None) -> Rebuilt:
@@ -91,8 +78,11 @@ def _rebuild(folder: Folder, progress: Progress) -> Rebuilt:
     former = history.digest(folder.history_db)[1].hex() if usable else ""
     began = time.monotonic()
     fresh = folder.history_db.with_suffix(".new")
-    made, head = both(folder.site_db, fresh, progress)
+    states, head = anew.make(folder.site_db, fresh, progress)
     seconds = time.monotonic() - began
+    made = every()
+    for view in made:
+        view.state, view.position = states[view.projection.name], head
     compared = [
         Compared(view.projection.name, running.get(view.projection.name, ""), views.digest(view.state).hex())
         for view in made
@@ -108,45 +98,3 @@ def _rebuild(folder: Folder, progress: Progress) -> Rebuilt:
     os.replace(fresh, folder.history_db)
     history.remove(fresh)
     return Rebuilt(head, seconds, tuple(compared))
-
-
-def both(site_db: Path, fresh: Path, progress: Progress = lambda done, total: None) -> tuple[list[View[Any]], int]:
-    """Every view, folded from the first event on, and the history, in a process of its own, as the file `fresh`; the
-    position they reach."""
-    context = multiprocessing.get_context("spawn")  # a thread of ours may hold a lock that a fork would take along
-    reached = context.Value("q", 0, lock=False)
-    child = context.Process(target=_history, args=(site_db, fresh, reached), daemon=True)
-    child.start()
-    made, collects = every(), gc.isenabled()
-    gc.disable()  # what a fold makes is gone by itself, and the state is large
-    try:
-        with closing(connect_reader(site_db)) as db:
-            (head,) = db.execute("SELECT coalesce(max(position), 0) FROM event").fetchone()
-            done = 0
-            for batch in views.replay(db):
-                for view in made:
-                    view.fold(batch)
-                done = batch[-1].position
-                progress(min(done, reached.value), head)
-        while child.is_alive():
-            child.join(0.2)
-            progress(min(done, reached.value), head)
-        child.join()
-        if child.exitcode:
-            raise ValueError(f"the process that rebuilds the history ended with {child.exitcode}")
-    finally:
-        if collects:
-            gc.enable()
-        if child.is_alive():
-            child.terminate()
-    progress(head, head)
-    return made, int(head)
-
-
-def _history(site_db: Path, fresh: Path, reached: Any) -> None:
-    gc.disable()
-
-    def step(position: int) -> None:
-        reached.value = position
-
-    history.build(site_db, fresh, step)

@@ -9,6 +9,7 @@ import hashlib
 import sqlite3
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from operator import itemgetter
 from typing import Protocol
 
 from fleet import envelope, events
@@ -77,6 +78,10 @@ class HubShelf:
         self.db: sqlite3.Connection
         self.done: list[Callable[[], None]] = []
         self._fresh: dict[str, NodeHere | None] = {}
+        # By site and epoch: up to which event its drops were looked for, and those found, with their positions.
+        self._dropped: dict[str, dict[int, tuple[int, list[tuple[int, Drop]]]]] = {}
+        self._fences: dict[str, int] = {}  # as this transaction has them
+        self._log_writers: dict[str, str] = {}  # of the log towards each site
         self._people: tuple[int, Sequence[roster.Bounded]] = (0, ())  # of that version, read once for all sites
         self._whole: dict[str, tuple[tuple[int, int], set[int], set[str]]] = {}  # (fence, number), parts, nodes
         self._tenant, self._name = tenant, name
@@ -86,7 +91,7 @@ class HubShelf:
 
     def begin(self, db: sqlite3.Connection) -> None:
         """A new batch, on this connection."""
-        self.db, self.done, self._fresh = db, [], {}
+        self.db, self.done, self._fresh, self._fences = db, [], {}, {}
 
     # -- who --------------------------------------------------------------------------------------------------
 
@@ -105,11 +110,11 @@ class HubShelf:
         return Known(writer, peer.name, peer.public_key, peer.token, peer.former, reasons, number, logs)
 
     def admit(self, hello: Hello, now_ns: int) -> str:
-        for one in peers.invitations(self.db, self._tenant):
-            shown = hashlib.sha256(one.secret_hash + hello.writer.encode()).digest()
-            if shown != hello.invitation:
+        mine = hello.writer.encode()
+        for name, secret_hash, used_by in peers.secrets(self.db, self._tenant):
+            if hashlib.sha256(secret_hash + mine).digest() != hello.invitation:
                 continue
-            if one.writer and one.writer != hello.writer:
+            if used_by and used_by != hello.writer:
                 return "that invitation was used by another site; ask for a new one"
             towards = Log(self._tenant, new_ulid(now_ns), 1)
             journal.start_log(self.db, towards, self._public_key, now_ns)
@@ -117,7 +122,7 @@ class HubShelf:
             peer = Peer(
                 hello.writer,
                 self._tenant,
-                one.name,
+                name,
                 hello.public_key,
                 hello.sealing_key,
                 log_writer=towards.writer,
@@ -125,9 +130,9 @@ class HubShelf:
                 since_ns=now_ns,
             )
             peers.save(self.db, peer)
-            peers.invitation_used(self.db, one.name, hello.writer)
-            self._journal.stage(hello.writer, events.SiteAdmitted(one.name, hello.public_key))
-            site = SiteHere(writer=hello.writer, name=one.name, public_key=hello.public_key, since_ns=now_ns)
+            peers.invitation_used(self.db, name, hello.writer)
+            self._journal.stage(hello.writer, events.SiteAdmitted(name, hello.public_key))
+            site = SiteHere(writer=hello.writer, name=name, public_key=hello.public_key, since_ns=now_ns)
             self.done.append(partial(self._fleet.sites.__setitem__, site.writer, site))
             return ""
         return "the invitation is not one of this hub, or it was taken back; ask for a new one"
@@ -140,6 +145,7 @@ class HubShelf:
     def welcome(self, writer: str, token: bytes, former: bytes, told: bytes, now_ns: int) -> int:
         peer = peers.get(self.db, writer)
         assert peer is not None
+        self._fences.pop(writer, None)
         fence = peers.raise_fence(self.db, writer, now_ns // SECOND)
         peers.save(self.db, peer._replace(fence=fence, token=token, former=former, told=told, seen_ns=now_ns))
         return fence
@@ -150,7 +156,10 @@ class HubShelf:
             peers.save(self.db, peer._replace(former=b""))
 
     def holds(self, writer: str, fence: int) -> bool:
-        return peers.fence_of(self.db, writer) == fence
+        held = self._fences.get(writer)
+        if held is None:  # nobody else can raise it until this transaction ends
+            held = self._fences[writer] = peers.fence_of(self.db, writer)
+        return held == fence
 
     def hash_at(self, log: Log, seq: int) -> bytes | None:
         return peers.hash_at(self.db, log, seq)
@@ -314,6 +323,15 @@ class HubShelf:
         head = journal.head_of(self.db, peer.log)
         return [(LogHead(peer.log.writer, peer.log.epoch, *head), self._public_key)] if head.seq else ()
 
+    def grown(self, writer: str) -> int:
+        towards = self._log_writers.get(writer)
+        if towards is None:
+            peer = peers.get(self.db, writer)
+            towards = peer.log_writer if peer is not None else ""
+            if towards:
+                self._log_writers[writer] = towards
+        return self._journal.grown(towards)
+
     def blocks(self, log: Log, after_seq: int, bytes_max: int) -> Sequence[Block]:
         return journal.blocks_after(self.db, log, after_seq, bytes_max)
 
@@ -431,25 +449,22 @@ class HubShelf:
         return peers.on_branch(self.db, Log(self._tenant, said.writer, said.epoch), said.hash)
 
     def _drops(self, writer: str) -> tuple[Drop, ...]:
-        """What the site says it let go on purpose, or never took in, as its log says it."""
-        rows = self.db.execute(
-            "SELECT event.raw, log.epoch, event.seq FROM event JOIN log ON log.id = event.log_id WHERE log.writer=?"
-            " AND log.tenant=? AND event.kind IN ('telemetry.dropped', 'intake.refused', 'telemetry.damaged')"
-            " ORDER BY event.position DESC LIMIT ?",
-            (writer, self._tenant, receipt.LISTED_MAX),
-        ).fetchall()
-        drops: list[Drop] = []
-        for raw, epoch, seq in reversed(rows):
-            match events.decode_any(raw, writer=writer, epoch=epoch, seq=seq).body:
-                case TelemetryDropped(data_class=what, reason=reason, records=count):
-                    drops.append(Drop(epoch, seq, what, reason, count))
-                case IntakeRefused(intake=what, reason=reason, messages=count):
-                    drops.append(Drop(epoch, seq, what, reason, count))
-                case TelemetryDamaged(reason=reason, first_id=first, last_id=last):
-                    drops.append(Drop(epoch, seq, "damaged", reason, max(last - first + 1, 0) if first else 0))
-                case _:
-                    pass
-        return tuple(drops)
+        """What the site says it let go on purpose, or never took in, as its log says it. What was looked through for the
+        receipt before is not looked through again."""
+        held = self._dropped.setdefault(writer, {})
+        for log_id, epoch in self.db.execute(
+            "SELECT id, epoch FROM log WHERE tenant=? AND writer=?", (self._tenant, writer)
+        ).fetchall():
+            upto, found = held.get(epoch, (0, []))
+            (end,) = self.db.execute("SELECT coalesce(max(seq), 0) FROM event WHERE log_id=?", (log_id,)).fetchone()
+            rows = self.db.execute(_DROPS, (log_id, upto)).fetchall() if end > upto else ()
+            for position, seq, raw in rows:
+                drop = _drop_of(events.decode_any(raw, writer=writer, epoch=epoch, seq=seq))
+                if drop is not None:
+                    found.append((position, drop))
+            held[epoch] = (end, found[-receipt.LISTED_MAX :])
+        every = sorted(((at, drop) for _, found in held.values() for at, drop in found), key=itemgetter(0))
+        return tuple(drop for _, drop in every[-receipt.LISTED_MAX :])
 
     def countersigned(self, writer: str, number: int, signature: bytes, now_ns: int) -> str:
         peer = peers.get(self.db, writer)
@@ -512,7 +527,8 @@ class HubShelf:
 
     def fell(self) -> None:
         """The transaction is undone, and what was said in it."""
-        self.done, self._whole, self._people = [], {}, (0, ())
+        self.done, self._whole, self._people, self._log_writers = [], {}, (0, ()), {}
+        self._dropped = {}
         self._shared.forget()
 
     # -- one bad word costs nobody else anything ------------------------------------------------------------------
@@ -526,7 +542,26 @@ class HubShelf:
             self.db.execute("ROLLBACK TO word")
             self._journal.undo(mark)
             self._shared.forget()
+            self._fences, self._log_writers, self._dropped = {}, {}, {}
         self.db.execute("RELEASE word")
+
+
+_DROPS = (
+    "SELECT position, seq, raw FROM event WHERE log_id=? AND seq>?"
+    " AND kind IN ('telemetry.dropped', 'intake.refused', 'telemetry.damaged') ORDER BY seq"
+)
+
+
+def _drop_of(event: events.Recorded) -> Drop | None:
+    match event.body:
+        case TelemetryDropped(data_class=what, reason=reason, records=count):
+            return Drop(event.epoch, event.seq, what, reason, count)
+        case IntakeRefused(intake=what, reason=reason, messages=count):
+            return Drop(event.epoch, event.seq, what, reason, count)
+        case TelemetryDamaged(reason=reason, first_id=first, last_id=last):
+            return Drop(event.epoch, event.seq, "damaged", reason, max(last - first + 1, 0) if first else 0)
+        case _:
+            return None
 
 
 def certificate_of(made: receipt.Receipt, *, countersigned: bool) -> Certificate:

@@ -17,7 +17,7 @@ import sqlite3
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Generic, TypeVar
@@ -39,7 +39,8 @@ _DECIDED = "authority"  # beside the kinds of documents
 
 S = TypeVar("S")
 T = TypeVar("T")
-Told = Callable[[], tuple[Mapping[str, Seen], frozenset[str]]]  # the nodes as told, the sites that are heard
+# The nodes as told, the sites that are heard, and which were told or went since the last time (None: nobody knows).
+Told = Callable[[], tuple[Mapping[str, Seen], frozenset[str], Iterable[str] | None]]
 
 
 class Drifting(Generic[S]):
@@ -122,7 +123,8 @@ class Drifting(Generic[S]):
             self._read(self._written)
             if stored:
                 self._read(self._stored)
-            left = self.board.fold(*self._told(), SLICE_NODES)
+            seen, heard, fresh = self._told()
+            left = self.board.fold(seen, heard, SLICE_NODES, fresh)
             self._latest, self._folded_s = self._sum_up(self.board, len(self._stored)), time.monotonic()
             return bool(left or self._written or (stored and self._stored))
 

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import itertools
 import logging
 import sqlite3
 import threading
@@ -25,7 +24,7 @@ from typing import TypeVar
 
 from fleet import limits, past
 from fleet.events import Clock
-from fleet.past import Known, Track, Was
+from fleet.past import Known, Row, Sifted, Track, Was
 from fleet.people import Unavailable
 from store.database import connect, connect_reader
 from store.faults import Fault, StoreFault, fault_of
@@ -54,12 +53,12 @@ CREATE TABLE told (writer INTEGER PRIMARY KEY, hlc INTEGER NOT NULL);
 CREATE TABLE meta (key TEXT PRIMARY KEY, value) WITHOUT ROWID;
 """
 _STAMP = "((SELECT text FROM name WHERE id={0}.writer), {0}.epoch, {0}.seq)"
-_LATER = (
+LATER = (
     " ON CONFLICT DO UPDATE SET writer=excluded.writer, epoch=excluded.epoch, seq=excluded.seq, said=excluded.said,"
     " clock=excluded.clock, position=excluded.position"
     f" WHERE {_STAMP.format('excluded')} > {_STAMP.format('turn')}"
 )
-_TURN = "INSERT INTO turn VALUES (?,?,?,?,?,?,?,?,?)" + _LATER
+_TURN = "INSERT INTO turn VALUES (?,?,?,?,?,?,?,?,?)" + LATER
 _BORN = "INSERT INTO born VALUES (?,?) ON CONFLICT DO UPDATE SET hlc=min(hlc, excluded.hlc)"
 _TOLD = "INSERT INTO told VALUES (?,?) ON CONFLICT DO UPDATE SET hlc=max(hlc, excluded.hlc)"
 _META = "INSERT INTO meta VALUES (?,?) ON CONFLICT DO UPDATE SET value=excluded.value"
@@ -68,48 +67,36 @@ _READ = "SELECT position, log_id, seq, raw FROM event WHERE position BETWEEN ? A
 _NOT_NOW = "The past cannot be read now; it is being put together from the journal again. The present is not touched."
 _TRUSTED, _ANY = "first trusted", "first"  # stamps: of a clock to be believed, of any
 
-Row = tuple[int, int, int, int, int, int, int, int, int]  # a row of `turn`
 
-
-class Names:
+class Names(dict[str, int]):
     """Subjects, writers and words by number. Each is written once, in the transaction of its first row."""
 
     def __init__(self, db: sqlite3.Connection) -> None:
         self._db = db
-        self._ids: dict[str, int] = {}
 
-    def id(self, text: str) -> int:
-        found = self._ids.get(text)
-        if found is None:
-            row = self._db.execute("SELECT id FROM name WHERE text=?", (text,)).fetchone()
-            found = row[0] if row else self._db.execute("INSERT INTO name (text) VALUES (?)", (text,)).lastrowid
-            assert found is not None
-            if len(self._ids) >= NAMES_MAX:
-                self._ids.clear()
-            self._ids[text] = found
-        return found
-
-    def forget(self) -> None:
-        """The transaction was undone, and names with it."""
-        self._ids.clear()
+    def __missing__(self, text: str) -> int:
+        row = self._db.execute("SELECT id FROM name WHERE text=?", (text,)).fetchone()
+        found = row[0] if row else self._db.execute("INSERT INTO name (text) VALUES (?)", (text,)).lastrowid
+        assert found is not None
+        if len(self) >= NAMES_MAX:
+            self.clear()
+        self[text] = found
+        return int(found)
 
 
-def gather(
-    site: sqlite3.Connection, names: Names, logs: dict[int, tuple[str, int]], after: int, upto: int
-) -> tuple[list[Row], dict[str, int]]:
-    """The turns of the journal's events after one position, up to another, and the newest stamp of each writer."""
+def logs_of(site: sqlite3.Connection) -> dict[int, tuple[str, int]]:
+    """Writer and epoch of each log by its number."""
+    return {one: (writer, epoch) for one, writer, epoch in site.execute("SELECT id, writer, epoch FROM log")}
+
+
+def stored(
+    site: sqlite3.Connection, logs: dict[int, tuple[str, int]], after: int, upto: int
+) -> list[tuple[int, int, int, bytes]]:
+    """The journal's events after one position, up to another, and `logs` with whose they are."""
     rows = site.execute(_READ, (after + 1, upto)).fetchall()
     if {row[1] for row in rows} - logs.keys():
-        logs.update({one: (writer, epoch) for one, writer, epoch in site.execute("SELECT id, writer, epoch FROM log")})
-    found: list[Row] = []
-    told: dict[str, int] = {}
-    name, add = names.id, found.append
-    for track, subject, stamp, writer, epoch, seq, said, clock, position in past.lines(rows, logs):
-        if stamp > told.get(writer, -1):
-            told[writer] = stamp
-        if track:
-            add((track, name(subject), stamp, name(writer), epoch, seq, name(said), clock, position))
-    return found, told
+        logs.update(logs_of(site))
+    return rows
 
 
 def mark(site: sqlite3.Connection, position: int) -> bytes:
@@ -118,17 +105,42 @@ def mark(site: sqlite3.Connection, position: int) -> bytes:
     return hashlib.sha256(row[0]).digest() if row else b""
 
 
-def _write(db: sqlite3.Connection, turns: Sequence[Row]) -> None:
+def _write(db: sqlite3.Connection, names: Names, turns: Sequence[Row], sifted: Sifted) -> None:
     db.executemany(_TURN, sorted(turns))
     db.executemany(_BORN, [(row[1], row[2]) for row in turns if row[0] != Track.LINK])
-    db.executemany(_FIRST, [(_TRUSTED if row[7] else _ANY, row[2]) for row in turns])
+    write_sums(db, names, sifted.first, sifted.told)
 
 
-def _tell(db: sqlite3.Connection, names: Names, told: Mapping[str, int]) -> None:
-    db.executemany(_TOLD, [(names.id(writer), stamp) for writer, stamp in told.items()])
+def write_sums(db: sqlite3.Connection, names: Mapping[str, int], first: Sequence[int], told: Mapping[str, int]) -> None:
+    """The first moment of all, by how far its clock was to be believed, and how far each writer has told."""
+    for clock, stamp in enumerate(first):
+        if stamp < past.STAMP_MAX:
+            db.execute(_FIRST, (_TRUSTED if clock else _ANY, stamp))
+    db.executemany(_TOLD, [(names[writer], stamp) for writer, stamp in told.items()])
 
 
-def _stand(db: sqlite3.Connection, site: sqlite3.Connection, position: int) -> None:
+_FIRST_TURN = "SELECT id, (SELECT min(hlc) FROM turn WHERE track=? AND subject=id) AS at FROM name WHERE at IS NOT NULL"
+_NEWEST = """
+SELECT (SELECT position FROM turn WHERE track=? AND subject=id ORDER BY hlc DESC LIMIT 1) AS at FROM name
+WHERE at IS NOT NULL ORDER BY at
+"""
+
+
+def bear(db: sqlite3.Connection) -> None:
+    """Since when each node is known, of all turns that are there."""
+    for track in past.SUBJECTS:
+        if db.execute("SELECT 1 FROM turn WHERE track=? LIMIT 1", (track,)).fetchone():
+            db.executemany(_BORN, db.execute(_FIRST_TURN, (track,)).fetchall())
+
+
+def newest(db: sqlite3.Connection, track: Track) -> list[int]:
+    """The positions of the newest turns on a track, of every subject, in order."""
+    if not db.execute("SELECT 1 FROM turn WHERE track=? LIMIT 1", (track,)).fetchone():
+        return []
+    return [position for (position,) in db.execute(_NEWEST, (track,))]
+
+
+def stand(db: sqlite3.Connection, site: sqlite3.Connection, position: int) -> None:
     db.executemany(_META, (("position", position), ("mark", mark(site, position)), ("version", VERSION)))
 
 
@@ -160,11 +172,16 @@ def open_history(path: Path, site: sqlite3.Connection) -> sqlite3.Connection:
     raise StoreFault(Fault.IO, path.name, "it cannot be made")
 
 
+def define(db: sqlite3.Connection, site: sqlite3.Connection) -> None:
+    """The tables of a past that knows nothing yet."""
+    db.executescript(f"BEGIN IMMEDIATE;{_SCHEMA}")
+    stand(db, site, 0)
+    db.execute("COMMIT")
+
+
 def _fits(db: sqlite3.Connection, site: sqlite3.Connection) -> bool:
     if not db.execute("SELECT 1 FROM sqlite_master WHERE name='turn'").fetchone():
-        db.executescript(f"BEGIN IMMEDIATE;{_SCHEMA}")
-        _stand(db, site, 0)
-        db.execute("COMMIT")
+        define(db, site)
         return True
     held = dict(db.execute("SELECT key, value FROM meta"))
     return held.get("version") == VERSION and held.get("mark") == mark(site, held.get("position", 0))
@@ -177,21 +194,21 @@ def _step(
     logs: dict[int, tuple[str, int]],
     after: int,
     upto: int,
-) -> tuple[list[Row], dict[str, int]]:
+) -> tuple[list[Row], Sifted]:
     """One stretch of the journal, in a transaction of its own."""
     db.execute("BEGIN IMMEDIATE")
+    sifted = Sifted()
     try:
-        turns, told = gather(site, names, logs, after, upto)
-        _write(db, turns)
-        _tell(db, names, told)
-        _stand(db, site, upto)
+        turns = sifted.turns(stored(site, logs, after, upto), logs, names)
+        _write(db, names, turns, sifted)
+        stand(db, site, upto)
         db.execute("COMMIT")
     except BaseException:
-        names.forget()
+        names.clear()  # the transaction was undone, and names with it
         with contextlib.suppress(sqlite3.DatabaseError):
             db.execute("ROLLBACK")
         raise
-    return turns, told
+    return turns, sifted
 
 
 # -- the thread --------------------------------------------------------------------------------------------------
@@ -269,8 +286,8 @@ class HistoryIndex:
                 continue
             began = time.monotonic()
             upto = min(head, self.position + FOLLOWED_EVENTS_MAX)
-            turns, told = _step(db, site, names, logs, self.position, upto)
-            for writer, stamp in told.items():
+            turns, sifted = _step(db, site, names, logs, self.position, upto)
+            for writer, stamp in sifted.told.items():
                 self._told[writer] = max(stamp, self._told.get(writer, 0))
             self.position, self.problem = upto, ""
             self._changed(min((row[2] for row in turns), default=None))
@@ -401,57 +418,8 @@ def catch_up(path: Path, site_db: Path) -> bool:
     return True
 
 
-# -- all of it at once --------------------------------------------------------------------------------------------
+# -- compared ------------------------------------------------------------------------------------------------------
 
-
-def build(site_db: Path, path: Path, progress: Callable[[int], None] = lambda position: None) -> int:
-    """history.db of a journal that stands still, made in one go; the position it reaches.
-
-    Rows go into a heap and are sorted once at the end: put one by one where they belong, each would cost a page.
-    """
-    remove(path)
-    with closing(connect_reader(site_db)) as site, closing(open_history(path, site)) as db:
-        (head,) = site.execute("SELECT coalesce(max(position), 0) FROM event").fetchone()
-        names, logs = Names(db), dict[int, tuple[str, int]]()
-        db.execute("PRAGMA temp_store=1")  # the heap and its sorting go to the disk
-        db.execute("ATTACH '' AS heap")
-        db.execute("PRAGMA heap.journal_mode=off")
-        db.execute("CREATE TABLE heap.row (a, b, c, d, e, f, g, h, i)")
-        db.execute("BEGIN IMMEDIATE")
-        told: dict[str, int] = {}
-        for after in range(0, head, BATCH_EVENTS_MAX):
-            upto = min(after + BATCH_EVENTS_MAX, head)
-            turns, newest = gather(site, names, logs, after, upto)
-            _heap(db, turns)
-            for writer, stamp in newest.items():
-                told[writer] = max(stamp, told.get(writer, stamp))
-            progress(upto)
-        db.execute(f"INSERT INTO turn SELECT * FROM heap.row WHERE true ORDER BY a, b, c {_LATER}")
-        db.execute("INSERT INTO born SELECT subject, min(hlc) FROM turn WHERE track<>? GROUP BY subject", (Track.LINK,))
-        for which, clocks in ((_TRUSTED, "clock>0"), (_ANY, "clock=0")):
-            (first,) = db.execute(f"SELECT min(hlc) FROM turn WHERE {clocks}").fetchone()
-            if first is not None:
-                db.execute(_FIRST, (which, first))
-        _tell(db, names, told)
-        _stand(db, site, head)
-        db.execute("COMMIT")
-        db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-    return int(head)
-
-
-def _heap(db: sqlite3.Connection, turns: Sequence[Row]) -> None:
-    """Many rows to a statement: a statement costs more than a row."""
-    whole = len(turns) - len(turns) % _STATEMENT_ROWS
-    some = (
-        tuple(itertools.chain.from_iterable(turns[start : start + _STATEMENT_ROWS]))
-        for start in range(0, whole, _STATEMENT_ROWS)
-    )
-    db.executemany(f"INSERT INTO heap.row VALUES {','.join([_ROW] * _STATEMENT_ROWS)}", some)
-    db.executemany(f"INSERT INTO heap.row VALUES {_ROW}", turns[whole:])
-
-
-_ROW = "(?,?,?,?,?,?,?,?,?)"
-_STATEMENT_ROWS = 128
 _DIGEST = """
 SELECT track, (SELECT text FROM name WHERE id=subject),
        group_concat(hlc || ' ' || (SELECT text FROM name WHERE id=writer) || ' ' || epoch || ' ' || seq || ' ' || clock

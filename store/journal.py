@@ -79,6 +79,9 @@ class Journal:
         self._next: tuple[dict[Log, Head], int, int] = ({}, 0, 0)
         self._listeners: list[Listener] = []
         self._given = 0
+        self._grown: dict[
+            str, int
+        ] = {}  # by the writer of a log that is written here, `committed_events` when it last grew
         self._former: Log | None = None  # the epoch before one that is not committed yet
 
     def listen(self, listener: Listener) -> None:
@@ -129,6 +132,10 @@ class Journal:
         stamps given out before."""
         self._given = hlc.tick(max(self._hlc, self._given), self._clock.now_ns() // limits.MS)
         return self._given
+
+    def grown(self, writer: str) -> int:
+        """Another number than before whenever a log of this writer, that is written here, has grown; 0 at the start."""
+        return self._grown.get(writer, 0)
 
     def head_of(self, log: Log) -> Head:
         """The committed end of a log that is written here; the empty head when nothing was."""
@@ -198,6 +205,7 @@ class Journal:
         heads, self.position, self._hlc = self._next
         for log, head in heads.items():
             self._own[log].head = head
+            self._grown[log.writer] = self.committed_events
         self.head = self._own[self.log].head
         sealed, self._former = self._sealed, None
         self.rolled_back()
@@ -290,14 +298,21 @@ def public_key(db: sqlite3.Connection, log: Log) -> bytes | None:
     return row[0] if row else None
 
 
+# By the end of each log: a walk back along all events would be long for a writer who said nothing lately, or nothing yet.
+_NEWEST = """
+SELECT event.raw FROM log JOIN event ON event.log_id = log.id
+    AND event.seq = (SELECT max(seq) FROM event AS one WHERE one.log_id = log.id)
+WHERE log.tenant=? AND log.writer=? ORDER BY event.position DESC LIMIT 1
+"""
+
+
 def _load(db: sqlite3.Connection, log: Log) -> tuple[int, Head, int]:
     """The log's row, its end, and the stamp to go on from: the newest of this box, so that what a new epoch says is
     never older than what the one before it said."""
     row = db.execute("SELECT id FROM log WHERE tenant=? AND writer=? AND epoch=?", log).fetchone()
     if row is None:
         raise ValueError(f"this folder holds no log of {log.writer} in epoch {log.epoch}")
-    newest = "SELECT raw FROM event WHERE +log_id IN (SELECT id FROM log WHERE tenant=? AND writer=?)"
-    last = db.execute(f"{newest} ORDER BY position DESC LIMIT 1", (log.tenant, log.writer)).fetchone()
+    last = db.execute(_NEWEST, (log.tenant, log.writer)).fetchone()
     stamp = events.decode_any(last[0], writer=log.writer, epoch=log.epoch).hlc if last else 0
     return int(row[0]), head_of(db, log), stamp
 

@@ -9,7 +9,7 @@ Rules of the file
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from sys import intern
 from typing import NamedTuple
 
@@ -105,6 +105,13 @@ def invite(db: sqlite3.Connection, invitation: Invitation) -> None:
 
 def invitations(db: sqlite3.Connection, tenant: str) -> list[Invitation]:
     return [Invitation(*row) for row in db.execute("SELECT * FROM invitation WHERE tenant=? ORDER BY name", (tenant,))]
+
+
+def secrets(db: sqlite3.Connection, tenant: str) -> Iterator[tuple[str, bytes, str]]:
+    """Name, hash of the secret, and the writer that used it, of every invitation: the open ones first."""
+    yield from db.execute(
+        "SELECT name, secret_hash, writer FROM invitation WHERE tenant=? ORDER BY writer<>'', name", (tenant,)
+    )
 
 
 def invitation_used(db: sqlite3.Connection, name: str, writer: str) -> None:

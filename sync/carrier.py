@@ -4,8 +4,9 @@ work in one transaction, send what it says after the commit.
 Rules of the file
   1  What comes is held in a queue of `QUEUE_BYTES`; when it is full nothing is taken from the link, and the line pushes
      back.
-  2  What is urgent goes into the next transaction, all of it; of the log and segments goes in what takes about `TURN_S`,
-     so nobody's present waits longer than two turns for anybody's history.
+  2  What is urgent goes into the next transaction, up to `_URGENT_MAX` parcels of it; of the log and segments goes in what
+     takes about `TURN_S`, so nobody's present waits longer than two turns for anybody's history. (A turn that took longer
+     than sites wait for a word would make each of them begin again, and the next turn longer still.)
   3  Parcels of one lane leave in order. Nothing waits for a broker's answer: what is lost is sent again by the decider.
   4  A link that is down is no error here. A transaction that falls ends the sessions, and the loop goes on.
 """
@@ -28,6 +29,7 @@ TURN_S = 0.2
 _BATCH_BYTES_MIN = 64 * 1024  # of the log and segments in one transaction
 _BATCH_BYTES_MAX = 1536 * 1024
 _TICK_S = 0.25
+_URGENT_MAX = 1_024
 _LOOK_S = 0.03  # while there is no line: a line that comes up is used at once
 _SENDING_BYTES = 16 * 1024 * 1024  # handed to the link and not taken yet; beyond it the decider is not asked for more
 _GATHER_S = 0.002
@@ -114,8 +116,7 @@ class Carrier:
             log.warning("a turn of the link took %.1f s", late)
 
     def _batch(self) -> Sequence[Parcel]:
-        batch = list(self._urgent)
-        self._urgent.clear()
+        batch = [self._urgent.popleft() for _ in range(min(len(self._urgent), _URGENT_MAX))]
         self._queued -= sum(len(parcel.data) for parcel in batch)
         size = 0
         while self._queue and size < self._batch_bytes:

@@ -202,6 +202,10 @@ class Shelf(Protocol):
         """The logs that are written towards this site: their ends and keys."""
         ...
 
+    def grown(self, writer: str) -> int:
+        """Another number than before whenever `outgoing` may say more than before. It costs nothing."""
+        ...
+
     def blocks(self, log: Log, after_seq: int, bytes_max: int) -> Sequence[envelope.Block]: ...
 
     def roster(self, writer: str) -> tuple[bytes, bytes] | None:
@@ -249,6 +253,7 @@ class Session:
         self._unpacker = stream.Unpacker(me.tenant)
         self._packer = stream.Packer(stream.LEVEL_HUB)
         self._sent: dict[tuple[str, int], int] = {}
+        self._grown = -1  # of the logs towards the site, when all of them was on its way
         self._control: deque[Message] = deque(maxlen=_CONTROL_MAX)
         self._rewind: Rewind | None = None
         self._patience = Patience()
@@ -776,7 +781,9 @@ class Session:
         if self.caps.allows(Lane.LOG, now_ns) and self.phase is not Phase.QUARANTINED:
             self.out.tick(now_ns)
             if self.out.wants:
-                self._fill(shelf)
+                grown = shelf.grown(self.writer)
+                if grown != self._grown and not self._fill(shelf):
+                    self._grown = grown
             part = self.out.due(now_ns)
             if part is not None:
                 return Stream(self.fence, self.out.stream, part.offset, part.data)
@@ -785,7 +792,8 @@ class Session:
                 return Heads(self.fence, shelf.root(self.writer))
         return self._want(now_ns, shelf) if self.caps.allows(Lane.SEGMENTS, now_ns) else None
 
-    def _fill(self, shelf: Shelf) -> None:
+    def _fill(self, shelf: Shelf) -> bool:
+        """Whether there was anything that the site does not have yet."""
         for head, key in shelf.outgoing(self.writer):
             sent = self._sent.get((head.writer, head.epoch), 0)
             if head.seq <= sent:
@@ -795,11 +803,13 @@ class Session:
             if blocks:
                 self.out.add(self._packer.pack(stream.Group(log, key, blocks)))
                 self._sent[head.writer, head.epoch] = blocks[-1].head.seq
-            return
+            return bool(blocks)
+        return False
 
     def _restream(self, number: int, heads: Sequence[LogHead]) -> None:
         self.out.begin(number, self.out.granted_bytes)
         self._packer = stream.Packer(stream.LEVEL_HUB)
+        self._grown = -1
         self._sent = {(head.writer, head.epoch): head.seq for head in heads}
 
     def tick(self, now_ns: int, shelf: Shelf) -> None:

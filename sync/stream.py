@@ -28,7 +28,8 @@ GROUP_BYTES_MAX = limits.block_bytes_max + 4 * 1024 * 1024
 _LEVEL = 9
 _WINDOW_LOG = 19  # 512 KiB, held for each session at the receiving end
 _LENGTH = struct.Struct(">I")
-LEVEL_HUB = 1  # a hub holds a compressor for each site: 0.1 MB in place of 10
+LEVEL_HUB = 1  # a hub holds a compressor for each site, and says little to it: 50 kB in place of 10 MB
+_HUB_WINDOW_LOG, _HUB_HASH_LOG = 17, 12
 _READ: dict[int, int] = {zstd.DecompressionParameter.window_log_max: _WINDOW_LOG}
 _PIECE_BYTES = 1024 * 1024
 
@@ -68,7 +69,10 @@ class Packer:
     def _zstd(self) -> zstd.ZstdCompressor:
         if self._made is None:
             level, window = zstd.CompressionParameter.compression_level, zstd.CompressionParameter.window_log
-            self._made = zstd.ZstdCompressor(options={level: self._level, window: _WINDOW_LOG})
+            options: dict[int, int] = {level: self._level, window: _WINDOW_LOG}
+            if self._level == LEVEL_HUB:
+                options |= {window: _HUB_WINDOW_LOG, zstd.CompressionParameter.hash_log: _HUB_HASH_LOG}
+            self._made = zstd.ZstdCompressor(options=options)
         return self._made
 
     def pack(self, group: Group) -> bytes:

@@ -272,7 +272,9 @@ async def links(request: Request) -> Response:
     """The links of this box: at a site the one to its hub, at a hub one to each site."""
     moment, who = await asked.moment(request), asked.who(request)
     return render.data(
-        await asked.box(request).links(who) if moment is None else await moment.past.links(who, moment.at_ns)
+        await asked.box(request).links(who, pages_links.query_of(request))
+        if moment is None
+        else await moment.past.links(who, moment.at_ns)
     )
 
 

@@ -29,6 +29,7 @@ from web.ports import (
     GroupsThen,
     GroupThen,
     GroupView,
+    LinkState,
     LinksView,
     NodeView,
     PlanView,
@@ -137,7 +138,16 @@ SPOKEN: dict[tuple[str, str], Spoken] = {
         ),
     ),
     ("POST", "/api/v1/quarantine/{id}"): Spoken(shapes.Done, body=shapes.Settle),
-    ("GET", "/api/v1/links"): Spoken(LinksView, (_AS_OF,)),
+    ("GET", "/api/v1/links"): Spoken(
+        LinksView,
+        (
+            _AS_OF,
+            Query("text", {"type": "string", "maxLength": limits.name_chars_max}, "In the name of the site."),
+            Query("state", {"type": "string", "enum": [*LinkState]}, "In which way the link is."),
+            Query("offset", _whole(1_000_000) | {"default": 0}, "Links to pass over."),
+            Query("limit", _whole(1_000_000, 1), "Links in one answer; all unless told."),
+        ),
+    ),
     ("GET", "/api/v1/devices"): Spoken(
         shapes.DeviceList,
         (

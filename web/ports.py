@@ -725,11 +725,43 @@ class LinkView(_View, frozen=True):
     actions: tuple[str, ...] = ()  # what `link_change` takes here and now
 
 
+class LinkState(StrEnum):
+    """In which of four ways a link is, as a list of many counts them."""
+
+    HELD = "held"  # in quarantine: a person has to look
+    COMING = "coming"  # returning, catching up
+    AWAY = "away"
+    LIVE = "live"
+
+
+class LinkQuery(_View, frozen=True):
+    """Which links of a hub; those that need somebody stand first. `peer` asks for one alone."""
+
+    text: str = ""  # in the name
+    state: LinkState | None = None
+    peer: str = ""
+    offset: int = 0
+    limit: int = 50
+
+
+class LinkSums(_View, frozen=True):
+    """Over all links of a hub, whatever is asked for."""
+
+    states: dict[LinkState, int]
+    missing_events: int = 0
+    missing_segments: int = 0
+    missing_bytes: int = 0  # of segments
+
+
 class LinksView(_View, frozen=True):
+    """`matching` is how many links match, on all pages of the list."""
+
     now_ns: int
     links: tuple[LinkView, ...]
     problem: str = ""  # a link file that cannot be used, say
     as_of: AsOf | None = None  # of a past view: modes, and since when; the rest is not known
+    matching: int = 0
+    sums: LinkSums | None = None  # of a hub
 
 
 class BundleView(_View, frozen=True):
@@ -1183,7 +1215,9 @@ class Box(Protocol):
         """The secret that a node's device said stands before us. Refused when it is another, or none."""
         ...
 
-    async def links(self, who: Identity) -> LinksView: ...
+    async def links(self, who: Identity, query: LinkQuery | None = None) -> LinksView:
+        """At a hub those that are asked for, all of them without a query; at a site its one."""
+        ...
 
     async def link_change(self, who: Identity, peer: str, action: str, value: str) -> None:
         """`action` is cut, restore, pause or resume (`value`: a lane), per_s or per_hour (`value`: bytes, 0 for no cap),

@@ -140,10 +140,15 @@ def is_well(row: NodeRow) -> bool:
 
 def needs(row: NodeRow, now_ns: int) -> list[Item]:
     """Why a node needs a person, in one sentence each."""
+    return current(troubles(row), now_ns)
+
+
+def troubles(row: NodeRow) -> list[Item]:
+    """`needs`, as far as the row alone says it; `current` makes of it what holds at a time."""
     if is_well(row):
         return _NOTHING
     found: list[tuple[Cause, str, int]] = []
-    since = row.since_ns or now_ns
+    since = row.since_ns or 0
     if row.reach is Reach.OFFLINE:
         airborne = row.flight is not None and row.flight.value in ("AIR", "TAKEOFF", "LANDING")
         words = "silent while in the air" if airborne else "silent: neither messages nor ping answers"
@@ -156,11 +161,23 @@ def needs(row: NodeRow, now_ns: int) -> list[Item]:
         found.append((Cause.DEGRADED, "reports that it is degraded", since))
     if row.heartbeat_missing_ns is not None and row.reach is not Reach.OFFLINE:
         found.append((Cause.HEARTBEAT, "no heartbeat, though it is heard", row.heartbeat_missing_ns))
-    if row.battery and row.battery.value < BATTERY_LOW_PCT and now_ns - row.battery.at_ns < 10 * MINUTE:
+    if row.battery and row.battery.value < BATTERY_LOW_PCT:
         found.append((Cause.BATTERY, f"battery at {row.battery.value:.0f} %", row.battery.at_ns))
     if row.phase == lifecycle.Phase.QUARANTINED:
         found.append((Cause.QUARANTINE, "is quarantined", since))
     return [Item(cause, DocumentKind.NODE, row.id, row.name, words, at_ns, row.site) for cause, words, at_ns in found]
+
+
+def current(lines: Iterable[Item], now_ns: int) -> list[Item]:
+    """A battery is low as long as its word is fresh; what has no time of its own is of now."""
+    return [
+        line if line.since_ns else line._replace(since_ns=now_ns)
+        for line in lines
+        if line.cause is not Cause.BATTERY or now_ns - line.since_ns < _BATTERY_NS_MAX
+    ]
+
+
+_BATTERY_NS_MAX = 10 * MINUTE
 
 
 def quarantined(

@@ -20,7 +20,7 @@ from fleet.limits import SECOND
 from fleet.past import MISSING, Track, Was
 from fleet.people import ALL, Role
 from fleet.reading import Flight, Health
-from web.ports import DriftGroup, NodeRow, ReceiptView
+from web.ports import DriftGroup, LinkState, NodeRow, ReceiptView
 
 UNKNOWN = "not known"
 
@@ -70,6 +70,13 @@ LINK: dict[Mode | None, tuple[str, str]] = {
     Mode.DISCONNECTED: ("unknown", CUT_OFF),
     Mode.RETURNING: ("degraded", "Returning"),
     Mode.REPLAYING: ("degraded", "Catching up"),
+}
+
+LINK_STATE: dict[LinkState, tuple[str, str]] = {
+    LinkState.HELD: ("offline", "In quarantine"),
+    LinkState.COMING: ("degraded", "Coming back"),
+    LinkState.AWAY: ("unknown", CUT_OFF),
+    LinkState.LIVE: ("online", "Live"),
 }
 
 LANE: dict[str, str] = {

@@ -12,9 +12,13 @@ from typing import NamedTuple
 from fleet.authority import Cause, Chain, Claim, Expiry, Grant, Homecoming, Seen, Terms, chain_of
 from fleet.events import AuthorityBegan, AuthorityGranted, Recorded
 from fleet.node import Master
+from fleet.past import Track
+from fleet.projections import later
 
 NAME = "authority"
 VERSION = 1
+TRACKS: frozenset[Track] = frozenset()
+KINDS = frozenset((AuthorityBegan.KIND, AuthorityGranted.KIND))  # few among a million turns of state
 
 
 class State(NamedTuple):
@@ -23,12 +27,11 @@ class State(NamedTuple):
 
 
 EMPTY = State({}, {})
-_KINDS = frozenset((AuthorityBegan.KIND, AuthorityGranted.KIND))  # few among a million turns of state
 
 
 def advance(state: State, events: Iterable[Recorded]) -> State:
     """Fold a batch into a new state; the old state stays as it was."""
-    events = [event for event in events if event.kind in _KINDS]
+    events = [event for event in events if event.kind in KINDS]
     if not events:
         return state
     claims: dict[tuple[str, str], dict[tuple[int, int], Claim]] = {}
@@ -46,6 +49,13 @@ def advance(state: State, events: Iterable[Recorded]) -> State:
                 held = grants.setdefault(at, dict(state.grants.get(at, {})))
                 held[event.writer] = max(given, held.get(event.writer, given))
     return State({**state.claims, **claims}, {**state.grants, **grants}) if claims or grants else state
+
+
+def join(one: State, other: State) -> State:
+    """The state of what both were folded from."""
+    claims = {at: {**one.claims.get(at, {}), **other.claims.get(at, {})} for at in {*one.claims, *other.claims}}
+    grants = {at: later(one.grants.get(at, {}), other.grants.get(at, {})) for at in {*one.grants, *other.grants}}
+    return State(claims, grants)
 
 
 def _terms(body: AuthorityBegan | AuthorityGranted) -> Terms | None:

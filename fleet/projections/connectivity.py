@@ -21,9 +21,13 @@ from fleet.events import (
     Stamp,
     Unknown,
 )
+from fleet.past import Track
+from fleet.projections import later
 
 NAME = "connectivity"
 VERSION = 1
+TRACKS = frozenset((Track.CONNECTIVITY, Track.HEARTBEAT))
+KINDS: frozenset[str] = frozenset()
 
 
 class Standing(NamedTuple):
@@ -76,3 +80,8 @@ def advance(state: State, events: Iterable[Recorded]) -> State:
             beat = Heartbeat(event.stamp, isinstance(body, HeartbeatMissed), wall_ns)
             heartbeat[subject] = max(beat, heartbeat.get(subject, beat))
     return State(standing, heartbeat)
+
+
+def join(one: State, other: State) -> State:
+    """The state of what both were folded from."""
+    return State(later(one.standing, other.standing), later(one.heartbeat, other.heartbeat))

@@ -11,9 +11,13 @@ from typing import NamedTuple
 
 from fleet import lifecycle
 from fleet.events import LifecycleMoved, Recorded, Stamp
+from fleet.past import Track
+from fleet.projections import later
 
 NAME = "lifecycle"
 VERSION = 1
+TRACKS: frozenset[Track] = frozenset()
+KINDS = frozenset((LifecycleMoved.KIND,))  # those that no edge allows are kept too
 
 
 class Standing(NamedTuple):
@@ -62,3 +66,8 @@ def advance(state: State, events: Iterable[Recorded]) -> State:
         turn = Standing(event.stamp, target, origin, event.wall_ns, move.reason, move.actor)
         standing[event.subject] = max(turn, standing.get(event.subject, turn))
     return State(standing, refused)
+
+
+def join(one: State, other: State) -> State:
+    """The state of what both were folded from."""
+    return State(later(one.standing, other.standing), {**one.refused, **other.refused})

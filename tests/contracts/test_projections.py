@@ -1,5 +1,6 @@
 """What every projection promises: the same facts in any order, in any batches, with repeats, give the same state; the
-old state stays as it was; a checkpoint is the state; a kind nobody knows changes nothing.
+old state stays as it was; a checkpoint is the state; a kind nobody knows changes nothing. The states of two sets of facts
+join into the state of both, and what a projection does not name cannot change it.
 
 A new projection is entered in PROJECTIONS; one that is not is found.
 """
@@ -16,7 +17,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from fleet import events, projections
+from fleet import events, past, projections
 from fleet.authority import Cause, Expiry, Homecoming
 from fleet.connectivity import Mode
 from fleet.events import Clock, Recorded, Unknown
@@ -132,6 +133,43 @@ def test_a_state_survives_its_checkpoint(projection: ModuleType, facts: list[Rec
     state = projection.advance(projection.EMPTY, facts[:upto])
     loaded = msgspec.msgpack.decode(msgspec.msgpack.encode(state), type=projection.State)
     assert projection.advance(loaded, facts) == projection.advance(projection.EMPTY, facts)
+
+
+@every_projection
+@settings(max_examples=150, suppress_health_check=[HealthCheck.too_slow])
+@given(logs(), st.randoms(use_true_random=False))
+def test_states_of_parts_join_into_the_state_of_all(
+    projection: ModuleType, facts: list[Recorded], dice: random.Random
+) -> None:
+    """Parts that overlap, in any order of joining; as a rebuild over several processes does it."""
+    parts = [projection.advance(projection.EMPTY, [one for one in facts if dice.random() < 0.6]) for _ in range(2)]
+    at_once = projection.advance(projection.EMPTY, facts)
+    mixed = dice.sample(facts, len(facts))
+    some = projection.advance(projection.EMPTY, mixed[::2])
+    rest = projection.advance(projection.EMPTY, mixed[1::2])
+    kept = copy.deepcopy((some, rest))
+    assert projection.join(some, rest) == projection.join(rest, some) == at_once
+    assert (some, rest) == kept
+    for part in parts:
+        assert projection.join(at_once, part) == projection.join(part, at_once) == at_once
+    assert projection.join(at_once, projection.EMPTY) == projection.join(projection.EMPTY, at_once) == at_once
+
+
+@every_projection
+@settings(max_examples=150, suppress_health_check=[HealthCheck.too_slow])
+@given(logs())
+def test_it_depends_on_nothing_but_what_it_names(projection: ModuleType, facts: list[Recorded]) -> None:
+    """The newest turn of each subject on its tracks, and every fact of its kinds."""
+    newest: dict[tuple[past.Track, str], Recorded] = {}
+    for fact in facts:
+        turn = past.turn(fact)
+        if turn is not None and turn[0] in projection.TRACKS:
+            at = (turn[0], fact.subject)
+            newest[at] = max(fact, newest.get(at, fact), key=lambda one: one.stamp)
+    named = [fact for fact in facts if fact.kind in projection.KINDS]
+    assert projection.advance(projection.EMPTY, [*newest.values(), *named]) == projection.advance(
+        projection.EMPTY, facts
+    )
 
 
 @every_projection

@@ -87,8 +87,10 @@ def counted(group: Group) -> tuple[object, ...]:
     return (group.nodes, +group.standing, group.scores, +group.reasons, +group.versions, +group.sites, group.out)
 
 
+@pytest.mark.parametrize("named", [False, True])
 @pytest.mark.parametrize("seed", range(20))
-def test_counts_kept_by_what_changed_are_those_of_a_board_made_anew(seed: int) -> None:
+def test_counts_kept_by_what_changed_are_those_of_a_board_made_anew(seed: int, named: bool) -> None:
+    """`named`: the board is told which nodes changed, and does not look at the others."""
     rand, board = random.Random(seed), Board()
     documents: dict[tuple[str, str], View] = {}
     seen: dict[str, Here] = {}
@@ -119,12 +121,12 @@ def test_counts_kept_by_what_changed_are_those_of_a_board_made_anew(seed: int) -
         for (kind, place), view in documents.items():
             if rand.random() < 0.3:
                 board.write(kind, place, view)
-        board.fold(dict(seen), heard, most=rand.choice([1, 5, 100]))
+        board.fold(dict(seen), heard, most=rand.choice([1, 5, 100]), fresh={name} if named else None)
     anew = Board()
     for made in (board, anew):
         for (kind, place), view in documents.items():
             made.write(kind, place, view)
-        while made.fold(dict(seen), heard, most=5):
+        while made.fold(dict(seen), heard, most=5, fresh=() if named and made is board else None):
             pass
     assert {name: one.verdict[:2] for name, one in board.nodes.items()} == {
         name: one.verdict[:2] for name, one in anew.nodes.items()

@@ -7,6 +7,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Mapping
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -32,7 +33,7 @@ from store.quarantine import Quarantine
 from store.supervisor import Supervisor
 from store.views import View
 from tests.hub.sites import ALDER, BIRCH, CEDAR, ELM, NODES_EACH, filled, present
-from web.ports import LatestQuery, NodeQuery, Severity
+from web.ports import LatestQuery, LinkQuery, LinkState, NodeQuery, Severity
 from web.stale import Stale
 
 ALICE = Identity(name="alice", role=Role.ADMIN)
@@ -200,6 +201,28 @@ async def test_links_say_what_is_missing_and_what_is_proven(harbor: Harbor) -> N
     assert (cedar.debt_s or 0) // 86_400 == 21
     assert (elm.actions, alder.actions) == (("release",), ())
     assert elm.forks
+
+
+async def test_links_are_found_by_name_and_state_and_come_by_the_page(harbor: Harbor) -> None:
+    async def names(**asked: Any) -> list[str]:
+        view = await harbor.box.links(ALICE, LinkQuery(**asked))
+        assert view.sums is not None
+        assert view.sums.states == {
+            LinkState.HELD: 1,
+            LinkState.COMING: 1,
+            LinkState.AWAY: 1,
+            LinkState.LIVE: 1,
+        }
+        assert (view.sums.missing_events, view.sums.missing_segments) == (280_800, 41), "over all, whatever is asked"
+        return [link.name for link in view.links]
+
+    assert await names() == ["elm", "birch", "cedar", "alder"]
+    assert await names(text=" EL") == ["elm"]
+    assert await names(state=LinkState.AWAY) == ["cedar"]
+    assert await names(offset=1, limit=2) == ["birch", "cedar"]
+    assert (await harbor.box.links(ALICE, LinkQuery(offset=1, limit=2))).matching == 4
+    assert await names(peer="nobody") == []
+    assert await names(offset=9) == []
 
 
 async def test_a_site_is_released_and_everything_else_on_a_line_is_the_sites_own(harbor: Harbor) -> None:

@@ -12,6 +12,7 @@ from fleet.limits import SECOND
 from fleet.node import Kind
 from fleet.present import Present, Told
 from fleet.reading import Health, Position
+from hub import roll as roll_module
 from hub.box import _HEARD, _lost_ns, _row
 from hub.roll import Roll
 from hub.state import FleetHere, NodeHere, SiteHere
@@ -115,6 +116,14 @@ def test_they_stay_so_while_nodes_are_told_renamed_and_gone_and_sites_are_lost(s
         site = fleet.sites[dice.choice(SITES)]
         site.mode = dice.choice((Mode.LIVE, Mode.DISCONNECTED))
         same(roll, fleet)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_orders_that_are_kept_follow_what_is_told(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in a fleet so large that a page is not sorted for."""
+    monkeypatch.setattr(roll_module, "_MANY", 20)
+    monkeypatch.setattr(roll_module, "_PIECE", 7)
+    test_they_stay_so_while_nodes_are_told_renamed_and_gone_and_sites_are_lost(seed)
 
 
 def test_more_moves_than_are_made_one_by_one_end_in_the_same_order() -> None:

@@ -41,7 +41,7 @@ class Bridge:
         self.policies = Policies(self.alder.site, self.alder.shared, WallClock(), TENANT)
 
     def keep(self) -> Drifting[tuple[Board, int]]:
-        told = lambda: (self.seen, self.heard)  # noqa: E731
+        told = lambda: (self.seen, self.heard, None)  # noqa: E731
         made = Drifting(self.alder.folder.site_db, TENANT, told, lambda board, pending: (board, pending))
         with closing(connect_reader(self.alder.folder.site_db)) as db:
             made.load(db)

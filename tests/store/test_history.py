@@ -154,8 +154,8 @@ def test_of_two_turns_with_one_stamp_the_later_writer_stands(tmp_path: Path) -> 
             with closing(history.open_history(path, site)) as db:
                 names = history.Names(db)
                 for writer, said in [("B", "LIVE"), ("A", "DELAYED")][::order]:
-                    row = (1, names.id(NODES[0]), 7, names.id(writer), 1, 1, names.id(said), 2, 1)
-                    history._write(db, [row])
+                    row = (1, names[NODES[0]], 7, names[writer], 1, 1, names[said], 2, 1)
+                    db.execute(history._TURN, row)
                 assert history._standing(db, NODES[0], 7)[Track.CONNECTIVITY].said == "LIVE"
 
 
@@ -195,22 +195,6 @@ def test_while_there_is_no_file_the_past_is_unavailable_in_a_sentence(alder: Ald
     index = HistoryIndex(alder.folder.history_db, alder.folder.site_db, lambda: 0)
     with pytest.raises(Unavailable, match="put together"):
         index.known()
-
-
-def test_built_in_one_go_it_is_the_same_to_the_last_row(alder: Alder, tmp_path: Path) -> None:
-    with following(alder) as index:
-        a_day(alder, random.Random(2))
-        caught_up(index, alder)
-    built = tmp_path / "built.db"
-    assert history.build(alder.folder.site_db, built) == alder.journal.position
-    assert history.digest(built) == history.digest(alder.folder.history_db)
-    for column, value in (("said", 1), ("hlc", 12), ("position", 99), ("clock", 0), ("seq", 99)):
-        with closing(sqlite3.connect(built)) as db:
-            row = "(track, subject, hlc) = (SELECT track, subject, hlc FROM turn LIMIT 1)"
-            db.execute(f"UPDATE turn SET {column}=? WHERE {row}", (value,))
-            db.commit()
-        assert history.digest(built) != history.digest(alder.folder.history_db), column
-        history.build(alder.folder.site_db, built)
 
 
 def test_the_turns_of_a_node_are_told_oldest_first(alder: Alder) -> None:

@@ -66,6 +66,7 @@ from web.ports import (
     LaneView,
     Latest,
     LatestQuery,
+    LinkQuery,
     LinksView,
     LinkView,
     NodeQuery,
@@ -1090,7 +1091,7 @@ class Island:
 
     # -- the link ----------------------------------------------------------------------------------------------
 
-    async def links(self, who: Identity) -> LinksView:
+    async def links(self, who: Identity, query: LinkQuery | None = None) -> LinksView:
         self._check()
         return LinksView(now_ns=self.now(), links=(self.link,) if self.link else ())
 

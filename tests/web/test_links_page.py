@@ -9,13 +9,14 @@ from starlette.testclient import TestClient
 from fleet.connectivity import Mode
 from fleet.events import LinkChanged
 from fleet.limits import MINUTE
+from fleet.people import Identity
 from tests.web.browser import assert_clean, chromium, needs_chromium, page_of, sign_in
 from tests.web.conftest import Server, bearer
 from tests.web.island import NOW_NS, PASSWORD, Island, People
 from tests.web.test_browser import look
 from web import words
 from web.app import application
-from web.ports import LinkView, ReceiptView
+from web.ports import LinkQuery, LinkState, LinkSums, LinksView, LinkView, ReceiptView
 
 ALICE, BOB = bearer("alice"), bearer("bob")
 SMALL = """() => [...document.querySelectorAll("button, .button, select, textarea, input:not([type=hidden])")]
@@ -267,6 +268,47 @@ def test_every_page_of_a_hub_leads_to_its_own_pages() -> None:
     assert "No site yet. Invite one." in text
     assert 'href="/intake"' not in text
     assert "No site yet. Invite one." in client.get("/links", headers=ALICE).text
+
+
+class Many(Island):
+    """A hub of 120 sites; a query is answered as `hub.box` does."""
+
+    def __init__(self) -> None:
+        super().__init__(nodes=0)
+        self.hub = True
+
+    async def links(self, who: Identity, query: LinkQuery | None = None) -> LinksView:
+        query = query or LinkQuery(limit=1_000)
+        every = [LinkView(peer=f"01SITE{number:04}", name=f"site-{number:03}", mode=Mode.LIVE) for number in range(120)]
+        found = [one for one in every if query.text in one.name and query.peer in ("", one.peer)]
+        found = found if query.state in (None, LinkState.LIVE) else []
+        states = {state: 120 if state is LinkState.LIVE else 0 for state in LinkState}
+        shown = tuple(found[query.offset : query.offset + query.limit])
+        return LinksView(NOW_NS, shown, matching=len(found), sums=LinkSums(states, missing_events=7))
+
+
+def test_a_hub_of_many_sites_shows_them_by_the_page() -> None:
+    client = TestClient(application(Many(), People(), clock=lambda: NOW_NS), headers=ALICE)
+    text = client.get("/links").text
+    assert text.count('<tr id="l-') == 50
+    assert "1–50 of 120" in text
+    assert "7 events, 0 files" in text
+    assert 'href="/links?offset=50"' in text
+    assert "101–120 of 120" in client.get("/links?offset=100").text
+    found = client.get("/links?text=site-11&state=live").text
+    assert found.count('<tr id="l-') == 10
+    assert 'value="site-11"' in found
+    assert "No site matches." in client.get("/links?text=nowhere").text
+    assert "No site matches." in client.get("/links?state=held").text
+    assert "site-007" in client.get("/links/01SITE0007").text
+    assert len(client.get("/api/v1/links").json()["links"]) == 120
+    assert len(client.get("/api/v1/links?limit=7&offset=3").json()["links"]) == 7
+
+
+@pytest.mark.parametrize("asked", ["state=well", "limit=51", "limit=0", "offset=-1", "limit=9000000000"])
+def test_a_list_of_links_that_cannot_be_is_refused(asked: str) -> None:
+    client = TestClient(application(Many(), People(), clock=lambda: NOW_NS), headers=ALICE)
+    assert client.get(f"/links?{asked}").status_code == 400
 
 
 @pytest.mark.browser

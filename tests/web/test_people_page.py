@@ -17,7 +17,7 @@ from tests.web.conftest import bearer
 from tests.web.island import NOW_NS, PASSWORD, Island, People, harbor_link
 from web.app import application
 from web.policy import Entry, Policy, admit
-from web.ports import AccountView, Glass, Identity, LinksView, Refused, Role, RosterView
+from web.ports import AccountView, Glass, Identity, LinkQuery, LinksView, Refused, Role, RosterView
 
 
 class Mainland(Island):
@@ -25,7 +25,7 @@ class Mainland(Island):
 
     hub = True
 
-    async def links(self, who: Identity) -> LinksView:
+    async def links(self, who: Identity, query: LinkQuery | None = None) -> LinksView:
         sites = [
             msgspec.structs.replace(harbor_link(), peer=f"01{name}", name=name, mode=Mode.LIVE)
             for name in ("alder", "birch")

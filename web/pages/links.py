@@ -7,6 +7,7 @@ each has a page of its own. Sticks stand on the same pages: a file is only a slo
 from __future__ import annotations
 
 import re
+from urllib.parse import urlencode
 
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
@@ -14,11 +15,12 @@ from starlette.responses import Response, StreamingResponse
 from fleet import limits
 from web import asked, forms, render
 from web.pages.journal import joined
-from web.ports import BundleView, LinksView, LinkView, Refused, Unavailable
+from web.ports import BundleView, LinkQuery, LinkState, LinksView, LinkView, Refused, Unavailable
 
 LINK_FILE_BYTES_MAX = 65_536
 REASON_CHARS_MAX = 300
-SHOWN_MAX = 500  # of a hub's links; those that need somebody stand first
+PAGE_LINKS = 50
+LINKS_MAX = 1_000_000
 
 
 async def show(request: Request) -> Response:
@@ -38,7 +40,8 @@ async def _show(request: Request, peer: str = "", *, problem: str = "", status: 
     moment = await asked.moment(request) if not problem else None
     if moment is not None:
         return await _then(request, moment, peer)
-    view = await box.links(who)
+    query = LinkQuery(peer=peer) if peer else query_of(request)
+    view = await box.links(who, query)
     one = _find(view, peer) if peer else None
     if one is None and not box.hub and view.links:
         one = view.links[0]
@@ -54,18 +57,19 @@ async def _show(request: Request, peer: str = "", *, problem: str = "", status: 
         view=view,
         now_ns=view.now_ns,
         one=one,
-        links=view.links[:SHOWN_MAX],
+        query=query,
+        link=lambda **change: link(query, **change),
         stick=await _stick(request, one) if one else BundleView(),
         hub_name=box.name if box.hub else one.name if one else "",
         site_of_link=one.name if box.hub and one else box.name,
-        back=f"/links/{one.peer}" if one else "/links",
+        back=f"/links/{one.peer}" if one else link(query, offset=query.offset),
     )
 
 
 async def _then(request: Request, moment: asked.Moment, peer: str) -> Response:
     """How each link stood at a moment."""
     view = await moment.past.links(asked.who(request), moment.at_ns)
-    links = (_find(view, peer),) if peer else view.links
+    query, links = query_of(request), (_find(view, peer),) if peer else view.links
     if asked.wants_json(request):
         return render.data(links[0] if peer else view)
     return render.page(
@@ -73,9 +77,30 @@ async def _then(request: Request, moment: asked.Moment, peer: str) -> Response:
         "links_then",
         now_ns=view.now_ns,
         as_of=view.as_of,
-        links=links[:SHOWN_MAX],
+        links=links[query.offset : query.offset + query.limit],
+        matching=len(links),
+        query=query,
         base=f"/links/{peer}" if peer else "/links",
     )
+
+
+def query_of(request: Request) -> LinkQuery:
+    """Refused (400) for what no form of ours sends. Machines that ask for no page get all."""
+    asked_for = request.query_params
+    most = PAGE_LINKS if not asked.wants_json(request) else LINKS_MAX
+    return LinkQuery(
+        text=forms.text(asked_for, "text", chars_max=limits.name_chars_max),
+        state=forms.choice(asked_for, "state", LinkState),
+        offset=forms.number(asked_for, "offset", default=0, low=0, high=LINKS_MAX),
+        limit=forms.number(asked_for, "limit", default=most, low=1, high=most),
+    )
+
+
+def link(query: LinkQuery, **change: object) -> str:
+    """The list with one thing changed; a change of filter starts at its first page."""
+    asked_for: dict[str, object] = {"text": query.text, "state": query.state, **change}
+    filled = urlencode({name: str(value) for name, value in asked_for.items() if value})
+    return f"/links?{filled}" if filled else "/links"
 
 
 def _find(view: LinksView, peer: str) -> LinkView:
@@ -109,7 +134,7 @@ async def change(request: Request) -> Response:
 async def act(request: Request, action: str, value: str) -> None:
     """Refused (404, 422 or 409) when it is not one of the link's actions."""
     box, who, peer = asked.box(request), asked.who(request), request.path_params["id"]
-    one = _find(await box.links(who), peer)
+    one = _find(await box.links(who, LinkQuery(peer=peer)), peer)
     if action not in one.actions:
         words = ", ".join(one.actions) or "nothing"
         raise Refused(f"What can be done to this link here and now: {words}.", 409)
@@ -139,7 +164,7 @@ async def write_bundle(request: Request) -> Response:
     """POST /links/{id}/bundle: a file for a stick, with what the other end lacks."""
     box, who, peer = asked.box(request), asked.who(request), request.path_params["id"]
     try:
-        one = _find(await box.links(who), peer)
+        one = _find(await box.links(who, LinkQuery(peer=peer)), peer)
         chunks = aiter(box.bundle_export(who, peer))
         first = await anext(chunks, b"")  # what is refused is refused before the answer has begun
     except Refused as refused:
