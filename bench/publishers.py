@@ -7,7 +7,7 @@ import shutil
 import socket
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from bench.island import free_port
@@ -22,9 +22,11 @@ def pump(folder: Path) -> Path:
     return made
 
 
-def publish(program: Path, port: int, qos: int, window: int, messages: int) -> tuple[int, float]:
+def publish(
+    program: Path, port: int, qos: int, window: int, messages: int, tokens: Sequence[str] = ()
+) -> tuple[int, float]:
     """(messages that arrived, or were acknowledged, seconds)."""
-    command = [str(program), "127.0.0.1", str(port), str(CLIENTS), str(qos), str(window), str(messages)]
+    command = [str(program), "127.0.0.1", str(port), str(CLIENTS), str(qos), str(window), str(messages), *tokens]
     said = subprocess.run(command, capture_output=True, check=True, text=True)
     sent, acked, took = said.stdout.split()
     return int(acked if qos else sent), float(took)

@@ -1,6 +1,6 @@
-/* An MQTT 3.1.1 publisher that is never the limit: pump HOST PORT CLIENTS QOS WINDOW MESSAGES [USER]
- * CLIENTS connections share MESSAGES messages; each keeps up to WINDOW of them unacknowledged (QoS 1). USER is the user
- * name, with %d for the number of the client. Prints how many it sent, how many were acknowledged, and the seconds from
+/* An MQTT 3.1.1 publisher that is never the limit: pump HOST PORT CLIENTS QOS WINDOW MESSAGES [USER …]
+ * CLIENTS connections share MESSAGES messages; each keeps up to WINDOW of them unacknowledged (QoS 1). USER … are
+ * the user names of the clients, in turn. Prints how many it sent, how many were acknowledged, and the seconds from
  * the first PUBLISH to the last PUBACK (QoS 0: until the last byte is with the kernel).
  * With CLIENTS idle connections instead: pump HOST PORT CLIENTS idle SECONDS. Prints how many were let in. */
 #define _GNU_SOURCE
@@ -53,23 +53,27 @@ static size_t text(unsigned char *at, const char *words, size_t length) {
 
 static size_t hello(unsigned char *at, int number, const char *user) {
     unsigned char body[512];
-    char id[64], name[256];
+    char id[64];
     size_t n = text(body, "MQTT", 4);
     body[n++] = 4;
     body[n++] = user ? 0x82 : 2;
     body[n++] = 0;
     body[n++] = 0;
     n += text(body + n, id, snprintf(id, sizeof id, "drone-%03d", number));
-    if (user) n += text(body + n, name, snprintf(name, sizeof name, user, number));
+    if (user) n += text(body + n, user, strlen(user));
     size_t h = head(at, 0x10, n);
     memcpy(at + h, body, n);
     return h + n;
 }
 
-static int dial(const char *host, int port) {
+/* Each client comes from an address of its own, as devices do: what a device may send in a second is counted by it. */
+static int dial(const char *host, int port, int number) {
     struct sockaddr_in to = {.sin_family = AF_INET, .sin_port = htons(port)};
     inet_pton(AF_INET, host, &to.sin_addr);
     int fd = socket(AF_INET, SOCK_STREAM, 0), yes = 1;
+    struct sockaddr_in from = {.sin_family = AF_INET};
+    from.sin_addr.s_addr = htonl(0x7f000000u + 256 + number % 60000);
+    if (fd >= 0) bind(fd, (struct sockaddr *)&from, sizeof from);
     if (fd < 0 || connect(fd, (struct sockaddr *)&to, sizeof to)) {
         perror("connect");
         exit(1);
@@ -148,7 +152,7 @@ static int idle(const char *host, int port, int clients, double seconds) {
     int in = 0;
     for (int i = 0; i < clients; i++) {
         unsigned char words[600];
-        int fd = dial(host, port);
+        int fd = dial(host, port, i);
         size_t n = hello(words, i, NULL);
         if (send(fd, words, n, 0) == (ssize_t)n && welcome(fd)) in++;
     }
@@ -163,16 +167,15 @@ int main(int argc, char **argv) {
     if (argc < 7) return 2;
     int clients = atoi(argv[3]), qos = atoi(argv[4]);
     long window = atol(argv[5]), messages = atol(argv[6]);
-    const char *user = argc > 7 ? argv[7] : NULL;
     struct client *all = calloc(clients, sizeof *all);
     int poll = epoll_create1(0);
     for (int i = 0; i < clients; i++) {
         struct client *c = all + i;
-        c->fd = dial(argv[1], atoi(argv[2]));
+        c->fd = dial(argv[1], atoi(argv[2]), i);
         c->number = i;
         c->share = messages / clients + (i < messages % clients);
         unsigned char words[600];
-        size_t n = hello(words, i, user);
+        size_t n = hello(words, i, argc > 7 ? argv[7 + i % (argc - 7)] : NULL);
         if (send(c->fd, words, n, 0) != (ssize_t)n || !welcome(c->fd)) {
             fprintf(stderr, "client %d was not let in\n", i);
             return 1;
