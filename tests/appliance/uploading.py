@@ -65,6 +65,8 @@ class Sender:
         if answer["state"] == "done":
             return answer
         response = self.finish()
+        if response.status_code == 404:  # it came to its end meanwhile, and is forgotten: the announcement says how
+            return self.announce()
         assert response.status_code == 200, response.text
         found: dict[str, Any] = response.json()
         return found
