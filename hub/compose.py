@@ -8,12 +8,10 @@ from pathlib import Path
 from hub.config import Config
 from hub.quay import Quay
 from hub.realm import Realm
+from hub.tenants import Tenants
 from store import ports
 from store.accounts import Guesses
 from store.settings import address
-from web import console
-from web.app import application
-from web.policy import Entry
 from web.serving import Serving
 
 
@@ -37,8 +35,12 @@ class Hub(Realm):
         self.folder.hold()
         try:
             self.open(self._quay)
+            self.tenants = Tenants(self, self.quay, self.config, self._guesses)
+            await self.tenants.open()
+            await self.admit()
             await self.quay.start()
-            await self.begin()
+            self.begin()
+            self.tenants.begin()
             await self._listen()
         except BaseException:
             await self.stop()
@@ -49,37 +51,32 @@ class Hub(Realm):
         self.addresses |= zip(("link", "websocket"), self.quay.broker.urls(), strict=False)
         return self.quay
 
-    @property
-    def routes(self) -> tuple[Entry, ...]:
-        return (*console.ROUTES, *self.landing.routes)
-
     async def _listen(self) -> None:
         if await self.accounts.needs_setup():
             self.setup_path = f"/setup/{await self.accounts.setup_secret()}"
-        http = self.config.http
-        listener = ports.tcp_listener("http", *address(http.listen, "http.listen"))
+        listener = ports.tcp_listener("http", *address(self.config.http.listen, "http.listen"))
         self.addresses["http"] = ports.shown(*listener.getsockname()[:2])
-        app = application(
-            self.box,
-            self.accounts,
-            extra_routes=self.routes,
-            secure_cookies=http.public_url.startswith("https:"),
-            clock=self.ground.clock.now_ns,
-        )
-        self._serving = Serving(app, [listener, ports.control_listener(self.folder.control)])
+        self._serving = Serving(self.tenants.doors, [listener, ports.control_listener(self.folder.control)])
         await self._serving.start()
 
     # -- stopping ---------------------------------------------------------------------------------------------
 
     async def stop(self) -> None:
         """Let nobody in any more, say so in the log, close."""
+        others = self.tenants if hasattr(self, "tenants") else None
         self.hush()
+        if others is not None:
+            others.hush()
         if self._serving is not None:
             self._serving.ask_to_stop()
         await self.halt()
+        if others is not None:
+            await others.halt()
         if self._serving is not None:
             await self._serving.stopped()
         if hasattr(self, "quay"):
             await self.quay.stop()
+        if others is not None:
+            await others.close()
         self.folder.control.unlink(missing_ok=True)
         await self.close()

@@ -49,10 +49,10 @@ class Lines:
         link = self.wharf.link
         return {"url": self.broker.url, "up": link is not None and link.up, "problem": self.problem}
 
-    def to_enter(self, tenants: Sequence[str] = ()) -> tuple[str, dict[str, str]]:
-        """For who runs the NATS server, if that is not us: its configuration for these tenants (without any: this one), and
-        what of it is each site's."""
-        return self._quay.to_enter(tenants or (self._tenant,)), self._entries()
+    def to_enter(self, *, everybody: bool = True) -> tuple[str, dict[str, str]]:
+        """For who runs the NATS server, if that is not us: its configuration, for all tenants or for this one; and what of
+        it is each of this one's sites'."""
+        return self._quay.to_enter(tuple(self._quay.entries) if everybody else (self._tenant,)), self._entries()
 
     def _entries(self) -> dict[str, str]:
         if isinstance(self.broker, Broker):

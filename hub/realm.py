@@ -31,7 +31,7 @@ from store.accounts import Accounts, Guesses
 from store.attention import Marks
 from store.database import connect_reader
 from store.faults import StoreFault
-from store.folder import Folder
+from store.folder import Folder, FolderProblem
 from store.ground import HUB, Ground, readable
 from store.history import HistoryIndex
 from store.quarantine import Quarantine
@@ -71,6 +71,8 @@ class Realm:
         tenant, name = self._first
         self.ground = Ground(self.folder, tenant, name, self._fault_turned, HUB)
         ground = self.ground
+        if not self._house and ground.identity.log.tenant != tenant:
+            raise FolderProblem(f"{self.folder.root} is the folder of tenant {ground.identity.log.tenant}; name it so")
         wall_ns, mono_ns = ground.clock.now_ns(), time.monotonic_ns()
         self.steady_ns: Callable[[], int] = lambda: wall_ns + time.monotonic_ns() - mono_ns
         self.stale = Stale()
@@ -146,9 +148,12 @@ class Realm:
         with contextlib.closing(connect_reader(self.folder.site_db)) as db:
             self.box.drifting.load(db)
 
-    async def begin(self) -> None:
-        """Sites may come in, and everything runs."""
+    async def admit(self) -> None:
+        """Those who were invited may come in. Before the broker runs it costs nothing; while it does, a reload."""
         await self.landing.start()
+
+    def begin(self) -> None:
+        """Everything runs."""
         self.turns.start()
         self.charts.start()
         self.supervisor.run("links", self.landing.run)

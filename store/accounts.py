@@ -133,7 +133,7 @@ class Accounts:
     async def set_up(self, link_secret: str, name: str, password: str, address: str) -> str:
         if not self._house:
             raise Refused("this set-up link was used or is not the latest; sign in", 403)
-        _check_name(name)
+        check_name(name)
         _check_password(password)
         hashed = await self._hash(password)
         offered = keys.secret_hash(link_secret).hex()
@@ -323,7 +323,7 @@ class Accounts:
         self, who: Identity, name: str, password: str, role: Role, sites: Sequence[str] = ()
     ) -> None:
         """At a hub `sites` are the names of those where it holds as well, `ALL` for every one."""
-        _check_name(name)
+        check_name(name)
         _check_password(password)
         self._check_gift(who, role)
         self._check_sites(sites)
@@ -543,7 +543,7 @@ class Accounts:
         return [TokenView(name=row[0], role=Role[row[1]], created_ns=row[2], revoked_ns=row[3]) for row in rows]
 
     async def create_token(self, who: Identity, name: str, role: Role) -> str:
-        _check_name(name)
+        check_name(name)
         self._check_gift(who, role)
         secret = keys.new_secret("skerry")
 
@@ -608,7 +608,8 @@ _GLASS = (
 )
 
 
-def _check_name(name: str) -> None:
+def check_name(name: str) -> None:
+    """Refused (422) unless an account may have it."""
     if name == BREAK_GLASS:
         raise Refused(f"{BREAK_GLASS} is the name of the sealed account; choose another one", 422)
     if not _NAME.fullmatch(name):
