@@ -402,7 +402,7 @@ class GlassBroken(Body, frozen=True):
 
 @_fact("tenant.added")
 class TenantAdded(Body, frozen=True):
-    """At a hub, in the log of its first tenant: another one is kept here from now on. `admin` is its first account."""
+    """At a hub, in the tenant's own log: it is kept here from now on. `admin` is its first account."""
 
     name: str
     admin: str

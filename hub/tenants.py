@@ -20,7 +20,7 @@ import msgspec
 from starlette.types import ASGIApp
 
 from fleet.connectivity import Reach
-from fleet.events import TenantAdded
+from fleet.events import Body, TenantAdded
 from fleet.limits import tenants_max
 from fleet.people import Identity, Refused, Role
 from hub.config import Config
@@ -38,6 +38,7 @@ from web.console import ROUTES as CONSOLE
 from web.doors import NAME, Doors, prefix_of
 from web.pages import tenants as page
 from web.policy import Entry
+from web.routes import TABLE
 
 log = logging.getLogger(__name__)
 
@@ -46,10 +47,15 @@ _NOWHERE_MAX = 256  # names of tenants that are not here and were asked for; whe
 
 
 class _Nobody(Accounts):
-    """The people of a tenant that is not here: none. Wrong passwords are counted and told all the same."""
+    """The people of a tenant that is not here: none. Wrong passwords are counted all the same. No tenant's log has a place
+    for it: whoever reads the first one's would learn from it who is here and who is not."""
 
     async def seen(self, who: Identity, route: str, agent: str) -> None:
         """There was nothing to see."""
+
+    async def _record(self, subject: str, body: Body) -> None:
+        log.warning("refused at a tenant that is not here: %s", body)
+        await self._writer.write(lambda db: None)  # takes as long as where there is one
 
 
 class Tenants:
@@ -86,6 +92,11 @@ class Tenants:
     def begin(self) -> None:
         for realm in self.realms.values():
             realm.begin()
+
+    @property
+    def rows(self) -> tuple[Entry, ...]:
+        """Every route that the hub has."""
+        return (*TABLE, *_routes(self._house), *page.ROUTES)
 
     def _folders(self) -> list[Path]:
         try:
@@ -159,7 +170,6 @@ class Tenants:
                 hub=True,
                 house=False,
                 guesses=self._guesses,
-                strange=f"there is no tenant {name}",
             )
             self._nowhere[name] = absent(
                 asked.House(
@@ -217,7 +227,7 @@ class Tenants:
                 await _end(realm)
                 raise Refused(f"tenant {name} cannot be opened: {problem}") from problem
             realm.begin()
-        ground, added = self._house.ground, TenantAdded(name, admin, who.name)
+        ground, added = realm.ground, TenantAdded(name, admin, who.name)
         await ground.writer.write(lambda db: ground.journal.stage(name, added))
         await realm.accounts.create_account(who, admin, keys.new_secret("first"), Role.ADMIN)
         return await realm.accounts.create_entry(who, admin)

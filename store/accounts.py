@@ -87,8 +87,7 @@ class Guesses:
 
 class Accounts:
     """`house` is False at a hub's tenants beside its first: their people are viewers and admins of that one tenant, whom an
-    operator-admin gives the first account, and nobody is let in by a set-up link. `strange` is what the log says of a
-    sign-in that was refused."""
+    operator-admin gives the first account, and nobody is let in by a set-up link."""
 
     def __init__(
         self,
@@ -101,12 +100,11 @@ class Accounts:
         hub: bool = False,
         house: bool = True,
         guesses: Guesses | None = None,
-        strange: str = "wrong name or password",
         monotonic_ns: Callable[[], int] = time.monotonic_ns,
     ) -> None:
         self._journal, self._writer, self._reader, self._tenant = journal, writer, reader, tenant
         self._now_ns, self._monotonic_ns, self._hub = now_ns, monotonic_ns, hub
-        self._house, self._strange = house, strange
+        self._house = house
         guesses = guesses or Guesses()
         self._failures, self._hashing = guesses.failures, guesses.hashing
         self._sessions: dict[bytes, tuple[Identity, int]] = {}
@@ -215,7 +213,7 @@ class Accounts:
             if self._failures.get(who, _Failures(0, 0)).times == most:
                 locked = f"account {name}" if who.startswith("account ") else who
                 await self._record("", events.AccountRefused(name[:64], address, f"locked: {locked}"))
-        await self._record(name[:64], events.AccountRefused(name[:64], address, self._strange))
+        await self._record(name[:64], events.AccountRefused(name[:64], address, "wrong name or password"))
         raise Refused("the name or the password is wrong", 401)
 
     def _bounds(self, name: str, address: str) -> tuple[tuple[str, int], ...]:

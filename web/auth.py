@@ -46,8 +46,13 @@ async def identify(scope: Scope, house: asked.House) -> Identity | None:
     nobody here."""
     if from_control_socket(scope):
         return Identity(name="console", role=Role.OPERATOR_ADMIN, via="console", address="console")
-    headers = Headers(scope=scope)
     address = address_of(scope)
+    found = await _known(Headers(scope=scope), address, house)
+    # From where this one asks: what is known of a session or a token was perhaps first asked for from elsewhere.
+    return msgspec.structs.replace(found, address=address) if found is not None else None
+
+
+async def _known(headers: Headers, address: str, house: asked.House) -> Identity | None:
     scheme, _, token = headers.get("authorization", "").partition(" ")
     if scheme.lower() == "bearer":
         token = token.strip()

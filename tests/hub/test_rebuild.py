@@ -19,8 +19,8 @@ from fleet import events
 from fleet.connectivity import Mode
 from fleet.events import Body
 from fleet.projections import lifecycle
-from hub.compose import Hub
 from hub import rebuild as rebuilding
+from hub.compose import Hub
 from hub.rebuild import Rebuilt
 from store.folder import FolderProblem, FolderTaken
 from tests.hub.sites import HARBOR
