@@ -26,7 +26,7 @@ class _Wish(msgspec.Struct, frozen=True):
 
 
 class Made(msgspec.Struct, frozen=True):
-    """`enter` is the path of a sign-in link for the first admin: once, and good for an hour."""
+    """`enter` is the path of a sign-in link for the first admin, good for an hour."""
 
     name: str
     prefix: str
