@@ -232,7 +232,7 @@ class Tenants:
         await realm.accounts.create_account(who, admin, keys.new_secret("first"), Role.ADMIN)
         return await realm.accounts.create_entry(who, admin)
 
-    async def gauges(self, who: Identity, agent: str) -> Sequence[ports.Gauge]:
+    async def gauges(self, who: Identity, agent: str) -> Sequence[ports.Gauge | ports.Durations]:
         await self._seen(who, "GET /metrics", agent)
         if not self.realms:
             return await self._house.box.gauges()

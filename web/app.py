@@ -58,8 +58,16 @@ def absent(house: asked.House, extra_routes: Iterable[Entry] = ()) -> ASGIApp:
     """A tenant that is not here, which to a stranger is as one where he has no account: the same rows, and behind none of
     them but the public ones is anything."""
     rows = (*TABLE, *extra_routes)
-    table = Table(row if row.policy is Policy.PUBLIC else row._replace(handler=_nothing) for row in rows)
+    table = Table(
+        (row if row.policy is Policy.PUBLIC else row._replace(handler=_nothing) for row in rows),
+        (talk._replace(handler=_silence) for talk in TALKS),
+    )
     return at_home(table, house)
+
+
+async def _silence(socket: WebSocket) -> None:
+    await socket.receive()
+    await socket.close(_NOT_ALLOWED)
 
 
 async def _nothing(request: Request) -> Response:

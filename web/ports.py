@@ -869,7 +869,7 @@ class Tenants(Protocol):
         hour. Refused (409, 422) when that cannot be."""
         ...
 
-    async def gauges(self, who: Identity, agent: str) -> Sequence[Gauge]:
+    async def gauges(self, who: Identity, agent: str) -> Sequence[Gauge | Durations]:
         """Those of all, each with the label of its tenant where there are several."""
         ...
 

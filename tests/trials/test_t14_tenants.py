@@ -32,6 +32,7 @@ from tests.cast import BOB, PASSWORD, eventually_async, send_udp
 from tests.mainland import Box, _site
 from web.policy import Entry, Policy
 from web.ports import NodeView
+from web.routes import TALKS
 
 pytestmark = [
     pytest.mark.trial,
@@ -44,7 +45,7 @@ CONSOLE = Identity(name="console", role=Role.OPERATOR_ADMIN, via="console")
 CONFIG = Config(
     hub=HubSection(name="harbor"), http=Http(listen="127.0.0.1:0"), link=Link(listen="127.0.0.1:0", tls=False)
 )
-STREAMS = ("/live", "/api/v1/events/feed")
+STREAMS = ("/live", "/api/v1/events/feed", "/api/v1/state/stream")
 GHOST = "thule"  # a tenant that is not here
 NOBODYS = "01ABSENT000000000000000000"
 AGENT = "trial 14"
@@ -448,14 +449,23 @@ async def test_a_planted_leak_is_found(stage: Stage, monkeypatch: pytest.MonkeyP
 
 
 async def test_no_websocket_opens_at_another_tenant(stage: Stage) -> None:
-    address = stage.hub.addresses["http"]
-    for path in ("/live", "/api/v1/events/feed"):
-        for person in stage.people:
-            found = []
-            for prefix in (stage.tropic.prefix, f"/t/{GHOST}"):
-                headers = {k: v for k, v in person.line.headers.items() if k in ("authorization", "cookie")}
-                with pytest.raises(InvalidStatus) as refused:
-                    async with connect(f"ws://{address}{prefix}{path}", additional_headers=headers):
-                        pass
-                found.append(refused.value.response.status_code)
-            assert found == [403, 403]
+    node = stage.tropic.ids["node"]
+    for talk in TALKS:
+        for person in (*stage.people, stage.owner):
+            opens = person.across or person is stage.owner
+            assert await knocked(stage, person, f"{stage.tropic.prefix}{talk.path}") is opens, person.words
+            assert await knocked(stage, person, f"/t/{GHOST}{talk.path}") is False, person.words
+            if not opens and person.home != "/nowhere":  # what is told of a node that one's own tenant has not
+                assert await knocked(stage, person, f"{person.home}{talk.path}?node={node}", "tropic-") is True
+
+
+async def knocked(stage: Stage, person: Person, path: str, never: str = "") -> bool:
+    headers = {name: value for name, value in person.line.headers.items() if name in ("authorization", "cookie")}
+    try:
+        async with connect(f"ws://{stage.hub.addresses['http']}{path}", additional_headers=headers, proxy=None) as line:
+            said = str(await line.recv())
+            assert not never or never not in said
+            return True
+    except InvalidStatus as refused:
+        assert refused.response.status_code == 403
+        return False
