@@ -127,9 +127,33 @@ async def _run_hub(data: Path, config: Any) -> int:
     return 0
 
 
+def _at(args: argparse.Namespace, path: str) -> str:
+    """A path of the console at the tenant that is named, or at the box's own."""
+    return f"/t/{args.tenant}{path}" if getattr(args, "tenant", None) else path
+
+
+def hub_tenant_add(args: argparse.Namespace) -> int:
+    made = _running(args.data, "POST", "/console/tenants", {"name": args.name, "admin": args.admin})
+    print(f"tenant {made['name']} is here, its pages under {made['prefix']}/")
+    print(f"  {args.admin} signs in within an hour at {made['enter']}")
+    print(f'  its sites: skerry hub invite SITE --tenant {made["name"]}; each has site.tenant = "{made["name"]}"')
+    return 0
+
+
+def hub_tenant_list(args: argparse.Namespace) -> int:
+    found = _running(args.data, "GET", "/console/tenants")["tenants"]
+    if args.json:
+        print(json.dumps(found))
+        return 0
+    for one in found:
+        how = one["problem"] or f"{one['sites_live']} of {one['sites']} sites live, {one['needing']} need somebody"
+        print(f"{one['name']:<24} {one['prefix'] or '/':<12} {how}")
+    return 0
+
+
 def hub_invite(args: argparse.Namespace) -> int:
-    made = _running(args.data, "POST", "/console/invite", {"name": args.site, "urls": args.url})
-    entry = _running(args.data, "GET", "/console/nats")["sites"].get(args.site, "")
+    made = _running(args.data, "POST", _at(args, "/console/invite"), {"name": args.site, "urls": args.url})
+    entry = _running(args.data, "GET", _at(args, "/console/nats"))["sites"].get(args.site, "")
     text = json.dumps(made, indent=2) + "\n"
     if args.to is None:
         print(text, end="")
@@ -165,21 +189,29 @@ def hub_rebuild(args: argparse.Namespace) -> int:
         found = rebuild(args.data, _steps())
     except (FolderProblem, StoreFault) as problem:
         fail(str(problem))
+    good = all(one.good for one in found.values())
     if args.json:
-        listed = [
-            {"name": one.name, "running": one.running, "rebuilt": one.rebuilt, "equal": one.equal}
-            for one in found.projections
-        ]
-        said = {"events": found.events, "seconds": round(found.seconds, 3), "equal": found.good, "projections": listed}
-        print(json.dumps(said))
-        return 0 if found.good else 1
-    print(f"{found.events:,} events into {len(found.projections)} projections in {found.seconds:.1f} s")
-    for one in found.projections:
-        print(f"{one.name:<13} rebuilt {one.rebuilt}")
-        print(f"{'':<13} running {one.running or 'none was kept'}" + ("" if one.equal else "  DIFFERS"))
-    if not found.good:
+        own, *others = (_rebuilt(one) | {"tenant": tenant} for tenant, one in found.items())
+        print(json.dumps(own | {"equal": good} | ({"tenants": others} if others else {})))
+        return 0 if good else 1
+    for tenant, made in found.items():
+        if len(found) > 1:
+            print(f"tenant {tenant}")
+        print(f"{made.events:,} events into {len(made.projections)} projections in {made.seconds:.1f} s")
+        for one in made.projections:
+            print(f"{one.name:<13} rebuilt {one.rebuilt}")
+            print(f"{'':<13} running {one.running or 'none was kept'}" + ("" if one.equal else "  DIFFERS"))
+    if not good:
         fail("what was in use differed from the log; the rebuilt has taken its place")
     return 0
+
+
+def _rebuilt(made: Any) -> dict[str, Any]:
+    listed = [
+        {"name": one.name, "running": one.running, "rebuilt": one.rebuilt, "equal": one.equal}
+        for one in made.projections
+    ]
+    return {"events": made.events, "seconds": round(made.seconds, 3), "equal": made.good, "projections": listed}
 
 
 def _steps() -> Callable[[int, int], None]:
@@ -219,7 +251,7 @@ def link_join(args: argparse.Namespace) -> int:
 
 
 def link_show(args: argparse.Namespace) -> int:
-    link = _running(args.data, "GET", "/console/link")
+    link = _running(args.data, "GET", _at(args, "/console/link"))
     if args.json:
         print(json.dumps(link))
         return 0
@@ -272,7 +304,7 @@ def link_cap(args: argparse.Namespace) -> int:
     for action, value in (("per_s", args.per_s), ("per_hour", args.per_hour)):
         if value is not None:
             _running(args.data, "POST", "/console/link", {"action": action, "value": str(value)})
-    return link_show(argparse.Namespace(data=args.data, json=False))
+    return link_show(argparse.Namespace(data=args.data, json=False, tenant=None))
 
 
 def bundle_export(args: argparse.Namespace) -> int:
@@ -282,7 +314,7 @@ def bundle_export(args: argparse.Namespace) -> int:
     else:
         wish |= {"one_way": args.one_way, "whole": args.all, "only": args.only}
     args.to.mkdir(parents=True, exist_ok=True)
-    made = _running(args.data, "POST", "/console/bundle/write", wish)
+    made = _running(args.data, "POST", _at(args, "/console/bundle/write"), wish)
     print(made["words"])
     for path in made["files"]:
         print(f"  {path}")
@@ -301,12 +333,26 @@ def bundle_import(args: argparse.Namespace) -> int:
         from store.control import NotRunning, Refusal, call
 
         try:
-            answer = call(args.data / "control.sock", "POST", "/console/bundle/read", {"path": str(path.absolute())})
+            way = (
+                _at(args, "/console/bundle/read")
+                if args.tenant
+                else _for_whom(args.data, path) + "/console/bundle/read"
+            )
+            answer = call(args.data / "control.sock", "POST", way, {"path": str(path.absolute())})
             print(f"{path}: {answer['words']}")
         except (Refusal, NotRunning) as problem:
             print(f"skerry: {path}: {problem}", file=sys.stderr)
             failed = 1
     return failed
+
+
+def _for_whom(data: Path, path: Path) -> str:
+    """A file names its tenant: at a hub with several it goes to that one, which looks whether it is true."""
+    from sync import bundle
+
+    header = bundle.inspect(path).header
+    known = header is not None and header.tenant in {one.name for one in (data / "tenants").glob("*")}
+    return f"/t/{header.tenant}" if header is not None and known else ""
 
 
 def bundle_inspect(args: argparse.Namespace) -> int:
@@ -339,7 +385,8 @@ def receipt_show(args: argparse.Namespace) -> int:
     from sync.receipt_file import export
 
     try:
-        sys.stdout.write(export(args.data, args.number, args.site).decode())
+        data = args.data / "tenants" / args.tenant if args.tenant else args.data
+        sys.stdout.write(export(data, args.number, args.site).decode())
     except ValueError as error:
         fail(str(error))
     return 0
@@ -471,14 +518,14 @@ def _progress(what: str, unit: str) -> Callable[[int, int], None]:
 
 
 def token_create(args: argparse.Namespace) -> int:
-    answer = _control(args.data, "POST", "/api/v1/tokens", {"name": args.name, "role": args.role})
+    answer = _control(args.data, "POST", _at(args, "/api/v1/tokens"), {"name": args.name, "role": args.role})
     print(answer["secret"])
     return 0
 
 
 def account_link(args: argparse.Namespace) -> int:
-    answer = _control(args.data, "POST", "/console/entries", {"name": args.name})
-    print(f"/enter/{answer['secret']}")
+    answer = _control(args.data, "POST", _at(args, "/console/entries"), {"name": args.name})
+    print(_at(args, f"/enter/{answer['secret']}"))
     return 0
 
 
@@ -494,13 +541,13 @@ def _tell_envelope(sealed: Mapping[str, str]) -> None:
 
 
 def account_role(args: argparse.Namespace) -> int:
-    answer = _control(args.data, "POST", "/console/role", {"name": args.name, "role": args.role})
+    answer = _control(args.data, "POST", _at(args, "/console/role"), {"name": args.name, "role": args.role})
     print(f"{answer['name']} is {answer['role']} from now on")
     return 0
 
 
 def token_list(args: argparse.Namespace) -> int:
-    for token in _control(args.data, "GET", "/api/v1/tokens")["tokens"]:
+    for token in _control(args.data, "GET", _at(args, "/api/v1/tokens"))["tokens"]:
         print(f"{token['name']:<24} {token['role']:<9} {'revoked' if token['revoked_ns'] else ''}")
     return 0
 
@@ -508,7 +555,7 @@ def token_list(args: argparse.Namespace) -> int:
 def token_revoke(args: argparse.Namespace) -> int:
     from urllib.parse import quote
 
-    _control(args.data, "DELETE", f"/api/v1/tokens?name={quote(args.name)}")
+    _control(args.data, "DELETE", _at(args, f"/api/v1/tokens?name={quote(args.name)}"))
     return 0
 
 
@@ -721,6 +768,9 @@ def parser() -> argparse.ArgumentParser:
         )
         made.add_argument("--gateway", action="store_true", help="it may speak for others")
 
+    def with_tenant(made: argparse.ArgumentParser) -> None:
+        made.add_argument("--tenant", metavar="NAME", help="at a hub with several tenants: at which; else its first")
+
     made = add(
         commands, "demo", demo, "run a hub and two sites with their devices on this machine", "skerry demo --speed 4"
     )
@@ -774,6 +824,7 @@ def parser() -> argparse.ArgumentParser:
         "skerry hub invite alder --data DIR --to alder.link",
     )
     with_data(made)
+    with_tenant(made)
     made.add_argument("site", metavar="SITE", help="the site's name")
     made.add_argument("--to", type=Path, metavar="FILE")
     made.add_argument(
@@ -803,12 +854,32 @@ def parser() -> argparse.ArgumentParser:
     )
     with_data(made)
 
+    inner = box.add_parser(
+        "tenant", help="the tenants of a hub", epilog="example:\n  skerry hub tenant list --data DIR"
+    ).add_subparsers(metavar="COMMAND", required=True)
+    made = add(
+        inner,
+        "add",
+        hub_tenant_add,
+        "keep another tenant at this hub, with its first admin",
+        "skerry hub tenant add polar --admin alice --data DIR",
+    )
+    with_data(made)
+    made.add_argument("name", metavar="NAME", help="small letters, digits and -; it stays")
+    made.add_argument("--admin", required=True, metavar="WHO", help="the name of its first account")
+    made = add(
+        inner, "list", hub_tenant_list, "say who is kept here, and how each stands", "skerry hub tenant list --json"
+    )
+    with_data(made)
+    made.add_argument("--json", action="store_true")
+
     box = group("link", "the link of a site to its hub", "skerry link show --data DIR")
     made = add(box, "join", link_join, "take in the file that the hub made", "skerry link join alder.link --data DIR")
     with_data(made)
     made.add_argument("file", type=Path, metavar="FILE")
     made = add(box, "show", link_show, "say how the link is", "skerry link show --data DIR --json")
     with_data(made)
+    with_tenant(made)
     made.add_argument("--json", action="store_true")
     for name, words in (("cut", "cut the link until it is restored"), ("restore", "let the link come up again")):
         with_data(add(box, name, link_order(name), words, f"skerry link {name} --data DIR"))
@@ -826,6 +897,7 @@ def parser() -> argparse.ArgumentParser:
         box, "export", bundle_export, "write what the other side lacks", "skerry bundle export --data DIR /mnt/stick"
     )
     with_data(made)
+    with_tenant(made)
     made.add_argument("to", type=Path, metavar="FOLDER")
     made.add_argument("--site", metavar="SITE", help="at a hub: for which site")
     made.add_argument("--part-mib", type=int, default=0, metavar="N", help="split it over several media of this size")
@@ -838,6 +910,7 @@ def parser() -> argparse.ArgumentParser:
         box, "import", bundle_import, "read files from a stick", "skerry bundle import --data DIR /mnt/stick/*.bundle"
     )
     with_data(made)
+    with_tenant(made)
     made.add_argument("files", type=Path, nargs="+", metavar="FILE")
     made = add(
         box, "inspect", bundle_inspect, "say what files are, without a key", "skerry bundle inspect /mnt/stick/*.bundle"
@@ -853,6 +926,7 @@ def parser() -> argparse.ArgumentParser:
         "skerry receipt export --data DIR --number 12",
     )
     with_data(made)
+    with_tenant(made)
     made.add_argument("--number", type=int, metavar="N")
     made.add_argument("--site", metavar="SITE", help="at a hub: whose")
     made = add(
@@ -918,12 +992,15 @@ def parser() -> argparse.ArgumentParser:
         "skerry token create --name collector --role viewer",
     )
     with_data(made)
+    with_tenant(made)
     made.add_argument("--name", required=True)
     made.add_argument("--role", choices=("viewer", "operator", "admin", "operator-admin"), default="viewer")
     made = add(box, "list", token_list, "list the tokens", "skerry token list --data DIR")
     with_data(made)
+    with_tenant(made)
     made = add(box, "revoke", token_revoke, "end a token at once", "skerry token revoke --data DIR --name collector")
     with_data(made)
+    with_tenant(made)
     made.add_argument("--name", required=True)
 
     box = group("device", "devices that prove who they are", "skerry device code --data DIR --name drone-01")
@@ -1009,6 +1086,7 @@ def parser() -> argparse.ArgumentParser:
         "skerry account link --data DIR --name alice",
     )
     with_data(made)
+    with_tenant(made)
     made.add_argument("--name", required=True)
 
     made = add(
@@ -1019,6 +1097,7 @@ def parser() -> argparse.ArgumentParser:
         "skerry account role --data DIR --name alice --role operator-admin",
     )
     with_data(made)
+    with_tenant(made)
     made.add_argument("--name", required=True)
     made.add_argument("--role", choices=("viewer", "operator", "admin", "operator-admin"), required=True)
     made = add(

@@ -400,6 +400,15 @@ class GlassBroken(Body, frozen=True):
     until_ns: int
 
 
+@_fact("tenant.added")
+class TenantAdded(Body, frozen=True):
+    """At a hub, in the tenant's own log: it is kept here from now on. `admin` is its first account."""
+
+    name: str
+    admin: str
+    actor: str
+
+
 @_fact("access.seen")
 class AccessSeen(Body, frozen=True):
     """Somebody who may look across tenants looked. One event for each person, route and minute."""

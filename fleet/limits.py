@@ -108,6 +108,9 @@ quarantine_items_max = 10_000
 quarantine_bytes_max = 16 * 1024 * 1024
 quarantine_samples_max = 100  # of one reason in one run of the process
 
+# Tenants of one hub, each with a folder, threads and databases of its own
+tenants_max = 32
+
 # Pages and API
 page_items_max = 500
 page_items_default = 50

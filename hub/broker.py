@@ -168,6 +168,8 @@ class Broker:
         await self._allow({known: one for known, one in self._admitted.items() if known != user})
 
     async def _allow(self, admitted: dict[str, Admission]) -> None:
+        if admitted == self._admitted:
+            return
         self._admitted = admitted
         if self._keeper is None:  # it will read the configuration when it starts
             return

@@ -14,6 +14,7 @@ import ctypes
 import json
 import secrets
 from collections.abc import Mapping
+from itertools import chain
 
 from hub.broker import Admission, entry_of
 from hub.config import Link
@@ -27,9 +28,9 @@ _LIBRARIES = ("libcrypt.so.1", "libcrypt.so.2", None)  # of Debian; of others; i
 class External:
     """In the place of a `hub.broker.Broker`, with nothing to look after."""
 
-    def __init__(self, config: Link, tenant: str, name: str, room_mib: int) -> None:
+    def __init__(self, config: Link, name: str, room_mib: int) -> None:
         self.url, self.user, self.password = config.url, config.user, config.password
-        self._tenant, self._name, self._room_mib = tenant, name, room_mib
+        self._name, self._room_mib = name, room_mib
 
     def urls(self, host: str = "") -> tuple[str, ...]:
         return (self.url,)
@@ -47,15 +48,19 @@ class External:
         user, rights = jetstream.user_of(one.tenant, one.writer), jetstream.rights_of(one.tenant, one.writer)
         return json.dumps(entry_of(user, hashed(one.password, COST_OF_SITES), rights))
 
-    def configuration(self, sites: Mapping[str, str]) -> str:
-        """An account with the hub and its sites (name → `site_entry`), to be included in that server's configuration."""
-        rights = jetstream.rights_of_hub(self._tenant, self.user)
+    def configuration(self, tenants: Mapping[str, Mapping[str, str]]) -> str:
+        """An account with the hub and the sites of each tenant (name → `site_entry`), to be included in that server's
+        configuration."""
+        each = [jetstream.rights_of_hub(tenant, self.user) for tenant in tenants]
+        rights = jetstream.Rights(*(tuple(dict.fromkeys(chain.from_iterable(way))) for way in zip(*each, strict=True)))
         users = [f"# hub {self._name}", json.dumps(entry_of(self.user, hashed(self.password, COST_OF_THE_HUB), rights))]
-        for name, entry in sites.items():
-            users += [f"# site {name}", entry]
+        for sites in tenants.values():
+            for name, entry in sites.items():
+                users += [f"# site {name}", entry]
+        room_mib = self._room_mib * len(tenants)
         return "\n".join(
             (
-                f"# What hub {self._name} needs of a NATS server: an account with JetStream, and {self._room_mib:,} MiB in it.",
+                f"# What hub {self._name} needs of a NATS server: an account with JetStream, and {room_mib:,} MiB in it.",
                 "accounts {",
                 "  SKERRY {",
                 "    jetstream: enabled",

@@ -9,9 +9,9 @@ from collections.abc import Callable
 from hub import link_console
 from hub.bundles import Bundles
 from hub.charts import Charts
-from hub.config import Config
 from hub.harbor import Harbor
 from hub.lines import Lines
+from hub.quay import Quay
 from hub.segments import Segments
 from hub.shelf import HubShelf
 from hub.state import FleetHere
@@ -31,7 +31,7 @@ class Landing:
     def __init__(
         self,
         ground: Ground,
-        config: Config,
+        quay: Quay,
         fleet: FleetHere,
         aside: Aside,
         stale: Callable[[str], None],
@@ -50,9 +50,7 @@ class Landing:
         self.wharf = Wharf(
             log.tenant, ground.journal, ground.writer, self.shared, harbor, fleet, ground.clock.now_ns, stale
         )
-        self.lines = Lines(
-            ground.folder.root, config.link, config.limits, log.tenant, self._name, self.wharf, ground.clock.now_ns()
-        )
+        self.lines = Lines(quay, log.tenant, self.wharf)
         self.bundles = Bundles(
             ground.folder, ground.writer, self.me, self._shelf, ground.key, fleet, ground.clock, stale
         )
@@ -80,7 +78,6 @@ class Landing:
         return link_console.routes(self.lines, self.bundles, self._fleet, me)
 
     async def start(self) -> None:
-        """BrokerProblem when the broker does not come up."""
         with contextlib.closing(connect_reader(self._ground.folder.site_db)) as db:
             invitations = peers.invitations(db, self.me.tenant)
             self.wharf.load(db)
@@ -89,9 +86,6 @@ class Landing:
     async def run(self) -> None:
         """Supervised."""
         await self.lines.run()
-
-    async def stop(self) -> None:
-        await self.lines.stop()
 
     def close(self) -> None:
         self.segments.close()

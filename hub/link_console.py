@@ -36,14 +36,14 @@ class _Read(msgspec.Struct, frozen=True):
 
 
 def routes(lines: Lines, bundles: Bundles, fleet: FleetHere, me: tuple[str, str, bytes, bytes]) -> tuple[Entry, ...]:
-    """`me` is the hub's name, writer, key and sealing key."""
+    """`me` is the hub's name, writer, key and sealing key. What names files of this machine is not for one tenant's admin."""
 
     async def invite(request: Request) -> Response:
         wish = wish_of(await request.body(), _Invite)
         return render.data(await lines.invite(asked.who(request).name, wish.name, wish.urls, me), 201)
 
     async def to_enter(request: Request) -> Response:
-        whole, sites = lines.to_enter()
+        whole, sites = lines.to_enter(everybody=asked.who(request).role.across and not asked.house(request).prefix)
         return render.data({"configuration": whole, "sites": sites})
 
     async def show(request: Request) -> Response:
@@ -78,6 +78,6 @@ def routes(lines: Lines, bundles: Bundles, fleet: FleetHere, me: tuple[str, str,
         Entry("GET", "/console/links", show, Policy.ADMIN),
         Entry("GET", "/console/link", show, Policy.ADMIN),  # what `skerry link show` asks of either box
         Entry("GET", "/console/nats", to_enter, Policy.ADMIN),
-        Entry("POST", "/console/bundle/write", write, Policy.ADMIN, _BODY_BYTES_MAX),
-        Entry("POST", "/console/bundle/read", read, Policy.ADMIN, _BODY_BYTES_MAX),
+        Entry("POST", "/console/bundle/write", write, Policy.OPERATOR_ADMIN, _BODY_BYTES_MAX),
+        Entry("POST", "/console/bundle/read", read, Policy.OPERATOR_ADMIN, _BODY_BYTES_MAX),
     )

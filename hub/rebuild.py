@@ -8,6 +8,7 @@ Rules of the file
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from contextlib import closing
@@ -53,17 +54,28 @@ def every() -> list[View[Any]]:
     return [View(Projection(fold.NAME, fold.VERSION, fold.EMPTY, fold.advance), fold.State) for fold in anew.folds()]
 
 
-def rebuild(root: Path, progress: Progress = lambda done, total: None) -> Rebuilt:
-    """FolderProblem when there is no box in this folder, or one runs; StoreFault when it cannot be read."""
+def rebuild(root: Path, progress: Progress = lambda done, total: None) -> dict[str, Rebuilt]:
+    """By tenant, the hub's first one first. FolderProblem when there is no box in this folder, or one runs; StoreFault when
+    it cannot be read."""
     folder = Folder(root)
     if not folder.site_db.exists():
         raise FolderProblem(f"{root} holds no box; name its folder with --data")
-    folder.hold()
-    try:
-        with readable(folder.site_db.name):
-            return _rebuild(folder, progress)
-    finally:
-        folder.release()
+    made: dict[str, Rebuilt] = {}
+    with contextlib.ExitStack() as held:
+        folders = [folder, *folder.tenants()]
+        for one in folders:
+            one.hold()
+            held.callback(one.release)
+        for one in folders:
+            with readable(str(one.site_db)):
+                made[_tenant(one)] = _rebuild(one, progress)
+    return made
+
+
+def _tenant(folder: Folder) -> str:
+    with closing(connect_reader(folder.site_db)) as db:
+        row = db.execute("SELECT value FROM meta WHERE key='tenant'").fetchone()
+    return str(row[0]) if row else folder.root.name
 
 
 def _rebuild(folder: Folder, progress: Progress) -> Rebuilt:

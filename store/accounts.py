@@ -76,7 +76,19 @@ class _Failures(NamedTuple):
     since_ns: int  # monotonic
 
 
+class Guesses:
+    """Wrong passwords, by account and by address, and how many are hashed at once. All tenants of a hub share one, so that
+    an address is locked out whichever of them it tries."""
+
+    def __init__(self) -> None:
+        self.failures: dict[str, _Failures] = {}
+        self.hashing = asyncio.Semaphore(_HASHING_MAX)
+
+
 class Accounts:
+    """`house` is False at a hub's tenants beside its first: their people are viewers and admins of that one tenant, whom an
+    operator-admin gives the first account, and nobody is let in by a set-up link."""
+
     def __init__(
         self,
         journal: Journal,
@@ -86,22 +98,27 @@ class Accounts:
         tenant: str,
         now_ns: Callable[[], int],
         hub: bool = False,
+        house: bool = True,
+        guesses: Guesses | None = None,
         monotonic_ns: Callable[[], int] = time.monotonic_ns,
     ) -> None:
         self._journal, self._writer, self._reader, self._tenant = journal, writer, reader, tenant
         self._now_ns, self._monotonic_ns, self._hub = now_ns, monotonic_ns, hub
-        self._failures: dict[str, _Failures] = {}
+        self._house = house
+        guesses = guesses or Guesses()
+        self._failures, self._hashing = guesses.failures, guesses.hashing
         self._sessions: dict[bytes, tuple[Identity, int]] = {}
         self._tokens: dict[bytes, Identity] | None = None
         self._ended = 0  # counts what ended or changed: a look-up that began before must not be remembered
         self._entries: dict[bytes, tuple[str, int]] = {}  # sign-in links: account, until when (monotonic)
-        self._hashing = asyncio.Semaphore(_HASHING_MAX)
         self._glass: Glass | None = None
         self._seen: dict[tuple[str, str, str, str], int] = {}  # person, way, route, address: minute
 
     # -- first start ------------------------------------------------------------------------------------------
 
     async def needs_setup(self) -> bool:
+        if not self._house:
+            return False
         await self.look_at_glass()
         return not await self._reader.fetch("SELECT 1 FROM account WHERE name<>? LIMIT 1", (BREAK_GLASS,))
 
@@ -112,7 +129,9 @@ class Accounts:
         return secret
 
     async def set_up(self, link_secret: str, name: str, password: str, address: str) -> str:
-        _check_name(name)
+        if not self._house:
+            raise Refused("this set-up link was used or is not the latest; sign in", 403)
+        check_name(name)
         _check_password(password)
         hashed = await self._hash(password)
         offered = keys.secret_hash(link_secret).hex()
@@ -148,7 +167,7 @@ class Accounts:
                 self._count_failure(name, address)
         if not matches:
             await self._refuse_sign_in(name, address)
-        self._failures.pop(f"account {name}", None)
+        self._failures.pop(f"account {self._tenant} {name}", None)
         return await self._open_session(name, address, stored)
 
     async def create_entry(self, who: Identity, name: str) -> str:
@@ -178,23 +197,31 @@ class Accounts:
         return await self._open_session(name, address)
 
     def _check_lock(self, name: str, address: str) -> None:
-        locked = max(self._locked(who, most) for who, most in _bounds(name, address))
+        locked = max(self._locked(who, most) for who, most in self._bounds(name, address))
         if locked:
             raise Refused(f"too many failed attempts; try again in {-(-locked // MINUTE)} min", 429)
 
     def _count_failure(self, name: str, address: str) -> None:
         if len(self._failures) > _FAILURES_HELD_MAX:
             self._failures.clear()  # a flood of invented names must not fill the memory
-        for who, _ in _bounds(name, address):
+        for who, _ in self._bounds(name, address):
             held = self._failures.get(who, _Failures(0, 0))
             self._failures[who] = _Failures(held.times + 1, self._monotonic_ns())
 
     async def _refuse_sign_in(self, name: str, address: str) -> None:
-        for who, most in _bounds(name, address):
+        for who, most in self._bounds(name, address):
             if self._failures.get(who, _Failures(0, 0)).times == most:
-                await self._record("", events.AccountRefused(name[:64], address, f"locked: {who}"))
+                locked = f"account {name}" if who.startswith("account ") else who
+                await self._record("", events.AccountRefused(name[:64], address, f"locked: {locked}"))
         await self._record(name[:64], events.AccountRefused(name[:64], address, "wrong name or password"))
         raise Refused("the name or the password is wrong", 401)
+
+    def _bounds(self, name: str, address: str) -> tuple[tuple[str, int], ...]:
+        """What counts failures, and how many lock it. The sealed account's secret is beyond guessing, and nobody may lock
+        it."""
+        by_address = (f"address {address}", _ADDRESS_FAILURES_MAX)
+        by_account = (f"account {self._tenant} {name}", _ACCOUNT_FAILURES_MAX)
+        return (by_address,) if name == BREAK_GLASS else (by_account, by_address)
 
     def _locked(self, who: str, most: int) -> int:
         """For how many ns `who` stays locked out; 0: not at all."""
@@ -251,8 +278,9 @@ class Accounts:
         if held is None:
             rows = await self._reader.fetch(
                 "SELECT account.name, account.role, account.tenant, session.expires_ns FROM session JOIN account"
-                " ON account.name = session.account WHERE session.secret_hash=? AND NOT account.disabled",
-                (digest,),
+                " ON account.name = session.account WHERE session.secret_hash=? AND account.tenant=?"
+                " AND NOT account.disabled",
+                (digest, self._tenant),
             )
             if not rows:
                 return None
@@ -293,9 +321,9 @@ class Accounts:
         self, who: Identity, name: str, password: str, role: Role, sites: Sequence[str] = ()
     ) -> None:
         """At a hub `sites` are the names of those where it holds as well, `ALL` for every one."""
-        _check_name(name)
+        check_name(name)
         _check_password(password)
-        check_gift(who.role, role, hub=self._hub)
+        self._check_gift(who, role)
         self._check_sites(sites)
         hashed = await self._hash(password)
         await self._writer.write(lambda db: self._insert(db, name, hashed, role, who.name, sites))
@@ -318,6 +346,11 @@ class Accounts:
         for_sites = roster.bound_of(column).sites
         self._journal.stage(name, events.AccountCreated(name, role.name, actor, for_sites, self._tenant))
 
+    def _check_gift(self, who: Identity, role: Role) -> None:
+        check_gift(who.role, role, hub=self._hub)
+        if not self._house and role.across:
+            raise Refused("who looks across tenants has an account at the hub’s first tenant; make it there", 403)
+
     def _check_sites(self, sites: Sequence[str]) -> None:
         if sites and not self._hub:
             raise Refused("an account of a site is for that site; accounts for several are made at their hub")
@@ -327,7 +360,7 @@ class Accounts:
     ) -> None:
         """Give another role, or at a hub other sites; what is None stays."""
         if role is not None:
-            check_gift(who.role, role, hub=self._hub)
+            self._check_gift(who, role)
         self._check_sites(sites or ())
 
         def job(db: sqlite3.Connection) -> None:
@@ -490,7 +523,8 @@ class Accounts:
         tokens, ended = self._tokens, self._ended
         if tokens is None:
             rows = await self._reader.fetch(
-                "SELECT secret_hash, name, role, tenant FROM token WHERE revoked_ns IS NULL"
+                "SELECT secret_hash, name, role, tenant FROM token WHERE revoked_ns IS NULL AND tenant=?",
+                (self._tenant,),
             )
             tokens = {
                 digest: Identity(name=name, role=Role[role], tenant=tenant, via="token")
@@ -507,8 +541,8 @@ class Accounts:
         return [TokenView(name=row[0], role=Role[row[1]], created_ns=row[2], revoked_ns=row[3]) for row in rows]
 
     async def create_token(self, who: Identity, name: str, role: Role) -> str:
-        _check_name(name)
-        check_gift(who.role, role, hub=self._hub)
+        check_name(name)
+        self._check_gift(who, role)
         secret = keys.new_secret("skerry")
 
         def job(db: sqlite3.Connection) -> None:
@@ -557,12 +591,6 @@ _SET_META = "INSERT INTO meta VALUES (?,?) ON CONFLICT DO UPDATE SET value=exclu
 _ANYBODY = "SELECT 1 FROM account WHERE name<>? LIMIT 1"
 
 
-def _bounds(name: str, address: str) -> tuple[tuple[str, int], ...]:
-    """What counts failures, and how many lock it. The sealed account's secret is beyond guessing, and nobody may lock it."""
-    by_address = (f"address {address}", _ADDRESS_FAILURES_MAX)
-    return (by_address,) if name == BREAK_GLASS else ((f"account {name}", _ACCOUNT_FAILURES_MAX), by_address)
-
-
 def _typed(secret: str) -> str:
     """The secret in an envelope as it is held against the hash, however its groups were typed."""
     return "".join(char for char in secret.upper() if char.isalnum()).translate(_LOOK_ALIKE)
@@ -578,7 +606,8 @@ _GLASS = (
 )
 
 
-def _check_name(name: str) -> None:
+def check_name(name: str) -> None:
+    """Refused (422) unless an account may have it."""
     if name == BREAK_GLASS:
         raise Refused(f"{BREAK_GLASS} is the name of the sealed account; choose another one", 422)
     if not _NAME.fullmatch(name):

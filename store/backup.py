@@ -4,6 +4,8 @@ A backup is a folder: site.db, series.db, the open partitions of telemetry, the 
 took over from its sites), the writer's key, at a hub the authority that its sites pinned, and `manifest.json` with the
 SHA-256 of each, signed by that key (`manifest.sig`). docs/formats.md has the layout.
 
+A hub's other tenants lie under `tenants/`, each a backup of its own; the hub's manifest names the hash of each one's.
+
 Rules of the file
   1  All databases are read in one instant: a read transaction is opened on each before the first page is copied, and
      the instant is taken again if a partition was sealed in between. So every record that site.db has seen is in a
@@ -29,7 +31,7 @@ import re
 import shutil
 import sqlite3
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import NamedTuple
@@ -42,7 +44,7 @@ from store import keys, peers, telemetry
 from store.clock import WallClock
 from store.database import connect, connect_reader
 from store.faults import Fault, StoreFault, fault_of
-from store.folder import REVISION, Folder, is_known, revision_of
+from store.folder import REVISION, TENANTS, Folder, is_known, revision_of
 from store.journal import Identity, Journal, head_of, read_identity, start_log, write_identity
 from store.telemetry import Segment
 
@@ -99,6 +101,7 @@ class Manifest(msgspec.Struct, frozen=True):
     public_key: str
     files: tuple[File, ...]
     missing: tuple[Missing, ...] = ()
+    tenants: dict[str, str] = {}  # of a hub's other tenants, each a backup under tenants/: the SHA-256 of its manifest
 
 
 # -- making one -------------------------------------------------------------------------------------------------
@@ -122,17 +125,46 @@ def backup(folder: Folder, to: Path, progress: Progress = lambda done, total: No
         raise BackupProblem(f"{to} is already there; choose another name")
     if not folder.site_db.exists():
         raise BackupProblem(f"{folder.root} holds no appliance: there is no site.db in it")
-    key = _key_of(folder.writer_key)
     with _made_whole(to) as fresh:
-        with ExitStack() as held:
-            copying = _Copying(fresh, progress)
-            manifest = copying.everything(folder, _instant(folder, held))
-        raw = msgspec.json.format(msgspec.json.encode(manifest), indent=1)
-        _write(fresh / MANIFEST, raw)
-        _write(fresh / SIGNATURE, key.sign(_DOMAIN + raw))
+        tenants, missing = _tenants(folder, fresh, progress)
+        _, manifest = _one(folder, fresh, progress, tenants, missing)
     size = sum(file.bytes for file in manifest.files)
     words = f"{to} holds {manifest.site} up to event {manifest.seq:,} in {len(manifest.files)} files, {size:,} bytes"
+    words += f", and {len(tenants)} more tenants" if tenants else ""
     return f"{words}; {len(manifest.missing)} files are missing, see {MANIFEST}" if manifest.missing else words
+
+
+def _one(
+    folder: Folder, to: Path, progress: Progress, tenants: dict[str, str], missing: Sequence[Missing]
+) -> tuple[str, Manifest]:
+    """One box into a folder that is there; the hash of its manifest, and that."""
+    key = _key_of(folder.writer_key)
+    with ExitStack() as held:
+        manifest = _Copying(to, progress).everything(folder, _instant(folder, held))
+    manifest = msgspec.structs.replace(manifest, tenants=tenants, missing=(*manifest.missing, *missing))
+    raw = msgspec.json.format(msgspec.json.encode(manifest), indent=1)
+    _write(to / MANIFEST, raw)
+    _write(to / SIGNATURE, key.sign(_DOMAIN + raw))
+    return hashlib.sha256(raw).hexdigest(), manifest
+
+
+def _tenants(folder: Folder, fresh: Path, progress: Progress) -> tuple[dict[str, str], list[Missing]]:
+    """A hub's other tenants, each with its manifest. One that cannot be read is left out, and named."""
+    made: dict[str, str] = {}
+    missing: list[Missing] = []
+    for one in folder.tenants():
+        name, to = one.root.name, fresh / TENANTS / one.root.name
+        to.mkdir(mode=0o700, parents=True)
+        try:
+            made[name], _ = _one(one, to, progress, {}, ())
+        except (StoreFault, BackupProblem) as problem:
+            shutil.rmtree(to)
+            missing.append(Missing(f"{TENANTS}/{name}", str(problem)))
+            continue
+        keys.sync_folder(to)
+    if made:
+        keys.sync_folder(fresh / TENANTS)
+    return made, missing
 
 
 def _instant(folder: Folder, held: ExitStack) -> _Instant:
@@ -314,30 +346,49 @@ def restore(source: Path, root: Path, progress: Progress = lambda done, total: N
     if root.exists() and (not root.is_dir() or any(root.iterdir())):
         raise BackupProblem(f"{root} is not empty; restore into a new folder, or move the old one away first")
     manifest = _manifest(source)
-    total = 2 * sum(file.bytes for file in manifest.files)
+    parts = {"": manifest} | {f"{TENANTS}/{name}": _part(source, name, told) for name, told in manifest.tenants.items()}
+    total = 2 * sum(file.bytes for part in parts.values() for file in part.files)
     done = 0
 
     def tell(size: int) -> None:
         nonlocal done
         progress(done := done + size, total)
 
-    for file in manifest.files:
-        if _digest(source / file.path, tell) != (file.bytes, file.sha256):
-            raise BackupProblem(f"{source}: {file.path} is not what the manifest says; use another backup")
-    _check_key(source, manifest)
+    for place, part in parts.items():
+        for file in part.files:
+            if _digest(source / place / file.path, tell) != (file.bytes, file.sha256):
+                raise BackupProblem(f"{source / place}: {file.path} is not what the manifest says; use another backup")
+        _check_key(source / place, part)
     with _made_whole(root) as fresh:
-        folder = Folder(fresh)
-        folder.prepare()
-        for file in manifest.files:
-            (fresh / file.path).parent.mkdir(mode=0o700, exist_ok=True)
-            if _copy(source / file.path, fresh / file.path, file.path, tell) != file:
-                raise BackupProblem(f"{source}: {file.path} changed while it was read; the medium may be failing")
-        log = _start_epoch(folder, manifest)
-        for name in filter(Path.is_dir, map(fresh.joinpath, _FOLDERS)):
-            keys.sync_folder(name)
+        logs = [_put(source / place, part, fresh / place, tell) for place, part in parts.items()]
     progress(total, total)
     lost = f"; {len(manifest.missing)} files were missing from the backup" if manifest.missing else ""
-    return f"{root} is {manifest.site} as of event {manifest.seq:,}; it goes on in epoch {log.epoch}{lost}"
+    more = f", with {len(parts) - 1} more tenants" if len(parts) > 1 else ""
+    return f"{root} is {manifest.site} as of event {manifest.seq:,}; it goes on in epoch {logs[0].epoch}{more}{lost}"
+
+
+def _part(source: Path, name: str, told: str) -> Manifest:
+    """What the signed manifest of a hub says of another of its tenants."""
+    place = source / TENANTS / name
+    if Path(name).name != name or name in (".", ".."):
+        raise BackupProblem(f"{source}: the manifest does not describe a backup ({name!r} is no tenant)")
+    part = _manifest(place)
+    if hashlib.sha256((place / MANIFEST).read_bytes()).hexdigest() != told or part.tenant != name:
+        raise BackupProblem(f"{place} is not the backup that was made with this one; use another backup")
+    return part
+
+
+def _put(source: Path, manifest: Manifest, to: Path, tell: Callable[[int], None]) -> Log:
+    folder = Folder(to)
+    folder.prepare()
+    for file in manifest.files:
+        (to / file.path).parent.mkdir(mode=0o700, exist_ok=True)
+        if _copy(source / file.path, to / file.path, file.path, tell) != file:
+            raise BackupProblem(f"{source}: {file.path} changed while it was read; the medium may be failing")
+    log = _start_epoch(folder, manifest)
+    for name in filter(Path.is_dir, map(to.joinpath, _FOLDERS)):
+        keys.sync_folder(name)
+    return log
 
 
 def _manifest(source: Path) -> Manifest:

@@ -12,6 +12,7 @@ damaged/         files that a disk gave back wrong, kept as they are
 uploads/         what devices upload, until it is whole and its records are stored
 files/           opaque files of devices, named by their SHA-256
 sticks/          files on their way to or from a stick, for as long as that takes
+tenants/         at a hub with several: the folder of each but the first, named as the tenant, built as this one
 control.sock     the command line's way in, for whoever may read this folder
 lock             held by the one process that runs on this folder
 """
@@ -31,6 +32,7 @@ from store.faults import Fault, StoreFault, fault_of
 from store.keys import sync_folder
 
 REVISION = "0007"
+TENANTS = "tenants"
 
 
 class FolderProblem(Exception):
@@ -64,6 +66,10 @@ class Folder:
         self.reserve = root / "reserve"
         self.control = root / "control.sock"
         self._lock: IO[str] | None = None
+
+    def tenants(self) -> list[Folder]:
+        """At a hub with several tenants, those of all but the first."""
+        return [Folder(path.parent) for path in sorted((self.root / TENANTS).glob("*/site.db"))]
 
     def prepare(self) -> None:
         """Make the folders. StoreFault when the disk does not allow it."""

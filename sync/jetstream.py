@@ -146,11 +146,12 @@ def rights_of_hub(tenant: str, user: str) -> Rights:
     )
     publish = [f"$JS.API.{call.format(stream)}" for stream in streams for call in calls]
     publish += [f"$JS.ACK.{stream}.>" for stream in streams]
-    return Rights((f"sk.{word}.>", *publish), (f"sk.{word}.up.>", f"{_inbox_of_hub(user)}.>"))
+    return Rights((f"sk.{word}.>", *publish), (f"sk.{word}.up.>", f"{_inbox_of_hub(tenant, user)}.>"))
 
 
-def _inbox_of_hub(user: str) -> str:
-    return f"_INBOX_{token(user)}"
+def _inbox_of_hub(tenant: str, user: str) -> str:
+    """A hub has one user and an end for each tenant: what is for one of them never comes to another."""
+    return f"_INBOX_{token(user)}.{token(tenant)}"
 
 
 class _Going(NamedTuple):
@@ -524,7 +525,7 @@ class HubEnd(_End):
         repair: Callable[[], Awaitable[None]] | None = None,
         hostname: str = "",
     ) -> None:
-        super().__init__(urls, user, password, _inbox_of_hub(user), ca, silence_s_max, hostname)
+        super().__init__(urls, user, password, _inbox_of_hub(tenant, user), ca, silence_s_max, hostname)
         self._tenant = tenant
         self._stream_bytes_max = stream_bytes_max
         self._probe_s = probe_s

@@ -386,6 +386,7 @@ async def alive(request: Request) -> Response:
 
 async def ready(request: Request) -> Response:
     """Whether to send here now; 503 with the reasons when not."""
-    found = await asked.box(request).health()
+    house = asked.house(request)
+    found = await (house.tenants or house.box).health()
     status = 200 if found.ready else 503
     return render.data(shapes.Ready(found.ready, found.problems, found.loops), status)

@@ -16,8 +16,8 @@ from starlette.websockets import WebSocket
 
 from web import asked, render
 from web.auth import Authentication, check_intent, same_origin
-from web.policy import Entry, Table, Talk, admit
-from web.ports import Box, People, Refused, Unavailable
+from web.policy import Entry, Policy, Table, Talk, admit
+from web.ports import Box, People, Refused, Tenants, Unavailable
 from web.routes import TABLE, TALKS
 
 HEADERS = {
@@ -42,12 +42,41 @@ def application(
     extra_talks: Iterable[Talk] = (),
     secure_cookies: bool = False,
     clock: Callable[[], int],
+    tenant: str = "",
+    prefix: str = "",
+    across: People | None = None,
+    tenants: Tenants | None = None,
 ) -> ASGIApp:
     """The pages and the API of a box. `extra_routes` and `extra_talks` (websockets) are the box's own, policy included;
-    `clock` gives Unix ns. AssertionError when a route has no policy."""
+    `clock` gives Unix ns; the rest is for a hub's tenants (`asked.House`). AssertionError when a route has no policy."""
     table = Table((*TABLE, *extra_routes), (*TALKS, *extra_talks))
-    house = asked.House(box, people, clock, secure_cookies)
-    return Headers(Finding(Authentication(Answer(), people), table, house))
+    house = asked.House(box, people, clock, secure_cookies, tenant, prefix, across, tenants)
+    return at_home(table, house)
+
+
+def absent(house: asked.House, extra_routes: Iterable[Entry] = ()) -> ASGIApp:
+    """A tenant that is not here, which to a stranger is as one where he has no account: the same rows, and behind none of
+    them but the public ones is anything."""
+    rows = (*TABLE, *extra_routes)
+    table = Table(
+        (row if row.policy is Policy.PUBLIC else row._replace(handler=_nothing) for row in rows),
+        (talk._replace(handler=_silence) for talk in TALKS),
+    )
+    return at_home(table, house)
+
+
+async def _silence(socket: WebSocket) -> None:
+    await socket.receive()
+    await socket.close(_NOT_ALLOWED)
+
+
+async def _nothing(request: Request) -> Response:
+    raise Refused(f"There is no tenant {asked.house(request).tenant} here that is open; see the page Tenants.", 404)
+
+
+def at_home(table: Table, house: asked.House) -> ASGIApp:
+    """What answers for one tenant; nothing of it knows another."""
+    return Headers(Finding(Authentication(Answer()), table, house))
 
 
 class Headers:

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 from starlette.requests import HTTPConnection, Request
 
 from fleet.limits import SECOND
-from web.ports import AsOf, Box, Identity, Past, People, Refused
+from web.ports import AsOf, Box, Identity, Past, People, Refused, Tenants
 from web.words import when
 
 
@@ -27,6 +27,10 @@ class House(NamedTuple):
     people: People
     clock: Callable[[], int]
     secure_cookies: bool
+    tenant: str = ""  # of a hub; a site has one for good, and does not name it
+    prefix: str = ""  # where the pages of this tenant are: /t/NAME, or nothing for the hub's first
+    across: People | None = None  # of another tenant: those among the hub's first who look across all of them
+    tenants: Tenants | None = None  # all of a hub's
 
 
 def house(request: HTTPConnection) -> House:

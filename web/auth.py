@@ -9,14 +9,15 @@ from __future__ import annotations
 import hmac
 from http.cookies import CookieError, SimpleCookie
 
+import msgspec
 from starlette.datastructures import Headers
 from starlette.requests import HTTPConnection, Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from web import forms
+from web import asked, forms
 from web.policy import Policy
-from web.ports import Identity, People, Refused, Role
+from web.ports import Identity, Refused, Role
 
 SESSION_COOKIE = "skerry_session"
 SESSION_SECONDS = 30 * 86_400  # the browser's side; the box ends a session when it sees fit
@@ -29,29 +30,57 @@ _SECRET_CHARS_MAX = 256
 class Authentication:
     """A PUBLIC route asks nobody: no look-up is spent on it."""
 
-    def __init__(self, app: ASGIApp, people: People) -> None:
+    def __init__(self, app: ASGIApp) -> None:
         self._app = app
-        self._people = people
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] in ("http", "websocket"):
             entry = scope.get("skerry.entry")
             public = entry is not None and entry.policy is Policy.PUBLIC
-            scope["skerry.who"] = None if public else await identify(scope, self._people)
+            scope["skerry.who"] = None if public else await identify(scope, scope["skerry.house"])
         await self._app(scope, receive, send)
 
 
-async def identify(scope: Scope, people: People) -> Identity | None:
+async def identify(scope: Scope, house: asked.House) -> Identity | None:
+    """One of this tenant's people, or of those at the hub's first tenant who look across. Whoever has an account elsewhere is
+    nobody here."""
     if from_control_socket(scope):
         return Identity(name="console", role=Role.OPERATOR_ADMIN, via="console", address="console")
-    headers = Headers(scope=scope)
     address = address_of(scope)
+    found = await _known(Headers(scope=scope), address, house)
+    # From where this one asks: what is known of a session or a token was perhaps first asked for from elsewhere.
+    return msgspec.structs.replace(found, address=address) if found is not None else None
+
+
+async def _known(headers: Headers, address: str, house: asked.House) -> Identity | None:
     scheme, _, token = headers.get("authorization", "").partition(" ")
     if scheme.lower() == "bearer":
         token = token.strip()
-        return await people.bearer(token, address) if 0 < len(token) <= _SECRET_CHARS_MAX else None
-    secret = cookie(headers, SESSION_COOKIE)
-    return await people.session(secret, address) if secret else None
+        if not 0 < len(token) <= _SECRET_CHARS_MAX:
+            return None
+        found = await house.people.bearer(token, address)
+        if found is None and house.across is not None:
+            found = _across(await house.across.bearer(token, address))
+        return found
+    own = cookie(headers, session_cookie(house))
+    found = await house.people.session(own, address) if own else None
+    if found is None and house.across is not None and (other := cookie(headers, SESSION_COOKIE)):
+        found = _across(await house.across.session(other, address))
+    return found
+
+
+def _across(who: Identity | None) -> Identity | None:
+    return guest(who) if who is not None and who.role.across else None
+
+
+def guest(who: Identity) -> Identity:
+    """At another tenant than his own, under a name that none of its accounts can have."""
+    return msgspec.structs.replace(who, name=f"{who.name} of {who.tenant}")
+
+
+def session_cookie(house: asked.House) -> str:
+    """Each tenant has a cookie of its own name: one browser may be signed in at several."""
+    return f"{SESSION_COOKIE}_{house.tenant}" if house.prefix else SESSION_COOKIE
 
 
 def from_control_socket(scope: Scope) -> bool:
@@ -106,11 +135,28 @@ async def check_intent(request: Request, who: Identity | None) -> None:
         raise Refused("This page is older than your session, so nothing was done. Reload it and try again.", 403)
 
 
-def open_session(response: Response, secret: str, *, secure: bool) -> None:
+def open_session(request: Request, response: Response, secret: str) -> None:
+    house = asked.house(request)
     response.set_cookie(
-        SESSION_COOKIE, secret, max_age=SESSION_SECONDS, path="/", httponly=True, samesite="lax", secure=secure
+        session_cookie(house),
+        secret,
+        max_age=SESSION_SECONDS,
+        path=f"{house.prefix}/",
+        httponly=True,
+        samesite="lax",
+        secure=house.secure_cookies,
     )
 
 
-def close_session(response: Response, *, secure: bool) -> None:
-    response.delete_cookie(SESSION_COOKIE, path="/", httponly=True, samesite="lax", secure=secure)
+async def close_session(request: Request, response: Response) -> None:
+    """The session at this tenant, or the one at the hub's first that looks in here."""
+    house, headers, address = asked.house(request), request.headers, address_of(request.scope)
+    for people, name, path in (
+        (house.people, session_cookie(house), f"{house.prefix}/"),
+        (house.across, SESSION_COOKIE, "/"),
+    ):
+        secret = cookie(headers, name)
+        if people is not None and secret:
+            await people.sign_out(secret, address)
+            response.delete_cookie(name, path=path, httponly=True, samesite="lax", secure=house.secure_cookies)
+            return

@@ -67,7 +67,7 @@ async def enter(request: Request) -> Response:
     """GET /enter/{secret}: a link from the console opens a session and leads to the first page."""
     secret = await asked.people(request).enter(request.path_params["secret"], auth.address_of(request.scope))
     response = RedirectResponse("/", 303)
-    auth.open_session(response, secret, secure=asked.house(request).secure_cookies)
+    auth.open_session(request, response, secret)
     return response
 
 

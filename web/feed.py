@@ -8,6 +8,7 @@ stream ends after a while, so that a token that was revoked loses its feed; the 
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import AsyncIterator
 
 import msgspec
@@ -25,16 +26,17 @@ BEAT_SECONDS = 5.0
 FEED_SECONDS_MAX = 300.0
 _CURSOR_MAX = 1 << 62
 
-_open = 0
+_open: Counter[str] = Counter()  # by tenant
 
 
 async def feed(request: Request) -> Response:
     """Events as they happen (text/event-stream), from `after` or `Last-Event-ID` on; without either, from now on."""
     after = await _after(request)
-    if _open >= FEEDS_MAX:
+    tenant = asked.house(request).tenant
+    if _open[tenant] >= FEEDS_MAX:
         raise Unavailable(f"{FEEDS_MAX} programs follow the feed already; read /api/v1/events with a cursor instead")
     return StreamingResponse(
-        _counted(_stream(request, after)),
+        _counted(tenant, _stream(request, after)),
         media_type="text/event-stream",
         headers={"cache-control": "no-store", "x-accel-buffering": "no"},
     )
@@ -52,14 +54,13 @@ async def _after(request: Request) -> int:
     return newest[0].position if newest else 0
 
 
-async def _counted(stream: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-    global _open
-    _open += 1
+async def _counted(tenant: str, stream: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    _open[tenant] += 1
     try:
         async for message in stream:
             yield message
     finally:
-        _open -= 1
+        _open[tenant] -= 1
 
 
 async def _stream(request: Request, after: int) -> AsyncIterator[bytes]:

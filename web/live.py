@@ -8,6 +8,7 @@ page comes back by itself.
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import AsyncIterator
 
 from starlette.requests import Request
@@ -22,29 +23,29 @@ BEAT_SECONDS = 2.0
 STALLED_SECONDS = 8.0  # the box promises a sign of life every five; without one there is no beat
 STREAM_SECONDS_MAX = 300.0
 
-_open = 0
+_open: Counter[str] = Counter()  # by tenant: one that has many pages open leaves the others theirs
 
 
 async def live(request: Request) -> Response:
     """GET /live?topic=site"""
-    if _open >= STREAMS_MAX:
+    tenant = asked.house(request).tenant
+    if _open[tenant] >= STREAMS_MAX:
         raise Unavailable(f"{STREAMS_MAX} pages are open already. This page is right, but does not move; reload it.")
     topics = frozenset(request.query_params.getlist("topic")[:8])
     return StreamingResponse(
-        _counted(_stream(request, topics, resumed="last-event-id" in request.headers)),
+        _counted(tenant, _stream(request, topics, resumed="last-event-id" in request.headers)),
         media_type="text/event-stream",
         headers={"cache-control": "no-store", "x-accel-buffering": "no"},
     )
 
 
-async def _counted(stream: AsyncIterator[str]) -> AsyncIterator[str]:
-    global _open
-    _open += 1
+async def _counted(tenant: str, stream: AsyncIterator[str]) -> AsyncIterator[str]:
+    _open[tenant] += 1
     try:
         async for message in stream:
             yield message
     finally:
-        _open -= 1
+        _open[tenant] -= 1
 
 
 async def _stream(request: Request, topics: frozenset[str], *, resumed: bool) -> AsyncIterator[str]:
@@ -58,7 +59,7 @@ async def _stream(request: Request, topics: frozenset[str], *, resumed: bool) ->
         while time() - started < STREAM_SECONDS_MAX:
             waiting = waiting or asyncio.ensure_future(anext(watch))
             done, _ = await asyncio.wait({waiting}, timeout=BEAT_SECONDS)
-            if await identify(request.scope, asked.people(request)) is None:  # signed out, or let go, meanwhile:
+            if await identify(request.scope, asked.house(request)) is None:  # signed out, or let go, meanwhile:
                 yield _message("stale", clock())  # what the page asks for now leads it to the sign-in
                 return
             if done:

@@ -18,7 +18,11 @@ if TYPE_CHECKING:
 
 async def metrics(request: Request) -> Response:
     """GET /metrics"""
-    gauges = await asked.box(request).gauges()
+    house, who = asked.house(request), asked.who(request)
+    if house.tenants is not None and not house.prefix and who.role.across:
+        gauges = await house.tenants.gauges(who, request.headers.get("user-agent", ""))
+    else:
+        gauges = await house.box.gauges()
     body = await asyncio.to_thread(text, gauges)  # thousands of nodes take a while; pages do not wait for it
     return Response(body, media_type="text/plain; version=0.0.4; charset=utf-8")
 

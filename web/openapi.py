@@ -207,7 +207,9 @@ _PREFIX = "#/components/schemas/{name}"
 
 async def description(request: Request) -> Response:
     """This description."""
-    return render.data(document(request.scope["skerry.table"], asked.box(request).version))
+    made = document(request.scope["skerry.table"], asked.box(request).version)
+    prefix = asked.house(request).prefix
+    return render.data(made | {"servers": [{"url": prefix}]} if prefix else made)
 
 
 def described(entry: Entry) -> bool:

@@ -876,6 +876,40 @@ class People(Protocol):
     async def revoke_token(self, who: Identity, name: str) -> None: ...
 
 
+class TenantLine(_View, frozen=True):
+    """A tenant on a hub's page of all of them. `prefix` is where its pages are; `problem` says why it has none now."""
+
+    name: str
+    prefix: str
+    sites: int = 0
+    sites_live: int = 0
+    nodes: int = 0
+    nodes_live: int = 0
+    needing: int = 0
+    problem: str = ""
+
+
+class Tenants(Protocol):
+    """All tenants of a hub, for those who look across them. That they looked is told in the log of each that they saw."""
+
+    async def lines(self, who: Identity, route: str, agent: str) -> Sequence[TenantLine]:
+        """The hub's first tenant first, then by name."""
+        ...
+
+    async def add(self, who: Identity, name: str, admin: str) -> str:
+        """Another tenant, and its first admin; the secret of a sign-in link for him (NAME/enter/SECRET), good for an
+        hour. Refused (409, 422) when that cannot be."""
+        ...
+
+    async def gauges(self, who: Identity, agent: str) -> Sequence[Gauge | Durations]:
+        """Those of all, each with the label of its tenant where there are several."""
+        ...
+
+    async def health(self) -> Fitness:
+        """Of all; who else is not ready stands there as a number."""
+        ...
+
+
 class Past(Protocol):
     """The same reads as of a moment (Unix ns). What a moment is, and whether it may be asked for, is checked by
     `web.asked.moment`."""

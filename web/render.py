@@ -96,7 +96,12 @@ def context(request: Request, values: Mapping[str, Any]) -> dict[str, Any]:
     house = asked.house(request)
     scheme = cookie(request.headers, SCHEME_COOKIE)
     who = asked.whoever(request)
+    across = who is not None and who.role.across and house.tenants is not None
     return {
+        "tenant": house.tenant,
+        "at_tenant": house.prefix,
+        "looks_across": across,
+        "is_guest": across and bool(house.prefix),
         "site_name": house.box.name,
         "version": house.box.version,
         "is_hub": house.box.hub,
@@ -129,6 +134,7 @@ def page(request: Request, name: str, /, *, status: int = 200, **values: Any) ->
         body = template.render(filled)
     if filled["as_of"] is not None:
         body = carried(body, words.iso(filled["as_of"].at_ns))
+    body = placed(body, asked.house(request).prefix)
     return Response(body, status, {"cache-control": "no-store", "vary": "HX-Request"}, "text/html; charset=utf-8")
 
 
@@ -150,10 +156,23 @@ def carried(body: str, moment: str) -> str:
     return _FORM.sub(lambda found: found[0] + hidden, _LINK.sub(link, body))
 
 
+_PLACED = re.compile(
+    r'(?<!data-house )\b(href|action|formaction|hx-get|hx-post|hx-sse:connect|data-series)="/(?!/|static/)'
+)
+
+
+def placed(body: str, prefix: str) -> str:
+    """A page of another tenant than a hub's first: every address in it stays with that tenant, but for those marked
+    `data-house`. What people wrote cannot be taken for one: their quotation marks are escaped."""
+    return _PLACED.sub(lambda found: f'{found[1]}="{prefix}/', body) if prefix else body
+
+
 def halves(request: Request, name: str, /, **values: Any) -> tuple[str, str]:
     """A page cut where it says so, for an answer that is written bit by bit."""
     cut = "<!-- the rest follows -->"
-    head, _, tail = environment().get_template(f"pages/{name}.html").render(context(request, values)).partition(cut)
+    filled = context(request, values)
+    body = placed(environment().get_template(f"pages/{name}.html").render(filled), asked.house(request).prefix)
+    head, _, tail = body.partition(cut)
     return head, tail
 
 

@@ -8,6 +8,7 @@ that was cut has missed nothing by the time of its first `whole`. It ends with t
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing, suppress
 
@@ -29,13 +30,13 @@ _AGAINST, _RESTART, _LATER = 1008, 1012, 1013  # RFC 6455 7.4.1, and its registr
 _REASON_CHARS_MAX = 120  # a close frame holds 125 bytes
 _FULL = f"{STREAMS_MAX} programs follow already; ask /api/v1/nodes instead"
 
-_open = 0
+_open: Counter[str] = Counter()  # by tenant
 
 
 async def stream(request: Request) -> Response:
     """The latest state of nodes, and its changes as they come (text/event-stream)."""
     wish, who = _wish(request), asked.who(request)
-    if _open >= STREAMS_MAX:
+    if _open[asked.house(request).tenant] >= STREAMS_MAX:
         raise Unavailable(_FULL)
     return StreamingResponse(
         _events(request, who, wish),
@@ -57,7 +58,7 @@ async def socket(talk: WebSocket) -> None:
     assert who is not None
     try:
         wish = _wish(talk)
-        if _open >= STREAMS_MAX:
+        if _open[asked.house(talk).tenant] >= STREAMS_MAX:
             raise Refused(_FULL, 503)
     except Refused as refused:
         await talk.receive()
@@ -82,7 +83,7 @@ async def _say(talk: WebSocket, who: Identity, wish: latest.Wish) -> None:
         except Unavailable as unavailable:
             await talk.close(_LATER, str(unavailable)[:_REASON_CHARS_MAX])
             return
-        still = await identify(talk.scope, asked.people(talk)) is not None
+        still = await identify(talk.scope, asked.house(talk)) is not None
         await talk.close(*((_RESTART, "the box is stopping") if still else (_AGAINST, "signed out, or let go")))
 
 
@@ -93,9 +94,9 @@ async def _hear(talk: WebSocket) -> None:
 
 
 async def _messages(request: HTTPConnection, who: Identity, wish: latest.Wish) -> AsyncGenerator[latest.Message, None]:
-    global _open
+    tenant = asked.house(request).tenant
     box, clock, time = asked.box(request), asked.house(request).clock, asyncio.get_running_loop().time
-    _open += 1
+    _open[tenant] += 1
     try:
         board, reader = await latest.follow(box, who, wish)
         told = known = time()
@@ -103,7 +104,7 @@ async def _messages(request: HTTPConnection, who: Identity, wish: latest.Wish) -
             while not board.over:
                 if time() - known >= BEAT_SECONDS:
                     known = time()
-                    if await identify(request.scope, asked.people(request)) is None:
+                    if await identify(request.scope, asked.house(request)) is None:
                         return
                 reader.woken.clear()
                 message = board.take(reader, clock())
@@ -120,7 +121,7 @@ async def _messages(request: HTTPConnection, who: Identity, wish: latest.Wish) -
         finally:
             await latest.quit_board(box, who, board, reader)
     finally:
-        _open -= 1
+        _open[tenant] -= 1
 
 
 def _wish(request: HTTPConnection) -> latest.Wish:

@@ -603,6 +603,7 @@ EVENTS: dict[str, _Says] = {
     "roster.refused": lambda f: f"people from the hub were refused ({f['reason']}); version {f['version']} stays",
     "glass.sealed": lambda f: f"a break-glass account was sealed{_by(f)}",
     "glass.broken": lambda f: f"the break-glass account was used from {f['address']}; good until {when(f['until_ns'])}",
+    "tenant.added": lambda f: f"tenant {f['name']} added, {f['admin']} its first admin{_by(f)}",
     "access.seen": lambda f: (
         f"{f['name']} ({_role(f['role'])}) asked for {f['route']} from {f['address'] or 'here'}"
         + (f" with {f['agent']}" if f["agent"] else "")

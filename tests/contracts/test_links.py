@@ -276,8 +276,8 @@ async def test_the_brokers_own_answers_never_count_as_somebodys_parcel(wire: Jet
         subject(TENANT, "down", BIRCH, Lane.CONTROL),
         "$JS.API.STREAM.PURGE.SEG_fleet",
         "$JS.API.STREAM.DELETE.SEG_fleet",
-        f"_INBOX_hub.p.{BIRCH}.log",
-        "_INBOX_hub.a.1",
+        f"_INBOX_hub.{TENANT}.p.{BIRCH}.log",
+        f"_INBOX_hub.{TENANT}.a.1",
     ):
         await mallory.publish(mine, b"\x01", reply=to)
     await mallory.flush()

@@ -23,7 +23,7 @@ from fleet.people import Identity, Refused, Role
 from fleet.present import Present, Told
 from hub.box import HubBox, Parts
 from hub.charts import Charts
-from hub.compose import LIFECYCLE
+from hub.realm import LIFECYCLE
 from hub.state import FleetHere
 from store import peers
 from store.database import connect

@@ -182,8 +182,8 @@ def foreign(tmp_path: Path) -> Iterator[Foreign]:
 
 def account(foreign: Foreign, *sites: Admission, room_mib: int = 64) -> tuple[External, str]:
     link = Link(url=foreign.url, user="skerry", password="an operator's password")
-    made = External(link, TENANT, "harbor", room_mib)
-    return made, made.configuration({one.writer: made.site_entry(one) for one in sites})
+    made = External(link, "harbor", room_mib)
+    return made, made.configuration({TENANT: {one.writer: made.site_entry(one) for one in sites}})
 
 
 @contextlib.asynccontextmanager
@@ -256,7 +256,9 @@ async def test_more_room_for_what_waits_is_given_to_streams_that_are_there(forei
         async with hub_end(server, size) as hub:
             await until(lambda: hub.up)
             client = Client()
-            await client.connect(foreign.url, user=server.user, password=server.password, inbox_prefix="_INBOX_skerry")
+            await client.connect(
+                foreign.url, user=server.user, password=server.password, inbox_prefix="_INBOX_skerry.fleet"
+            )
             while True:
                 with contextlib.suppress(Exception):
                     info = await client.jetstream().stream_info("LOG_fleet")

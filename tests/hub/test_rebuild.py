@@ -19,8 +19,9 @@ from fleet import events
 from fleet.connectivity import Mode
 from fleet.events import Body
 from fleet.projections import lifecycle
+from hub import rebuild as rebuilding
 from hub.compose import Hub
-from hub.rebuild import Rebuilt, rebuild
+from hub.rebuild import Rebuilt
 from store.folder import FolderProblem, FolderTaken
 from tests.hub.sites import HARBOR
 from tests.store.alder import Alder, turns
@@ -52,6 +53,11 @@ async def data(tmp_path: Path) -> Path:
     finally:
         await hub.stop()
     return tmp_path / "harbor"
+
+
+def rebuild(data: Path, progress: rebuilding.Progress = lambda done, total: None) -> Rebuilt:
+    (found,) = rebuilding.rebuild(data, progress).values()
+    return found
 
 
 def named(found: Rebuilt, name: str) -> tuple[str, str]:

@@ -36,6 +36,7 @@ async def _login(request: Request, *, problem: str = "", status: int = 200, name
         name=name,
         onward=_local(request.query_params.get("next", "")),
         empty=await asked.people(request).needs_setup(),
+        elsewhere=asked.house(request).prefix,
     )
 
 
@@ -49,7 +50,7 @@ async def sign_in(request: Request) -> Response:
     except Refused as refused:
         return await _login(request, problem=str(refused), status=refused.status, name=fields.get("name", "")[:128])
     response = render.see(_local(fields.get("next", "")) or "/")
-    auth.open_session(response, secret, secure=asked.house(request).secure_cookies)
+    auth.open_session(request, response, secret)
     return response
 
 
@@ -61,12 +62,12 @@ def _local(path: str) -> str:
 
 async def sign_out(request: Request) -> Response:
     """POST /logout"""
-    secure = asked.house(request).secure_cookies
-    secret = auth.cookie(request.headers, auth.SESSION_COOKIE)
-    if secret:
-        await asked.people(request).sign_out(secret, auth.address_of(request.scope))
-    response = render.see("/login?done=signed-out")
-    auth.close_session(response, secure=secure)
+    who, house = asked.who(request), asked.house(request)
+    # Whoever looked in from the hub's first tenant signs in there again.
+    response = render.see(
+        "../../login?done=signed-out" if house.prefix and who.role.across else "/login?done=signed-out"
+    )
+    await auth.close_session(request, response)
     return response
 
 
@@ -92,7 +93,7 @@ async def set_up(request: Request) -> Response:
     except Refused as refused:
         return await _set_up(request, problem=str(refused), status=refused.status, name=fields.get("name", "")[:128])
     response = render.see("/")
-    auth.open_session(response, secret, secure=asked.house(request).secure_cookies)
+    auth.open_session(request, response, secret)
     return response
 
 
@@ -172,8 +173,9 @@ def _standing(roster: RosterView, links: Sequence[LinkView]) -> Standing:
 
 def _roles(request: Request) -> tuple[Role, ...]:
     """Those that whoever asks may give; the store decides."""
-    who, hub = asked.who(request), asked.box(request).hub
-    return tuple(role for role in Role if role <= who.role and (who.role.across or not role.across or not hub))
+    who, house = asked.who(request), asked.house(request)
+    across = not house.box.hub or (who.role.across and not house.prefix)
+    return tuple(role for role in Role if role <= who.role and (across or not role.across))
 
 
 def me_of(request: Request) -> dict[str, Any]:
@@ -187,6 +189,8 @@ async def change_password(request: Request) -> Response:
     try:
         if who.via != "session":
             raise Refused("A token has no password. Sign in as a person.", 409)
+        if asked.house(request).prefix and who.role.across:
+            raise Refused("Your account is at the hub’s first tenant; change its password there.", 409)
         await asked.people(request).change_password(who, who.name, new_password(fields))
     except Refused as refused:
         return await _show(request, problem=str(refused), status=refused.status)
