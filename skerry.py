@@ -855,7 +855,10 @@ def parser() -> argparse.ArgumentParser:
     with_data(made)
 
     inner = box.add_parser(
-        "tenant", help="the tenants of a hub", epilog="example:\n  skerry hub tenant list --data DIR"
+        "tenant",
+        help="the tenants of a hub",
+        epilog="example:\n  skerry hub tenant list --data DIR",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     ).add_subparsers(metavar="COMMAND", required=True)
     made = add(
         inner,
