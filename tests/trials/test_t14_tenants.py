@@ -294,6 +294,7 @@ async def answered(person: Person, prefix: str, wish: Asked) -> Answer:
 
 
 _TIME = re.compile(r"\d[\d.,:\u202f]*( ?(ms|s|min|h|d|days?|B|KiB|MiB|%)\b)?")
+_ADDRESS = re.compile(r'(?<!data-house )(?<=[ \n])(?!(?:value|d|title)=)[\w:-]+="/(?!t/tropic/|static/)[^"]*"')
 _ULID = re.compile(r"01[0-9A-HJKMNP-TV-Z]{24}")
 
 
@@ -419,14 +420,17 @@ async def test_who_looks_across_sees_it_and_every_look_is_told_where_he_looked(s
 
 async def test_what_is_asked_for_is_there(stage: Stage) -> None:
     """The control of the other way: its own admin gets it, so that a refusal is not the only answer there is."""
-    shown = set()
+    shown, astray = set(), set()
     for entry in rows(stage.hub):
         if entry.method == "GET" and entry.path not in STREAMS:
             answer = await answered(stage.owner, stage.tropic.prefix, asked(entry, stage.tropic.ids))
+            if "text/html" in str(answer.headers):
+                astray |= {f"{entry.path}: {found}" for found in _ADDRESS.findall(answer.body)}
             if answer.status == 200 and (
                 entry.path.endswith("{number}") or any(mark in answer.body for mark in stage.tropic.marks)
             ):
                 shown.add(entry.path)
+    assert astray == set(), "every address on a page of tropic leads to tropic"
     assert {"/nodes/{id}", "/links/{id}", "/links/{id}/receipts/{number}", "/policies/{id}", "/domains/{id}"} <= shown
     assert {"/api/v1/nodes/{id}", "/api/v1/policies", "/quarantine", "/account", "/audit", "/journal"} <= shown
 
