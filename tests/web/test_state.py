@@ -287,7 +287,7 @@ async def test_a_slow_reader_gets_the_newest_and_nothing_in_between(server: Serv
 async def test_two_hundred_who_never_read_hold_nobody_up_and_memory_is_flat(server: Server) -> None:
     lines = [deaf(server, (STREAM, SOCKET)[number % 2]) for number in range(SLOW_READERS)]
     try:
-        eventually(lambda: state._open == SLOW_READERS)
+        eventually(lambda: state._open[""] == SLOW_READERS)
         async with following(server) as line:
             await whole(line)
             live_on(server, 300)  # until every buffer in between is full
@@ -301,7 +301,7 @@ async def test_two_hundred_who_never_read_hold_nobody_up_and_memory_is_flat(serv
     finally:
         for slow in lines:
             slow.close()
-    eventually(lambda: state._open == 0)
+    eventually(lambda: state._open[""] == 0)
 
 
 @pytest.mark.parametrize("path", [STREAM, SOCKET])
@@ -309,11 +309,11 @@ async def test_who_takes_nothing_at_all_is_let_go(server: Server, monkeypatch: p
     monkeypatch.setattr(http_server, "STALL_SECONDS", 0.2)
     server.island.texts = dict.fromkeys(server.island.rows, "x" * 20_000)
     with deaf(server, path):
-        eventually(lambda: state._open == 1)
+        eventually(lambda: state._open[""] == 1)
 
         def look() -> bool:
             live_on(server, 20)
-            return state._open == 0
+            return state._open[""] == 0
 
         eventually(look)
 
