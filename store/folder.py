@@ -31,7 +31,7 @@ from store.database import connect
 from store.faults import Fault, StoreFault, fault_of
 from store.keys import sync_folder
 
-REVISION = "0007"
+REVISION = "0008"
 TENANTS = "tenants"
 
 

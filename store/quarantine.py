@@ -60,7 +60,8 @@ class Quarantine:
         """Write what waits; whether there was anything. On a fault it stays and is tried again."""
         if not self._waiting:
             return False
-        batch = list(self._waiting)
+        # Taken out before the write: pages flush too, and of two at once each has its own.
+        batch = [self._waiting.popleft() for _ in range(len(self._waiting))]
 
         def job(db: sqlite3.Connection) -> None:
             for at_ns, intake, source, reason, raw in batch:
@@ -79,9 +80,8 @@ class Quarantine:
         try:
             await self._writer.write(job)
         except StoreFault:
+            self._waiting.extendleft(reversed(batch))
             return False
-        for _ in batch:
-            self._waiting.popleft()
         return True
 
     def _trim(self, db: sqlite3.Connection) -> None:

@@ -166,6 +166,7 @@ CREATE TABLE quarantine (
 	decision VARCHAR, 
 	PRIMARY KEY (id)
 );
+CREATE INDEX quarantine_same ON quarantine (tenant, intake, source, reason, raw);
 CREATE TABLE receipt (
 	site VARCHAR NOT NULL, 
 	number INTEGER NOT NULL, 

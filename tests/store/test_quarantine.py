@@ -153,3 +153,11 @@ async def test_another_tenant_sees_none_of_it(corner: Corner) -> None:
     assert await other.count() == 0
     with pytest.raises(Refused):
         await other.settle(1, "drop", "", "mallory")
+
+
+async def test_two_that_write_what_waits_at_once_keep_each_item_once(corner: Corner) -> None:
+    for number in range(5):
+        corner.quarantine.put("http", MALLORY, "no JSON", b"%d" % number)
+    done = await asyncio.gather(*(corner.quarantine.flush() for _ in range(3)))
+    assert sorted(done) == [False, False, True]
+    assert [item.times for item in await corner.held()] == [1] * 5
