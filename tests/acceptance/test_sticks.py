@@ -70,8 +70,8 @@ def taken(box: Box, path: Path) -> str:
 
 
 def ports() -> tuple[str, ...]:
-    flags = [f"127.0.0.1:{free_port()}" for _ in range(3)]
-    return ("--http", flags[0], "--syslog-udp", flags[1], "--syslog-tcp", flags[2])
+    flags = [f"127.0.0.1:{free_port()}" for _ in range(4)]
+    return ("--http", flags[0], "--syslog-udp", flags[1], "--syslog-tcp", flags[2], "--mqtt", flags[3])
 
 
 def site_at(data: Path) -> Box:

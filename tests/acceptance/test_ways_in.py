@@ -45,7 +45,7 @@ def hub_at(root: Path, **environment: str) -> Box:
 
 
 def alder_at(root: Path) -> Box:
-    ports = ("--http", "--syslog-udp", "--syslog-tcp")
+    ports = ("--http", "--syslog-udp", "--syslog-tcp", "--mqtt")
     flags = [word for flag in ports for word in (flag, f"127.0.0.1:{free_port()}")]
     return Box(root / "alder", "appliance", "alder", *flags, environment={"SKERRY_PING_ENABLED": "false"})
 

@@ -225,7 +225,9 @@ async def test_verify_tells_how_far_it_is_and_ends_with_a_sentence(alder: Applia
 async def test_a_box_that_cannot_listen_leaves_nothing_open(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        config = Config(http=Http(listen=f"127.0.0.1:{port}"), syslog=ALDER.syslog, budget=ALDER.budget)
+        config = Config(
+            http=Http(listen=f"127.0.0.1:{port}"), syslog=ALDER.syslog, mqtt=ALDER.mqtt, budget=ALDER.budget
+        )
         with pytest.raises(ListenProblem, match=rf"http cannot listen on 127\.0\.0\.1:{port}"):
             await Appliance(tmp_path / "alder", config).start()
     again = Appliance(tmp_path / "alder", ALDER)  # neither lock nor socket is left behind

@@ -188,11 +188,13 @@ def test_an_empty_folder_may_be_a_mounted_disk(made: Path, tmp_path: Path) -> No
     backup.restore(made, tmp_path / "disk")
     assert sorted(path.name for path in (tmp_path / "disk").iterdir()) == [
         "damaged",
+        "files",
         "keys",
         "segments",
         "series.db",
         "site.db",
         "telemetry",
+        "uploads",
     ]
 
 

@@ -7,6 +7,7 @@ it was then.
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 from collections import Counter
 from concurrent.futures import ProcessPoolExecutor
@@ -73,7 +74,10 @@ def test_whatever_goes_wrong_nothing_is_lost_and_all_come_to_rest() -> None:
     failed: list[str] = []
     seeds = range(LARGE + SMALL)
     sites = [SITES if seed < LARGE else sites_of(seed) for seed in seeds]
-    with ProcessPoolExecutor(os.cpu_count()) as pool:
+    # Fresh processes now and then: a fork of the one that runs the tests would inherit how seldom a box looks for cycles.
+    with ProcessPoolExecutor(
+        os.cpu_count(), mp_context=multiprocessing.get_context("spawn"), max_tasks_per_child=8
+    ) as pool:
         for made in pool.map(run, seeds, sites):
             counts.update(made.counts)
             turns.update(made.turns)
