@@ -580,11 +580,11 @@ def _control(data: Path, method: str, path: str, body: Any = None) -> Any:
 
 async def _ask_briefly(data: Path, control: Path, method: str, path: str, body: Any) -> Any:
     from appliance.compose import Appliance
-    from appliance.config import Budget, Config, Http, Ping, Syslog
+    from appliance.config import Config, Http, Mqtt, Ping, Syslog
     from store.control import call
 
     quiet = Config(
-        http=Http(listen="127.0.0.1:0"), syslog=Syslog(udp="", tcp=""), ping=Ping(enabled=False), budget=Budget()
+        http=Http(listen="127.0.0.1:0"), syslog=Syslog(udp="", tcp=""), mqtt=Mqtt(listen=""), ping=Ping(enabled=False)
     )
     appliance = Appliance(data, quiet)
     await appliance.start()
@@ -623,7 +623,7 @@ def device_list(args: argparse.Namespace) -> int:
 def _stands(credential: Mapping[str, Any], now_ns: int) -> str:
     if credential["revoked_ns"] is not None:
         return "revoked"
-    return "expired" if (credential["expires_ns"] or now_ns + 1) <= now_ns else "counts"
+    return "expired" if (credential["expires_ns"] or now_ns + 1) <= now_ns else "valid"
 
 
 def _since(now_ns: int, at_ns: int) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import re
@@ -406,3 +407,12 @@ def test_a_port_that_is_free_again_is_used_at_once(tmp_path: Path) -> None:
         assert second.http == port
         with socket.create_connection(("127.0.0.1", port), 5):
             pass
+
+
+def test_a_question_to_a_folder_at_rest_needs_no_port_that_somebody_may_have(used: Path) -> None:
+    with contextlib.ExitStack() as taken:
+        for port in (1883, 5514, 8080):
+            with contextlib.suppress(OSError):  # somebody has it already, which will do
+                taken.enter_context(socket.create_server(("127.0.0.1", port)))
+        listed = skerry("token", "list", "--data", str(used))
+        assert (listed.returncode, listed.stderr) == (0, "")
