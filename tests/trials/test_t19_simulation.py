@@ -10,7 +10,6 @@ from __future__ import annotations
 import multiprocessing
 import os
 from collections import Counter
-from concurrent.futures import ProcessPoolExecutor
 
 import pytest
 
@@ -75,13 +74,13 @@ def test_whatever_goes_wrong_nothing_is_lost_and_all_come_to_rest() -> None:
     seeds = range(LARGE + SMALL)
     sites = [SITES if seed < LARGE else sites_of(seed) for seed in seeds]
     # Fresh processes now and then: a fork of the one that runs the tests would inherit how seldom a box looks for cycles.
-    with ProcessPoolExecutor(
-        os.cpu_count(), mp_context=multiprocessing.get_context("spawn"), max_tasks_per_child=8
-    ) as pool:
-        for made in pool.map(run, seeds, sites):
+    with multiprocessing.get_context("spawn").Pool(os.cpu_count(), maxtasksperchild=8) as pool:
+        for made in pool.starmap(run, zip(seeds, sites, strict=True), chunksize=1):
             counts.update(made.counts)
             turns.update(made.turns)
             failed += [f"{made.again}: {problem}" for problem in made.problems]
+        pool.close()
+        pool.join()
     print(f"\n{len(seeds)} seeds, {sum(sites)} sites: {dict(sorted(counts.items()))}\n{dict(sorted(turns.items()))}")
     assert failed == []
     assert {what: counts[what] for what in FAULTS if counts[what] < TIMES_MIN} == {}
