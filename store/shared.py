@@ -323,10 +323,8 @@ class Shared:
             if identity and generation.isascii() and generation.isdigit() and len(generation) < _DIGITS_MAX:
                 there[Place(Id(tenant, kind, identity), int(generation))] = heads
         if scope is not None:
-            scope = {
-                *scope,
-                *(place.document.id for place in there),
-            }  # the other side knows best what it has written of
+            # Also what the other side lists: it knows best what it has written of.
+            scope = {*scope, *(place.document.id for place in there)}
         mine = document.heads(db, tenant, nodes=scope or {place.document.id for place in there})
         if scope is not None and theirs:
             first, last = theirs[0][:2], theirs[-1][:2]

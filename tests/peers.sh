@@ -1,7 +1,7 @@
 #!/bin/sh
 # Real peers for the tests. As root they are installed (Debian packages); otherwise the tests that need one say that they skip.
 set -u
-want="rsyslog rsyslog-gnutls mosquitto mosquitto-clients curl openssl bsdutils chromium prometheus fping faketime strace zstd jq"
+want="rsyslog rsyslog-gnutls mosquitto mosquitto-clients influxdb curl openssl bsdutils chromium prometheus fping faketime strace zstd jq"
 missing=""
 for package in $want; do
     dpkg-query -W -f='${Status}' "$package" 2>/dev/null | grep -q 'install ok installed' || missing="$missing $package"
