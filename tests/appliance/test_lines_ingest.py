@@ -321,7 +321,9 @@ with InfluxDBClient(url=url, token="alder-token", org="fleet", enable_gzip=gzip)
 """
 
 
-@pytest.mark.skipif(not (ROOT / ".venv" / "peers").exists(), reason="influxdb-client is not installed (make test installs it)")
+@pytest.mark.skipif(
+    not (ROOT / ".venv" / "peers").exists(), reason="influxdb-client is not installed (make test installs it)"
+)
 @pytest.mark.parametrize("packed", ["plain", "gzip"])
 def test_influxdb_client_writes_unchanged(tmp_path: Path, packed: str) -> None:
     with island(tmp_path / "alder") as site:
