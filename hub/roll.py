@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 
 from fleet.attention import Item
 from fleet.connectivity import Reach
+from fleet.node import Kind
 from hub.state import FleetHere, NodeHere, SiteHere
 from web import rows
 from web.ports import NodeQuery, NodeRow
@@ -101,6 +102,7 @@ class Roll:
         self.version = 0  # while it is the same, so is all that is asked here
         self._rows: dict[str, NodeRow] = {}
         self._words: dict[str, str] = {}  # by node, what a search finds it by
+        self._kinds: dict[Kind, set[str]] = {kind: set() for kind in Kind}  # nodes of each; few are asked for, of many
         self._reach: Counter[Reach] = Counter()
         self._tags: Counter[str] = Counter()
         self._troubles: dict[str, list[Item]] = {}  # of nodes that may need a person
@@ -155,9 +157,11 @@ class Roll:
         if former is not None:
             self._reach[former.reach] -= 1
             self._tags.subtract(former.tags)
+            self._kinds[former.kind].discard(former.id)
         if row is not None:
             self._reach[row.reach] += 1
             self._tags.update(row.tags)
+            self._kinds[row.kind].add(row.id)
 
     def _keep(self, node_id: str, row: NodeRow | None) -> None:
         if row is None:
@@ -233,6 +237,8 @@ class Roll:
         elif query.reach:
             ranks = sorted(rows.ranks_of(query.reach))
             ids = [node_id for rank in ranks for _, node_id in self._ranks.get(rank, ())]
+        elif query.kind:
+            ids = self._sorted(self._kinds[query.kind], ids)
         text = query.text.strip().lower()
         if text and len(ids) < len(self._words):
             ids = [node_id for node_id in ids if text in self._words[node_id]]
