@@ -14,7 +14,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ctypes
-import json
 import logging
 import os
 import re
@@ -24,6 +23,8 @@ import socket
 import sysconfig
 from pathlib import Path
 from typing import NamedTuple
+
+import msgspec
 
 from store.keys import new_secret, sync_folder
 from sync import jetstream
@@ -217,8 +218,8 @@ class Broker:
             }
         fresh = self._config.with_suffix(".new")
         fd = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-        with os.fdopen(fd, "w") as file:
-            json.dump(config, file, indent=1)  # JSON is a form that its configuration may have
+        with os.fdopen(fd, "wb") as file:
+            file.write(msgspec.json.format(msgspec.json.encode(config), indent=1))  # a form that it may have
             file.flush()
             os.fsync(file.fileno())
         fresh.rename(self._config)

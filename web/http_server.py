@@ -1,4 +1,4 @@
-"""The HTTP server: uvicorn over h11, with the deadlines that it does not have.
+"""The HTTP server: uvicorn over httptools, with the deadlines and the bound of a head that they do not have.
 
 A connection that does not get a whole request head across within `HEAD_SECONDS` is closed, whether it is the first one
 or a later one, so that slow clients cannot hold every connection. Bodies have their own deadline, where they are read. A peer
@@ -14,9 +14,8 @@ import struct
 import termios
 from typing import TYPE_CHECKING, Any
 
-import h11
 import uvicorn
-from uvicorn.protocols.http.h11_impl import H11Protocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
 if TYPE_CHECKING:
@@ -25,7 +24,8 @@ if TYPE_CHECKING:
 HEAD_SECONDS = 10.0
 STALL_SECONDS = 30.0
 _KEEP_ALIVE_SECONDS = 15
-_HEAD_BYTES_MAX = 64 * 1024
+_HEAD_BYTES_MAX = 64 * 1024  # also of what follows a body that came in chunks
+_FRAMING_MAX = 8  # bytes around one byte of a body: what chunks of a single byte take
 _GATHERED_BYTES_MAX = 64 * 1024
 WEBSOCKET_BYTES_MAX = 1024 * 1024  # of one message
 _CONNECTIONS_MAX = 2_000  # beyond it a request is answered 503 at once
@@ -110,15 +110,19 @@ class Talking(_Heeded, WebSocketsSansIOProtocol):
     """A websocket."""
 
 
-class Punctual(_Heeded, H11Protocol):
+class Punctual(_Heeded, HttpToolsProtocol):
     _deadline: asyncio.TimerHandle | None = None
+    _loose = 0  # bytes that came and belong to no body, since the last head or message was whole
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(Gathering(transport, self.loop))  # type: ignore[arg-type]
         self._wait_for_head()
 
     def data_received(self, data: bytes) -> None:
+        self._loose += len(data)
         super().data_received(data)
+        if self._loose > _HEAD_BYTES_MAX and not self.transport.is_closing():
+            self.send_400_response("The head of this request is too long.")  # the parser would hold all of it
         if self.transport.get_protocol() is not self:
             return  # it is a websocket from here on
         if self.cycle is not None and not self.cycle.response_complete:
@@ -126,12 +130,24 @@ class Punctual(_Heeded, H11Protocol):
         elif self._deadline is None:
             self._wait_for_head()
 
-    def handle_websocket_upgrade(self, event: h11.Request) -> None:
+    def on_headers_complete(self) -> None:
+        self._loose = 0
+        super().on_headers_complete()
+
+    def on_body(self, body: bytes) -> None:
+        self._loose = max(self._loose - _FRAMING_MAX * len(body), 0)
+        super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        self._loose = 0
+        super().on_message_complete()
+
+    def handle_websocket_upgrade(self) -> None:
         self._head_came()  # what it says from here on is no head
         if isinstance(self.transport, Gathering):
             self.transport.flush()
             self.transport = self.transport.behind
-        super().handle_websocket_upgrade(event)
+        super().handle_websocket_upgrade()
 
     def on_response_complete(self) -> None:
         super().on_response_complete()
@@ -169,7 +185,6 @@ def server(app: ASGIApp) -> uvicorn.Server:
         server_header=False,
         timeout_keep_alive=_KEEP_ALIVE_SECONDS,
         timeout_graceful_shutdown=3,
-        h11_max_incomplete_event_size=_HEAD_BYTES_MAX,
         limit_concurrency=_CONNECTIONS_MAX,
     )
     return uvicorn.Server(settings)
