@@ -12,7 +12,7 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -42,7 +42,7 @@ def appliance_run(args: argparse.Namespace) -> int:
     except ConfigProblem as problem:
         fail(str(problem), 2)
     _log_to_stderr()
-    return asyncio.run(_run_appliance(args.data, config))
+    return _serve(_run_appliance(args.data, config))
 
 
 async def _run_appliance(data: Path, config: Any) -> int:
@@ -75,6 +75,14 @@ async def _run_appliance(data: Path, config: Any) -> int:
     return 0
 
 
+def _serve(box: Coroutine[Any, Any, int]) -> int:
+    """Run a box on uvloop: its event loop carries every message that comes in."""
+    import uvloop
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return runner.run(box)
+
+
 def _log_to_stderr() -> None:
     import logging
 
@@ -95,7 +103,7 @@ def hub_run(args: argparse.Namespace) -> int:
     except ConfigProblem as problem:
         fail(str(problem), 2)
     _log_to_stderr()
-    return asyncio.run(_run_hub(args.data, config))
+    return _serve(_run_hub(args.data, config))
 
 
 async def _run_hub(data: Path, config: Any) -> int:
