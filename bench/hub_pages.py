@@ -220,7 +220,12 @@ def _measured(
     paths = _paths(nodes[0], writers[0], live[0])
     began, here, used_s = time.monotonic(), hub.events(), cpu_s(hub.process.pid)
     figures = {name: _times(hub, token, path) for name, path in paths.items()}
-    past = {name: _times(hub, token, f"{paths[name]}?as_of={moment}") for name in ("/", "/nodes/{id}") if name in paths}
+    known = ("/", "/nodes/{id}", "/links", "/journal", "/policies", "/domains/")
+    past = {
+        name: _times(hub, token, f"{path}?as_of={moment}")
+        for name, path in paths.items()
+        if ("?" not in name and name in known) or name.startswith("/domains/")
+    }
     lasted = time.monotonic() - began
     load = {
         "events": float(hub.events()),

@@ -158,7 +158,7 @@ class Answer:
             who = asked.whoever(request)
             capped = Request(request.scope, _capped(request, receive, entry.body_bytes_max))
             admit(entry, who)
-            if request.query_params.get("as_of") and not entry.past:
+            if request.scope["query_string"] and request.query_params.get("as_of") and not entry.past:
                 raise Refused(_NOW_ONLY, 400)
             await check_intent(capped, who)
             if who is not None and who.watched:
