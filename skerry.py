@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 Run = Callable[[argparse.Namespace], int]
+_FILES_MAX = 65_536
 
 
 def fail(words: str, status: int = 1) -> NoReturn:
@@ -76,9 +77,14 @@ async def _run_appliance(data: Path, config: Any) -> int:
 
 
 def _serve(box: Coroutine[Any, Any, int]) -> int:
-    """Run a box on uvloop: its event loop carries every message that comes in."""
+    """Run a box on uvloop: its event loop carries every message that comes in. Each sender takes a descriptor, and the usual
+    bound is for programs that talk to few."""
+    import resource
+
     import uvloop
 
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, min(hard, _FILES_MAX)), hard))
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         return runner.run(box)
 

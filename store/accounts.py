@@ -4,7 +4,8 @@ Rules of the file
   1  A secret goes out once; its hash stays.
   2  Every change, every sign-in and every refusal is an event, in the transaction that makes it so.
   3  A refusal never tells whether the name or the password was wrong, and takes as long either way.
-  4  Too many failures lock the account and the address for a while; the lock is per process, the trail is in the log.
+  4  Too many failures lock the account for the address they came from, and the address, for a while; only very many from
+     everywhere lock the account for all, or anybody could lock everybody out. The lock is per process, the trail in the log.
   5  At a site an account of its hub is the hub's: it is changed there, and comes with the next roster (`store.roster`).
   6  The sealed account opens one session, and then nothing more until somebody seals another.
 """
@@ -45,7 +46,8 @@ _CLOCK_SLACK_NS = DAY
 _NAME = re.compile(r"[\w.@-]{1,64}")
 _PASSWORD_CHARS_MIN = 10
 _PASSWORD_CHARS_MAX = 256
-_ACCOUNT_FAILURES_MAX = 5
+_PAIR_FAILURES_MAX = 5  # for one account from one address
+_ACCOUNT_FAILURES_MAX = 100
 _ADDRESS_FAILURES_MAX = 20
 _ENTRY_NS = 60 * MINUTE
 _LOCK_NS = 15 * MINUTE
@@ -167,7 +169,7 @@ class Accounts:
                 self._count_failure(name, address)
         if not matches:
             await self._refuse_sign_in(name, address)
-        self._failures.pop(f"account {self._tenant} {name}", None)
+        self._failures.pop(self._pair(name, address), None)
         return await self._open_session(name, address, stored)
 
     async def create_entry(self, who: Identity, name: str) -> str:
@@ -211,7 +213,7 @@ class Accounts:
     async def _refuse_sign_in(self, name: str, address: str) -> None:
         for who, most in self._bounds(name, address):
             if self._failures.get(who, _Failures(0, 0)).times == most:
-                locked = f"account {name}" if who.startswith("account ") else who
+                locked = {self._pair(name, address): f"account {name} from {address}"}.get(who, who)
                 await self._record("", events.AccountRefused(name[:64], address, f"locked: {locked}"))
         await self._record(name[:64], events.AccountRefused(name[:64], address, "wrong name or password"))
         raise Refused("the name or the password is wrong", 401)
@@ -220,8 +222,12 @@ class Accounts:
         """What counts failures, and how many lock it. The sealed account's secret is beyond guessing, and nobody may lock
         it."""
         by_address = (f"address {address}", _ADDRESS_FAILURES_MAX)
-        by_account = (f"account {self._tenant} {name}", _ACCOUNT_FAILURES_MAX)
-        return (by_address,) if name == BREAK_GLASS else (by_account, by_address)
+        by_account = (f"account {name} of {self._tenant}", _ACCOUNT_FAILURES_MAX)
+        by_pair = (self._pair(name, address), _PAIR_FAILURES_MAX)
+        return (by_address,) if name == BREAK_GLASS else (by_pair, by_address, by_account)
+
+    def _pair(self, name: str, address: str) -> str:
+        return f"{self._tenant} {name} {address}"
 
     def _locked(self, who: str, most: int) -> int:
         """For how many ns `who` stays locked out; 0: not at all."""

@@ -1,7 +1,8 @@
 """The HTTP server: uvicorn over httptools, with the deadlines and the bound of a head that they do not have.
 
 A connection that does not get a whole request head across within `HEAD_SECONDS` is closed, whether it is the first one
-or a later one, so that slow clients cannot hold every connection. Bodies have their own deadline, where they are read. A peer
+or a later one, and when many hold connections without a word, the one that waited longest makes room for each that comes:
+slow clients cannot hold every connection. Bodies have their own deadline, where they are read. A peer
 that takes nothing of what waits for it for `STALL_SECONDS` is let go; a slow one that takes something is not.
 """
 
@@ -29,6 +30,7 @@ _FRAMING_MAX = 8  # bytes around one byte of a body: what chunks of a single byt
 _GATHERED_BYTES_MAX = 64 * 1024
 WEBSOCKET_BYTES_MAX = 1024 * 1024  # of one message
 _CONNECTIONS_MAX = 2_000  # beyond it a request is answered 503 at once
+_SILENT_MAX = 1_000  # connections that have said no whole head, or nothing since their last answer
 
 
 class Gathering:
@@ -111,12 +113,19 @@ class Talking(_Heeded, WebSocketsSansIOProtocol):
 
 
 class Punctual(_Heeded, HttpToolsProtocol):
+    """`silent` are those of this server whose turn it is to speak, the one that waited longest first."""
+
+    silent: dict[Punctual, None]
     _deadline: asyncio.TimerHandle | None = None
     _loose = 0  # bytes that came and belong to no body, since the last head or message was whole
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(Gathering(transport, self.loop))  # type: ignore[arg-type]
         self._wait_for_head()
+        if len(self.silent) > _SILENT_MAX:
+            longest = next(iter(self.silent))
+            del self.silent[longest]
+            longest.transport.close()
 
     def data_received(self, data: bytes) -> None:
         self._loose += len(data)
@@ -152,6 +161,8 @@ class Punctual(_Heeded, HttpToolsProtocol):
     def on_response_complete(self) -> None:
         super().on_response_complete()
         self._head_came()
+        if not self.transport.is_closing():
+            self.silent[self] = None
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._head_came()
@@ -159,8 +170,10 @@ class Punctual(_Heeded, HttpToolsProtocol):
 
     def _wait_for_head(self) -> None:
         self._deadline = self.loop.call_later(HEAD_SECONDS, self._late)
+        self.silent[self] = None
 
     def _head_came(self) -> None:
+        self.silent.pop(self, None)
         if self._deadline is not None:
             self._deadline.cancel()
             self._deadline = None
@@ -173,9 +186,10 @@ class Punctual(_Heeded, HttpToolsProtocol):
 
 def server(app: ASGIApp) -> uvicorn.Server:
     """A server for `app` that leaves signals, logging and sockets to its caller."""
+    protocol: type[asyncio.Protocol] = type("Punctual", (Punctual,), {"silent": {}})
     settings = uvicorn.Config(
         app,
-        http=Punctual,
+        http=protocol,
         ws=Talking,
         ws_max_size=WEBSOCKET_BYTES_MAX,
         ws_per_message_deflate=False,  # what is worth it is compressed already, and a bomb costs more than it brings

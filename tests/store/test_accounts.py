@@ -136,12 +136,22 @@ async def test_a_refusal_does_not_tell_which_part_was_wrong(house: House) -> Non
     assert ("account.refused", "alice") in house.told()
 
 
-async def test_five_failures_lock_the_account_for_a_while_and_the_log_says_so(house: House) -> None:
+async def test_five_failures_lock_the_account_for_that_address_and_the_log_says_so(house: House) -> None:
     for _ in range(5):
         await refused(house.accounts.sign_in("alice", "wrong password", ELSEWHERE), 401)
-    words = await refused(house.accounts.sign_in("alice", PASSWORD, HERE), 429)
+    words = await refused(house.accounts.sign_in("alice", PASSWORD, ELSEWHERE), 429)
     assert "try again in 15 min" in words
     assert ("account.refused", "") in house.told()
+    assert await house.accounts.sign_in("alice", PASSWORD, HERE), "whoever guesses locks himself out, and not her"
+    house.mono_ns += 15 * MINUTE
+    assert await house.accounts.sign_in("alice", PASSWORD, ELSEWHERE)
+
+
+async def test_guesses_from_everywhere_lock_the_account_for_all(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("store.accounts._ACCOUNT_FAILURES_MAX", 8)
+    for number in range(8):
+        await refused(house.accounts.sign_in("alice", "wrong password", f"10.0.0.{number}"), 401)
+    await refused(house.accounts.sign_in("alice", PASSWORD, HERE), 429)
     house.mono_ns += 15 * MINUTE
     assert await house.accounts.sign_in("alice", PASSWORD, HERE)
 
