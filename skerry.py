@@ -77,16 +77,12 @@ async def _run_appliance(data: Path, config: Any) -> int:
 
 
 def _serve(box: Coroutine[Any, Any, int]) -> int:
-    """Run a box on uvloop: its event loop carries every message that comes in. Each sender takes a descriptor, and the usual
-    bound is for programs that talk to few."""
+    """Run a box. Each sender takes a descriptor, and the usual bound is for programs that talk to few."""
     import resource
-
-    import uvloop
 
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, min(hard, _FILES_MAX)), hard))
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        return runner.run(box)
+    return asyncio.run(box)
 
 
 def _log_to_stderr() -> None:
