@@ -112,6 +112,7 @@ class ApplianceBox:
             lambda: self._listed().rows,
             tuple,
             Documents(parts.folder.site_db, parts.identity.log.tenant, self._where),
+            parts.autonomy.rights,
             parts.identity.log.writer,
         )
         self._moving = asyncio.Lock()

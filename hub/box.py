@@ -158,7 +158,10 @@ class HubBox:
             self._where,
         )
         documents = Documents(parts.folder.site_db, parts.identity.log.tenant, self._where)
-        self.past = Then(parts.turns, self, self._all_rows, self._told, documents) if parts.turns is not None else None
+        rights = parts.granting.rights if parts.granting is not None else None
+        self.past = (
+            Then(parts.turns, self, self._all_rows, self._told, documents, rights) if parts.turns is not None else None
+        )
 
     # -- the fleet ----------------------------------------------------------------------------------------------
 

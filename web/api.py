@@ -239,7 +239,7 @@ async def take(request: Request) -> Response:
 
 async def authority(request: Request) -> Response:
     """Who decides what is wanted of a domain or a node, at each site: since when, until when, and what is contested."""
-    return render.data(await pages_authority.find(request))
+    return render.data(await pages_authority.find(request, await asked.moment(request)))
 
 
 async def grant(request: Request) -> Response:

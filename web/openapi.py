@@ -165,7 +165,7 @@ SPOKEN: dict[tuple[str, str], Spoken] = {
     ("POST", "/api/v1/links/{id}"): Spoken(shapes.Done, body=shapes.LinkChange),
     ("POST", "/api/v1/nodes/{id}/take"): Spoken(shapes.Done, body=shapes.Take),
     ("POST", "/api/v1/nodes/{id}/parked"): Spoken(shapes.Done, body=shapes.SettleParked),
-    ("GET", "/api/v1/authority/{id}"): Spoken(AuthorityView),
+    ("GET", "/api/v1/authority/{id}"): Spoken(AuthorityView, (_AS_OF,)),
     ("POST", "/api/v1/authority/{id}"): Spoken(shapes.Done, body=shapes.Grant),
     ("POST", "/api/v1/authority/{id}/return"): Spoken(shapes.Done, body=shapes.Why),
     ("GET", "/api/v1/attention"): Spoken(

@@ -1,8 +1,9 @@
 """The pages as of a moment: what the history says stood then, on the rows that the box has now.
 
 Rules of the file
-  1  What the log knows of a moment is shown: modes, places, health, versions, links, what people had written; and what
-     the means of the charts say. In lists, names and tags are those of now. What nobody kept is not shown at all.
+  1  What the log knows of a moment is shown: modes, places, health, versions, links, who decided, what people had
+     written; and what the means of the charts say. In lists, names and tags are those of now. What nobody kept is not
+     shown at all.
   2  A site that was cut off at that moment and has told of it since is shown as it was. What it has not told yet is
      unknown, since its last word.
   3  The times of an answer are seen from the moment: `now_ns` of a view is the moment itself.
@@ -18,18 +19,19 @@ from typing import Protocol
 
 import msgspec
 
-from fleet import drift, lifecycle
+from fleet import authority, drift, lifecycle
+from fleet.authority import Chain, Names
 from fleet.connectivity import REACH, Mode, Reach
 from fleet.document import Kind as DocumentKind
 from fleet.document import View
 from fleet.events import Recorded
 from fleet.limits import MINUTE, SECOND
 from fleet.node import Actual, Connectivity, Desired, Firmware, Lifecycle, Node, SupplyChain
-from fleet.past import MISSING, Known, Track, Was
+from fleet.past import MISSING, Known, Track, Was, stamp_at
 from fleet.people import Identity, Refused
 from fleet.present import Present, Told
 from fleet.reading import Health, Position
-from web import ports, rows
+from web import deciding, ports, rows
 from web.words import age, when
 
 TURNS_MAX = 2_000  # of one node, for its slider
@@ -69,6 +71,20 @@ class Documents(Protocol):
     def applied(self, node: Node, view: View) -> Node: ...
 
 
+class Rights(Protocol):
+    """`store.rights`."""
+
+    here: str
+    place_of: Callable[[str], str]
+    names: Callable[[str], Names]
+
+    def at(self, stamp: int) -> Rights: ...
+
+    def chain(self, subject: str, place: str) -> Chain: ...
+
+    def of_node(self, node_id: str, plain: View) -> Chain: ...
+
+
 class SiteTold(msgspec.Struct, frozen=True):
     """A site of a hub, and up to which moment it has told everything (None: up to now)."""
 
@@ -89,6 +105,8 @@ class Now(Protocol):
     async def series(self, who: Identity, node_id: str, metric: str, from_ns: int, to_ns: int) -> ports.Series: ...
 
     async def links(self, who: Identity) -> ports.LinksView: ...
+
+    async def authority(self, who: Identity, subject: str) -> ports.AuthorityView: ...
 
     async def timeline(
         self,
@@ -111,11 +129,12 @@ class Then:
         every: Callable[[], Sequence[ports.NodeRow]],
         told: Callable[[], Sequence[SiteTold]],
         documents: Documents,
+        rights: Rights | None,
         own: str = "",
     ) -> None:
-        """`own`: at a site its writer, under which its link's turns stand."""
+        """`rights` is None where nobody grants anything. `own`: at a site its writer, under which its link's turns stand."""
         self._history, self._box, self._every, self._told, self._documents = history, box, every, told, documents
-        self._own = own
+        self._rights, self._own = rights, own
 
     async def known(self, who: Identity) -> Known:
         return await asyncio.to_thread(self._history.known)
@@ -189,6 +208,41 @@ class Then:
         ]
         return ports.LinksView(now_ns=moment_ns, links=tuple(links), as_of=_as_of(known, moment_ns))
 
+    # -- who decided -------------------------------------------------------------------------------------------
+
+    async def authority(self, who: Identity, subject: str, moment_ns: int) -> ports.AuthorityView:
+        """The lines of now, each as it stood; a site at which nobody had been put in charge has none."""
+        now, rights, told = await self._box.authority(who, subject), self._rights_at(moment_ns), self._told()
+        chains = [rights.chain(subject, one.place) for one in now.lines] if rights is not None else []
+        chains = [one for one in chains if one.claims or one.grant]
+        known, heard = await asyncio.to_thread(
+            lambda: (self._history.known(), self._heard([one.place for one in chains], told, moment_ns))
+        )
+        return ports.AuthorityView(
+            now_ns=moment_ns,
+            subject=subject,
+            name=now.name,
+            lines=tuple(_decided(one, rights, heard[one.place]) for one in chains) if rights is not None else (),
+            as_of=_as_of(known, moment_ns),
+        )
+
+    def _rights_at(self, moment_ns: int) -> Rights | None:
+        return self._rights.at(stamp_at(moment_ns)) if self._rights is not None else None
+
+    def _heard(self, places: Iterable[str], told: Sequence[SiteTold], moment_ns: int) -> dict[str, int | None]:
+        """When the two ends had last heard each other, of each site, as far as its link's turns say: while a session
+        lasted, just then."""
+        subjects = {place: self._own or place for place in places}
+        stood = self._history.of(subjects.values(), moment_ns, (Track.LINK,))
+        upto = {one.peer: one.upto_ns for one in told}
+        found: dict[str, int | None] = {}
+        for place, subject in subjects.items():
+            link, silent_ns = stood.get(subject, {}).get(Track.LINK), upto.get(place)
+            at_ns = link.since_ns if link is not None and link.said == Mode.AUTONOMOUS else moment_ns
+            at_ns = min(at_ns, silent_ns) if silent_ns is not None else at_ns
+            found[place] = at_ns if link is not None else None
+        return found
+
     # -- what people had written ------------------------------------------------------------------------------
 
     async def groups(self, who: Identity, kind: DocumentKind, moment_ns: int) -> ports.GroupsThen:
@@ -248,14 +302,16 @@ class Then:
         if lat is not None and lon is not None:
             where = Position(lat.value, lon.value)
             row = msgspec.structs.replace(row, position=where, position_ns=min(lat.at_ns, lon.at_ns))
+        told = self._told()
         wrote, verdict = await asyncio.to_thread(lambda: self._wanted(row, stood, values, moment_ns))
+        line, chain = await asyncio.to_thread(lambda: self._line_of_node(node_id, wrote, told, moment_ns))
         then = self._documents.applied(_blank(view.node), wrote) if wrote is not None else _blank(view.node)
         if wrote is not None:
             row = msgspec.structs.replace(row, name=then.name, kind=then.kind, tags=then.tags)
         return ports.NodeView(
             now_ns=moment_ns,
             row=row,
-            node=node_then(then, stood, row),
+            node=deciding.stated(node_then(then, stood, row), chain),
             values=tuple(value for value in values if value.metric not in ("lat_deg", "lon_deg")),
             drift=verdict.lines,
             score=verdict.score,
@@ -263,9 +319,20 @@ class Then:
             moves=(),
             metrics=view.metrics,
             editable=(),
+            authority=line,
             as_of=_as_of(known, moment_ns),
             clock=max(stood.values(), key=lambda was: was.since_ns).clock,
         )
+
+    def _line_of_node(
+        self, node_id: str, wrote: View | None, told: Sequence[SiteTold], moment_ns: int
+    ) -> tuple[ports.AuthorityLine | None, Chain]:
+        rights = self._rights_at(moment_ns)
+        if rights is None:
+            return None, authority.NOBODY
+        chain = rights.of_node(node_id, wrote if wrote is not None else View({}, ()))
+        chain = chain._replace(place=rights.place_of(node_id))
+        return _decided(chain, rights, self._heard((chain.place,), told, moment_ns)[chain.place]), chain
 
     def _wanted(
         self, row: ports.NodeRow, stood: Mapping[Track, Was], values: Sequence[ports.Value], moment_ns: int
@@ -409,6 +476,10 @@ def row_then(row: ports.NodeRow, stood: Mapping[Track, Was], moment_ns: int, upt
 def _called(view: View, name: str) -> str:
     said = view.values.get("name")
     return str(said.value or name) if said is not None else name
+
+
+def _decided(chain: Chain, rights: Rights, heard_ns: int | None) -> ports.AuthorityLine:
+    return deciding.line(chain, rights.here, rights.names(chain.place), heard_ns)
 
 
 def _blank(node: Node) -> Node:

@@ -300,6 +300,7 @@ class AuthorityView(_View, frozen=True):
     name: str
     lines: tuple[AuthorityLine, ...]  # a line for each site
     actions: tuple[str, ...] = ()  # of grant and return, what can be done here and now
+    as_of: AsOf | None = None  # of a past view: `heard_ns` is what the turns of the link say
 
 
 class AuthorityTerms(_View, frozen=True):
@@ -929,6 +930,8 @@ class Past(Protocol):
     ) -> Sequence[Recorded]: ...
 
     async def links(self, who: Identity, moment_ns: int) -> LinksView: ...
+
+    async def authority(self, who: Identity, subject: str, moment_ns: int) -> AuthorityView: ...
 
     async def groups(self, who: Identity, kind: DocumentKind, moment_ns: int) -> GroupsThen: ...
 

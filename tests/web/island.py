@@ -17,6 +17,7 @@ import msgspec
 from fleet import audit, past
 from fleet import events as facts
 from fleet.audit import Page, Query
+from fleet.authority import Names
 from fleet.board import text as text_of
 from fleet.connectivity import REACH, Mode, Reach
 from fleet.events import Body, Clock, Recorded
@@ -34,7 +35,9 @@ from fleet.node import (
     LinkQuality,
     Node,
 )
+from fleet.projections import authority
 from fleet.reading import Flight, Health, Position
+from store.rights import Rights
 from tests.web.agenda import Agenda
 from tests.web.board import Slate
 from tests.web.desk import Desk
@@ -366,7 +369,9 @@ class Island:
         self.behind: list[DebtLine] = []
         self.slate = Slate(self.rows, self.nodes_held, self.now)
         self.policies = self.slate.policies
-        self.past: Then | None = Then(Remembered(self.log), self, lambda: list(self.rows.values()), tuple, self.slate)
+        self.past: Then | None = Then(
+            Remembered(self.log), self, lambda: list(self.rows.values()), tuple, self.slate, self._rights()
+        )
         self._fact("", facts.LogStarted(reason="first", public_key=b"\x17" * 32), 6 * HOUR)
         self._fact("", facts.ApplianceStarted(version=self.version, clean=True), 6 * HOUR)
         for number in range(nodes):
@@ -377,6 +382,20 @@ class Island:
 
     def now(self) -> int:
         return self._clock() if callable(self._clock) else NOW_NS
+
+    @property
+    def writer(self) -> str:
+        return ulid(NOW_NS // 1_000_000, entropy(1))
+
+    def _rights(self) -> Rights:
+        """Folded from the log at each question; what harbor grants stands in a log of its own."""
+        return Rights(
+            lambda: authority.advance(authority.EMPTY, self.log),
+            self.writer,
+            lambda node_id: self.writer,
+            lambda place: Names("harbor", self.name),
+            lambda writer: writer != self.writer,
+        )
 
     # -- how it comes to be ------------------------------------------------------------------------------------
 
@@ -578,7 +597,7 @@ class Island:
             HOUR,
         )
         self.log.sort(key=lambda one: one.wall_ns)
-        self.log = [one._replace(position=index + 1, seq=index + 1) for index, one in enumerate(self.log)]
+        self.log[:] = [one._replace(position=index + 1, seq=index + 1) for index, one in enumerate(self.log)]
         bad = (
             (
                 "syslog-tcp",
@@ -620,9 +639,9 @@ class Island:
                 )
             )
 
-    def _fact(self, subject: str, body: Body, before_ns: int = 0) -> None:
+    def _fact(self, subject: str, body: Body, before_ns: int = 0, writer: str = "") -> None:
         position = len(self.log) + 1
-        writer = ulid(NOW_NS // 1_000_000, entropy(1))
+        writer = writer or self.writer
         wall = (NOW_NS if before_ns else self.now()) - before_ns
         self.log.append(
             Recorded(

@@ -7,6 +7,7 @@ import re
 import pytest
 from starlette.testclient import TestClient
 
+from fleet import events as facts
 from fleet import past
 from fleet.document import Kind
 from fleet.limits import HOUR, MINUTE, SECOND
@@ -14,7 +15,7 @@ from tests.web.conftest import bearer
 from tests.web.island import NOW_NS, Island
 from web import asked, render
 from web.policy import Entry
-from web.ports import Refused
+from web.ports import AuthorityLine, Refused
 from web.routes import TABLE
 from web.words import iso
 
@@ -135,6 +136,7 @@ def test_links_of_a_past_page_keep_their_own_query_and_place() -> None:
         ('<a href="/nodes/X?before=3#h">', f'<a href="/nodes/X?before=3&amp;as_of={moment}#h">'),
         ('<a href="/?as_of=">', '<a href="/?as_of=">'),
         ('<a href="/journal">', f'<a href="/journal?as_of={moment}">'),
+        ('<a href="/domains/X/authority">', f'<a href="/domains/X/authority?as_of={moment}">'),
         ('<a href="/journal/verify">', '<a href="/journal/verify">'),
         ('<a href="/domains/X/edit">', '<a href="/domains/X/edit">'),
         ('<a href="/quarantine">', '<a href="/quarantine">'),
@@ -237,6 +239,67 @@ def test_what_was_wanted_of_a_node_and_how_it_stood_is_of_the_moment(alice: Test
     assert [one["wanted"] for one in view["drift"] if one["pointer"] == "/actual/reported_version"] == ["9.9.9"]
     assert "9.9.9" in alice.get(f"/nodes/{node_id}", params={"as_of": HOUR_AGO}).text
     assert alice.get(f"/api/v1/nodes/{node_id}/drift", params={"as_of": HOUR_AGO}).json()["drift"] == view["drift"]
+
+
+NORTH = "north"
+
+
+def decided_otherwise(island: Island, subject: str) -> None:
+    """harbor grants three hours ago, for half an hour; the line goes down two hours ago, and alder takes over."""
+    terms = ("GLOBAL", (), HOUR // 2, "safe subset", "hand back")
+    granted = facts.AuthorityGranted(island.writer, 1, *terms, "Bob", "one hand on the helm")
+    island._fact(subject, granted, 3 * HOUR, writer="01HARBOR")
+    stamp = island.log[-1].hlc
+    island._fact(subject, facts.AuthorityBegan(1, "accepted", *terms, (), stamp), 3 * HOUR - MINUTE)
+    island._fact("", facts.LinkTurned("harbor", "REPLAYING", "LIVE", "covered"), 3 * HOUR - MINUTE)
+    island._fact("", facts.LinkTurned("harbor", "LIVE", "AUTONOMOUS", "line down"), 2 * HOUR)
+    alone = ("LOCAL", (), HOUR // 2, "safe subset", "hand back")
+    island._fact(subject, facts.AuthorityBegan(2, "taken", *alone, (), stamp, HOUR // 2), 2 * HOUR - HOUR // 2)
+    island.lines_of_authority = [AuthorityLine(subject=subject, place=island.writer, site="alder", epoch=2)]
+
+
+def test_who_decided_is_of_the_moment_with_its_epoch_its_lease_and_its_terms(alice: TestClient, island: Island) -> None:
+    decided_otherwise(island, NORTH)
+
+    def at(ago_ns: int) -> list[dict[str, object]]:
+        query = {"as_of": str(NOW_NS - ago_ns)}
+        view = alice.get(f"/api/v1/authority/{NORTH}", params=query).json()
+        assert view["as_of"]["at_ns"] == view["now_ns"] == NOW_NS - ago_ns
+        assert view["actions"] == []
+        page = alice.get(f"/domains/{NORTH}/authority", params=query)
+        assert page.status_code == 200
+        assert 'method="post"' not in page.text[page.text.index("<main") : page.text.index("</main>")]
+        assert "sse:connect" not in page.text
+        lines: list[dict[str, object]] = view["lines"]
+        return lines
+
+    assert at(4 * HOUR) == []
+    (granted,) = at(3 * HOUR - SECOND)
+    assert (granted["epoch"], granted["pending"]) == (0, "the hub decides")
+    (live,) = at(2 * HOUR + HOUR // 2)
+    assert (live["epoch"], live["holders"], live["cause"]) == (1, ["harbor"], "accepted")
+    assert live["until_ns"] == NOW_NS - 2 * HOUR, "while the line is up, half an hour from that moment"
+    (silent,) = at(2 * HOUR - MINUTE)
+    assert (silent["epoch"], silent["until_ns"]) == (1, NOW_NS - 2 * HOUR + HOUR // 2)
+    (alone,) = at(HOUR)
+    assert (alone["epoch"], alone["holders"], alone["cause"]) == (2, ["alder"], "taken")
+    assert (alone["on_expiry"], alone["on_return"]) == ("safe subset", "hand back")
+    page = alice.get(f"/domains/{NORTH}/authority", params={"as_of": str(NOW_NS - 2 * HOUR + MINUTE)}).text
+    assert "harbor decides</p>" in page
+    assert "29 min from then, if nothing more is heard; then alder decides alone: only what makes things safer" in page
+
+
+def test_the_page_of_a_node_and_of_a_domain_say_who_decided_then(alice: TestClient, island: Island) -> None:
+    node_id = next(iter(island.rows))
+    island.slate.put(Kind.DOMAIN, NORTH, {"name": "north"}, ago_ns=5 * HOUR)
+    island.slate.wanted[node_id] = {"domain_id": island.slate.stamped(NORTH, ago_ns=5 * HOUR)}
+    decided_otherwise(island, NORTH)
+    for path in (f"/nodes/{node_id}", f"/domains/{NORTH}"):
+        for ago_ns, who in ((2 * HOUR + MINUTE, "harbor decides</p>"), (HOUR, "alder decides</p>")):
+            assert who in alice.get(path, params={"as_of": str(NOW_NS - ago_ns)}).text
+    view = alice.get(f"/api/v1/nodes/{node_id}", params={"as_of": str(NOW_NS - HOUR)}).json()
+    assert (view["authority"]["epoch"], view["authority"]["subject"]) == (2, NORTH)
+    assert view["node"]["authority"]["master_of_record"] == "LOCAL"
 
 
 @pytest.mark.parametrize(

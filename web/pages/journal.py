@@ -38,7 +38,7 @@ async def show(request: Request) -> Response:
         request,
         "journal",
         sites={one.peer: one.name for one in links},
-        topic="journal",
+        topic="journal" if moment is None else "",
         events=events,
         names=await names(request, [one.subject for one in events]),
         called=await of_policies(request),
