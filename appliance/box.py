@@ -32,9 +32,10 @@ from fleet.histogram import quantile
 from fleet.limits import MS, SECOND
 from fleet.metrics import BY_NAME
 from fleet.node import Actual, Connectivity, Endpoint, Firmware, Kind, Lifecycle, LinkQuality, Node, SupplyChain
+from fleet.past import WHOLE, Stretch
 from fleet.people import Identity, Refused, Unavailable
 from fleet.signs import Signs
-from store import audit, journal, keys, node_words, proof
+from store import audit, journal, keys, node_words, proof, window
 from store.attention import Marks
 from store.database import connect_reader
 from store.devices import source_of
@@ -408,7 +409,11 @@ class ApplianceBox:
 
     # -- journal and records ----------------------------------------------------------------------------------
 
-    async def events(self, who: Identity, after: int, limit: int) -> Sequence[Recorded]:
+    async def events(
+        self, who: Identity, after: int, limit: int, stretch: Stretch = WHOLE
+    ) -> Sequence[Recorded]:
+        if stretch != WHOLE:
+            return await _in_thread(lambda: window.following(self._parts.folder.site_db, after, limit, stretch))
         return journal.rows_to_events(await self._parts.reader.fetch(journal.AFTER, (after, limit)))
 
     async def timeline(
@@ -418,9 +423,13 @@ class ApplianceBox:
         limit: int,
         subject: str | None = None,
         kind: str | None = None,
-        until_ns: int | None = None,
+        stretch: Stretch = WHOLE,
     ) -> Sequence[Recorded]:
-        sql, parameters = journal.newest(before or 1 << 62, limit, subject, kind, until_ns)
+        if stretch != WHOLE and not subject:
+            return await _in_thread(
+                lambda: window.timeline(self._parts.folder.site_db, before, limit, kind, stretch)
+            )
+        sql, parameters = journal.newest(before or 1 << 62, limit, subject, kind, stretch)
         return told(journal.rows_to_events(await self._parts.reader.fetch(sql, parameters)))
 
     async def records_after(self, who: Identity, after: int, limit: int, node_id: str | None) -> ports.RecordPage:

@@ -29,6 +29,7 @@ from fleet.events import Recorded, SourceClaimed, SourceReleased, Stamp
 from fleet.limits import SECOND
 from fleet.metrics import BY_NAME
 from fleet.node import Actual, Connectivity, Endpoint, Firmware, Kind, Lifecycle, LinkQuality, Node, SupplyChain
+from fleet.past import WHOLE, Stretch
 from fleet.people import Identity, Refused, Unavailable
 from fleet.present import Present, Told
 from fleet.projections import lifecycle as lifecycle_view
@@ -41,7 +42,7 @@ from hub.debts import Debts, debt_s
 from hub.records import Records
 from hub.roll import Roll
 from hub.state import Certificate, FleetHere, NodeHere, SiteHere
-from store import audit, batch, journal, node_words, peers, proof
+from store import audit, batch, journal, node_words, peers, proof, window
 from store.attention import Marks
 from store.clock import WallClock
 from store.database import Reader, connect_reader
@@ -428,7 +429,11 @@ class HubBox:
 
     # -- journal and records ----------------------------------------------------------------------------------
 
-    async def events(self, who: Identity, after: int, limit: int) -> Sequence[Recorded]:
+    async def events(
+        self, who: Identity, after: int, limit: int, stretch: Stretch = WHOLE
+    ) -> Sequence[Recorded]:
+        if stretch != WHOLE:
+            return await _in_thread(lambda: window.following(self._parts.folder.site_db, after, limit, stretch))
         return journal.rows_to_events(await self._parts.reader.fetch(journal.AFTER, (after, limit)))
 
     async def timeline(
@@ -438,9 +443,13 @@ class HubBox:
         limit: int,
         subject: str | None = None,
         kind: str | None = None,
-        until_ns: int | None = None,
+        stretch: Stretch = WHOLE,
     ) -> Sequence[Recorded]:
-        sql, parameters = journal.newest(before or 1 << 62, limit, subject, kind, until_ns)
+        if stretch != WHOLE and not subject:
+            return await _in_thread(
+                lambda: window.timeline(self._parts.folder.site_db, before, limit, kind, stretch)
+            )
+        sql, parameters = journal.newest(before or 1 << 62, limit, subject, kind, stretch)
         return told(journal.rows_to_events(await self._parts.reader.fetch(sql, parameters)))
 
     async def records_after(self, who: Identity, after: int, limit: int, node_id: str | None) -> ports.RecordPage:

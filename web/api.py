@@ -189,9 +189,9 @@ async def series(request: Request) -> Response:
 
 
 async def events(request: Request) -> Response:
-    """Events of this box's journal by ascending position."""
-    after = _after(request)
-    found = await asked.box(request).events(asked.who(request), after, _limit(request, PULL_ITEMS_MAX))
+    """Events of this box's journal by ascending position; those of a stretch of time, or up to a moment."""
+    after, stretch = _after(request), asked.stretch(request, await asked.moment(request))
+    found = await asked.box(request).events(asked.who(request), after, _limit(request, PULL_ITEMS_MAX), stretch)
     following = found[-1].position if found else after
     return render.data(shapes.EventList(tuple(shapes.event(one) for one in found), following))
 

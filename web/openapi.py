@@ -71,6 +71,8 @@ _AS_OF = Query(
     {"type": "string", "maxLength": 64},
     "As of this moment: RFC 3339, Unix seconds (up to eleven digits) or Unix nanoseconds; now unless told.",
 )
+_FROM = Query("from", _AS_OF.schema, "Not before this moment, written as `as_of` is.")
+_TO = Query("to", _AS_OF.schema, "Before this moment, written as `as_of` is.")
 
 SPOKEN: dict[tuple[str, str], Spoken] = {
     ("GET", "/api/v1/me"): Spoken(shapes.Me),
@@ -106,7 +108,7 @@ SPOKEN: dict[tuple[str, str], Spoken] = {
     ("PATCH", "/api/v1/domains/{id}"): Spoken(shapes.Done, body=shapes.Fields),
     ("POST", "/api/v1/domains/{id}/take"): Spoken(shapes.Done, body=shapes.Take),
     ("POST", "/api/v1/domains/{id}/edit"): Spoken(BatchView, body=shapes.Batch),
-    ("GET", "/api/v1/events"): Spoken(shapes.EventList, (_AFTER, _PULL)),
+    ("GET", "/api/v1/events"): Spoken(shapes.EventList, (_AFTER, _PULL, _FROM, _TO, _AS_OF)),
     ("GET", "/api/v1/events/feed"): Spoken(
         None,
         (Query("after", _whole(2**62), "Position of the last event you have; Last-Event-ID does the same."),),

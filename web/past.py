@@ -27,7 +27,7 @@ from fleet.document import View
 from fleet.events import Recorded
 from fleet.limits import MINUTE, SECOND
 from fleet.node import Actual, Connectivity, Desired, Firmware, Lifecycle, Node, SupplyChain
-from fleet.past import MISSING, Known, Track, Was, stamp_at
+from fleet.past import MISSING, WHOLE, Known, Stretch, Track, Was, stamp_at
 from fleet.people import Identity, Refused
 from fleet.present import Present, Told
 from fleet.reading import Health, Position
@@ -115,7 +115,7 @@ class Now(Protocol):
         limit: int,
         subject: str | None = None,
         kind: str | None = None,
-        until_ns: int | None = None,
+        stretch: Stretch = WHOLE,
     ) -> Sequence[Recorded]: ...
 
 
@@ -140,9 +140,9 @@ class Then:
         return await asyncio.to_thread(self._history.known)
 
     async def timeline(
-        self, who: Identity, before: int, limit: int, subject: str | None, moment_ns: int, kind: str | None = None
+        self, who: Identity, before: int, limit: int, subject: str | None, moment_ns: int
     ) -> Sequence[Recorded]:
-        return await self._box.timeline(who, before, limit, subject, kind, moment_ns)
+        return await self._box.timeline(who, before, limit, subject, None, Stretch(until_ns=moment_ns))
 
     async def turns(self, who: Identity, node_id: str) -> Sequence[Was]:
         return await asyncio.to_thread(lambda: self._history.turns(node_id, TURNS_MAX))

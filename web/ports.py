@@ -23,7 +23,7 @@ from fleet.document import Kind as DocumentKind
 from fleet.drift import Difference
 from fleet.events import Clock, Recorded
 from fleet.node import Kind, Node
-from fleet.past import Known, Was
+from fleet.past import WHOLE, Known, Stretch, Was
 from fleet.people import AccountView as AccountView
 from fleet.people import Glass as Glass
 from fleet.people import Identity as Identity
@@ -926,7 +926,7 @@ class Past(Protocol):
     async def nodes(self, who: Identity, after: str, limit: int, moment_ns: int) -> Sequence[Node]: ...
 
     async def timeline(
-        self, who: Identity, before: int, limit: int, subject: str | None, moment_ns: int, kind: str | None = None
+        self, who: Identity, before: int, limit: int, subject: str | None, moment_ns: int
     ) -> Sequence[Recorded]: ...
 
     async def links(self, who: Identity, moment_ns: int) -> LinksView: ...
@@ -1167,12 +1167,21 @@ class Box(Protocol):
 
     async def series(self, who: Identity, node_id: str, metric: str, from_ns: int, to_ns: int) -> Series: ...
 
-    async def events(self, who: Identity, after: int, limit: int) -> Sequence[Recorded]: ...
+    async def events(self, who: Identity, after: int, limit: int, stretch: Stretch = WHOLE) -> Sequence[Recorded]:
+        """By ascending position, behind `after`."""
+        ...
 
     async def timeline(
-        self, who: Identity, before: int, limit: int, subject: str | None = None, kind: str | None = None
+        self,
+        who: Identity,
+        before: int,
+        limit: int,
+        subject: str | None = None,
+        kind: str | None = None,
+        stretch: Stretch = WHOLE,
     ) -> Sequence[Recorded]:
-        """Newest first; `before` is a journal position (0: from the end)."""
+        """Newest first; `before` is a journal position (0: from the end). Refused (400) when a kind is looked for in too
+        long a stretch."""
         ...
 
     async def records_after(self, who: Identity, after: int, limit: int, node_id: str | None) -> RecordPage: ...

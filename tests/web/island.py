@@ -861,9 +861,11 @@ class Island:
             high=tuple(value + 2.5 for value in mean),
         )
 
-    async def events(self, who: Identity, after: int, limit: int) -> Sequence[Recorded]:
+    async def events(
+        self, who: Identity, after: int, limit: int, stretch: past.Stretch = past.WHOLE
+    ) -> Sequence[Recorded]:
         self._check()
-        return [one for one in self.log if one.position > after][:limit]
+        return [one for one in self.log if one.position > after and stretch.low <= one.hlc <= stretch.high][:limit]
 
     async def timeline(
         self,
@@ -872,7 +874,7 @@ class Island:
         limit: int,
         subject: str | None = None,
         kind: str | None = None,
-        until_ns: int | None = None,
+        stretch: past.Stretch = past.WHOLE,
     ) -> Sequence[Recorded]:
         self._check()
         return [
@@ -881,7 +883,7 @@ class Island:
             if (not before or one.position < before)
             and subject in (None, one.subject)
             and kind in (None, one.kind)
-            and (until_ns is None or one.wall_ns <= until_ns)
+            and stretch.low <= one.hlc <= stretch.high
         ][:limit]
 
     async def records_after(self, who: Identity, after: int, limit: int, node_id: str | None) -> RecordPage:
@@ -1172,6 +1174,8 @@ class Island:
             if one.kind in audit.kinds_of(query)
             and (not query.person or audit.concerns(one, query.person))
             and (not query.before or one.position < query.before)
+            and (query.from_ns is None or one.wall_ns >= query.from_ns)
+            and (query.to_ns is None or one.wall_ns < query.to_ns)
         ][: query.limit]
         return Page(events=tuple(found), next=found[-1].position if len(found) == query.limit else 0)
 

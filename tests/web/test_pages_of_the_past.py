@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from urllib.parse import quote
 
 import pytest
 from starlette.testclient import TestClient
@@ -302,14 +303,73 @@ def test_the_page_of_a_node_and_of_a_domain_say_who_decided_then(alice: TestClie
     assert view["node"]["authority"]["master_of_record"] == "LOCAL"
 
 
+READS = [one for one in TABLE if one.method == "GET"]
+
+
+@pytest.mark.parametrize("entry", READS, ids=lambda one: one.path)
+def test_every_read_answers_as_of_or_says_in_a_sentence_why_not(entry: Entry) -> None:
+    assert entry.past != bool(entry.now), "one of the two"
+    assert entry.past or entry.now.endswith(".")
+
+
 @pytest.mark.parametrize(
-    "entry",
-    [one for one in TABLE if one.method == "GET" and not one.past and "{" not in one.path],
-    ids=lambda one: one.path,
+    "entry", [one for one in READS if not one.past and "{" not in one.path], ids=lambda one: one.path
 )
 def test_what_knows_only_the_present_says_so_and_never_shows_it_as_the_past(alice: TestClient, entry: Entry) -> None:
-    if entry.path == "/login":
-        pytest.skip("nobody is asked who they are there")
     answer = alice.get(entry.path, params={"as_of": HOUR_AGO, "format": "json"})
     assert answer.status_code == 400
-    assert "only known of the present" in answer.text
+    assert answer.json()["error"] == entry.now
+
+
+def test_what_does_not_know_the_past_is_streams_files_health_and_who_may_come_in() -> None:
+    """A page that is added knows the past, or stands here."""
+    assert {entry.path.removeprefix("/api/v1") for entry in READS if not entry.past} == {
+        *("/static/{name}", "/static/vendor/{name}", "/openapi.json"),
+        *("/login", "/setup/{secret}", "/account", "/me", "/tokens", "/devices", "/activation-codes"),
+        *("/live", "/events/feed", "/state/stream"),
+        *("/journal/export", "/journal/verify", "/audit/export", "/links/{id}/receipts/{number}"),
+        *("/metrics", "/healthz", "/readyz"),
+        *("/domains/{id}/edit", "/plan", "/plan/{id}", "/intake", "/sources"),
+    }
+
+
+# -- a stretch of time -------------------------------------------------------------------------------------------------
+
+
+def test_events_of_a_stretch_and_up_to_a_moment_for_programs(ask: TestClient, island: Island) -> None:
+    def events(**query: str) -> list[int]:
+        answer = ask.get("/api/v1/events", params={"limit": "1000", **query}, headers=bearer("bob"))
+        assert answer.status_code == 200, answer.text
+        return [one["wall_ns"] for one in answer.json()["events"]]
+
+    every, hour, two = events(), NOW_NS - HOUR, NOW_NS - 4 * HOUR
+    for early, late in ((two, hour), (hour, NOW_NS)):
+        within = [at for at in every if early <= at < late]
+        assert within
+        assert events(**{"from": iso(early), "to": iso(late)}) == within
+    assert events(as_of=HOUR_AGO) == [at for at in every if at <= hour] != every
+    assert events(**{"from": iso(two), "to": iso(NOW_NS), "as_of": HOUR_AGO}) == [at for at in every if two <= at <= hour]
+    backwards = ask.get("/api/v1/events", params={"from": iso(hour), "to": iso(two)}, headers=bearer("bob"))
+    assert backwards.status_code == 400
+    assert "nothing lies between" in backwards.json()["error"]
+    wrong = ask.get("/api/v1/events", params={"to": "soon"}, headers=bearer("bob"))
+    assert wrong.status_code == 400
+    assert "“to”" in wrong.json()["error"]
+
+
+def test_the_journal_page_takes_a_stretch_of_time_and_keeps_it_on_older_pages(alice: TestClient, island: Island) -> None:
+    early, late = NOW_NS - 6 * HOUR, NOW_NS - HOUR
+    query = {"from": iso(early)[:-1], "to": iso(late)[:-1], "limit": "2"}
+    page = alice.get("/journal", params={**query, "format": "json"}).json()
+    assert len(page["events"]) == 2
+    assert all(early <= one["wall_ns"] < late for one in page["events"])
+    shown = alice.get("/journal", params=query).text
+    assert f'value="{query["from"]}"' in shown
+    assert f"from={quote(query['from'])}&amp;to={quote(query['to'])}&amp;before={page['before']}" in shown
+
+
+def test_the_audit_of_a_moment_ends_there(alice: TestClient, island: Island) -> None:
+    whole = alice.get("/audit", params={"format": "json", "limit": "500"}).json()["events"]
+    then = alice.get("/audit", params={"format": "json", "limit": "500", "as_of": HOUR_AGO}).json()["events"]
+    assert then == [one for one in whole if one["event"]["wall_ns"] <= NOW_NS - HOUR] != whole
+    assert 'id="past"' in alice.get("/audit", params={"as_of": HOUR_AGO}).text
