@@ -35,7 +35,7 @@ from fleet.node import Actual, Connectivity, Endpoint, Firmware, Kind, Lifecycle
 from fleet.past import WHOLE, Stretch
 from fleet.people import Identity, Refused, Unavailable
 from fleet.signs import Signs
-from store import audit, journal, keys, node_words, proof, window
+from store import audit, journal, keys, node_words, peers, proof, window
 from store.attention import Marks
 from store.database import connect_reader
 from store.devices import source_of
@@ -114,6 +114,7 @@ class ApplianceBox:
             tuple,
             Documents(parts.folder.site_db, parts.identity.log.tenant, self._where),
             parts.autonomy.rights,
+            self._receipt_then,
             parts.identity.log.writer,
         )
         self._moving = asyncio.Lock()
@@ -569,9 +570,15 @@ class ApplianceBox:
             "SELECT content FROM receipt WHERE site=? AND length(site_signature) > 0 ORDER BY number DESC LIMIT 1",
             (log.writer,),
         )
-        if not found:
-            return None
-        made = receipt.read(found[0][0])
+        return self._receipt_of(found[0][0]) if found else None
+
+    def _receipt_then(self, peer: str, moment_ns: int) -> ports.ReceiptView | None:
+        with closing(connect_reader(self._parts.folder.site_db)) as db:
+            found = peers.receipt_as_of(db, self._parts.journal.log.writer, moment_ns)
+        return self._receipt_of(found.content) if found is not None else None
+
+    def _receipt_of(self, content: bytes) -> ports.ReceiptView:
+        made = receipt.read(content)
         return ports.ReceiptView(
             number=made.number,
             at_ns=made.at_ns,
@@ -581,7 +588,7 @@ class ApplianceBox:
             gaps=len(made.gaps),
             root=made.root.hex(),
             countersigned=True,
-            seq=next((span.seq for span in made.logs if span.epoch == log.epoch), 0),
+            seq=next((span.seq for span in made.logs if span.epoch == self._parts.journal.log.epoch), 0),
         )
 
     async def link_change(self, who: Identity, peer: str, action: str, value: str) -> None:
@@ -667,8 +674,10 @@ class ApplianceBox:
             state=line.state,
         )
 
-    async def quarantine(self, who: Identity, before: int, limit: int, settled: bool) -> Sequence[ports.QuarantineItem]:
-        found = await self._parts.quarantine.items(before, limit, settled=settled)
+    async def quarantine(
+        self, who: Identity, before: int, limit: int, settled: bool, moment_ns: int | None = None
+    ) -> Sequence[ports.QuarantineItem]:
+        found = await self._parts.quarantine.items(before, limit, settled=settled, moment_ns=moment_ns)
         return [
             msgspec.structs.replace(lists.quarantined(*item), outside=self._retaking.is_outside(item)) for item in found
         ]

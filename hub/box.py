@@ -41,6 +41,7 @@ from hub.debts import HEARD as _HEARD
 from hub.debts import Debts, debt_s
 from hub.records import Records
 from hub.roll import Roll
+from hub.shelf import certificate_of
 from hub.state import Certificate, FleetHere, NodeHere, SiteHere
 from store import audit, batch, journal, node_words, peers, proof, window
 from store.attention import Marks
@@ -56,7 +57,7 @@ from store.shared import Shared, look, told
 from store.supervisor import Supervisor
 from store.then import Documents
 from store.views import View as Folded
-from sync import audit_file, export, receipt_file
+from sync import audit_file, export, receipt, receipt_file
 from sync.link import Link
 from web import attention, deciding, policies, ports, rows
 from web.attention import Made
@@ -161,7 +162,9 @@ class HubBox:
         documents = Documents(parts.folder.site_db, parts.identity.log.tenant, self._where)
         rights = parts.granting.rights if parts.granting is not None else None
         self.past = (
-            Then(parts.turns, self, self._all_rows, self._told, documents, rights) if parts.turns is not None else None
+            Then(parts.turns, self, self._all_rows, self._told, documents, rights, self._receipt_then)
+            if parts.turns is not None
+            else None
         )
 
     # -- the fleet ----------------------------------------------------------------------------------------------
@@ -534,6 +537,11 @@ class HubBox:
             sums=_link_sums(sites),
         )
 
+    def _receipt_then(self, peer: str, moment_ns: int) -> ports.ReceiptView | None:
+        with closing(connect_reader(self._parts.folder.site_db)) as db:
+            found = peers.receipt_as_of(db, peer, moment_ns)
+        return _receipt(certificate_of(receipt.read(found.content), countersigned=True)) if found is not None else None
+
     def _link(self, site: SiteHere, now_ns: int) -> ports.LinkView:
         backlog, missing = site.backlog, site.segments_missing
         told = site.mode in _HEARD
@@ -625,8 +633,10 @@ class HubBox:
     async def intake(self, who: Identity) -> ports.IntakeView:
         raise Refused("devices speak to their site, not to the hub; look at Intake on the site’s own page", 404)
 
-    async def quarantine(self, who: Identity, before: int, limit: int, settled: bool) -> Sequence[ports.QuarantineItem]:
-        found = await self._parts.quarantine.items(before, limit, settled=settled)
+    async def quarantine(
+        self, who: Identity, before: int, limit: int, settled: bool, moment_ns: int | None = None
+    ) -> Sequence[ports.QuarantineItem]:
+        found = await self._parts.quarantine.items(before, limit, settled=settled, moment_ns=moment_ns)
         return [rows.quarantined(*item) for item in found]
 
     async def settle(self, who: Identity, item: int, decision: str, node: str = "", *, alike: bool = False) -> None:

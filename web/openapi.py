@@ -127,7 +127,7 @@ SPOKEN: dict[tuple[str, str], Spoken] = {
     ),
     ("GET", "/api/v1/telemetry"): Spoken(
         shapes.RecordList,
-        (_AFTER, Query("node", {"type": "string", "maxLength": 26}, "Only the records of this node."), _PULL),
+        (_AFTER, Query("node", {"type": "string", "maxLength": 26}, "Only the records of this node."), _PULL, _AS_OF),
     ),
     ("GET", "/api/v1/sources"): Spoken(shapes.SourceList),
     ("POST", "/api/v1/adopt"): Spoken(shapes.Adopted, body=shapes.Adopt, status=201),
@@ -137,6 +137,7 @@ SPOKEN: dict[tuple[str, str], Spoken] = {
             Query("before", _whole(2**62) | {"default": 0}, "`before` of the answer before; 0 is the newest."),
             _LIMIT,
             Query("settled", {"type": "string", "enum": ["0", "1"], "default": "0"}, "1 for what is settled."),
+            _AS_OF,
         ),
     ),
     ("POST", "/api/v1/quarantine/{id}"): Spoken(shapes.Done, body=shapes.Settle),

@@ -130,11 +130,13 @@ class Then:
         told: Callable[[], Sequence[SiteTold]],
         documents: Documents,
         rights: Rights | None,
+        receipt: Callable[[str, int], ports.ReceiptView | None],
         own: str = "",
     ) -> None:
-        """`rights` is None where nobody grants anything. `own`: at a site its writer, under which its link's turns stand."""
+        """`rights` is None where nobody grants anything. `receipt`: the newest of a peer as of a moment; it blocks. `own`: at
+        a site its writer, under which its link's turns stand."""
         self._history, self._box, self._every, self._told, self._documents = history, box, every, told, documents
-        self._rights, self._own = rights, own
+        self._rights, self._receipt, self._own = rights, receipt, own
 
     async def known(self, who: Identity) -> Known:
         return await asyncio.to_thread(self._history.known)
@@ -188,8 +190,12 @@ class Then:
         now = (await self._box.links(who)).links
         told = {one.peer: one for one in self._told()}
         subjects = {one.peer: self._own or one.peer for one in now}
-        known, stood = await asyncio.to_thread(
-            lambda: (self._history.known(), self._history.of(subjects.values(), moment_ns, (Track.LINK,)))
+        known, stood, receipts = await asyncio.to_thread(
+            lambda: (
+                self._history.known(),
+                self._history.of(subjects.values(), moment_ns, (Track.LINK,)),
+                {peer: self._receipt(peer, moment_ns) for peer in subjects},
+            )
         )
         made = []
         for one in now:
@@ -202,6 +208,7 @@ class Then:
                 mode=line.mode,
                 since_ns=line.since_ns,
                 heard_ns=line.heard_ns,
+                receipt=receipts[line.peer],
                 quarantine=("it was held in quarantine then",) if line.quarantined else (),
             )
             for line in sorted(made, key=lambda line: (not line.quarantined, line.mode is Mode.LIVE, line.name))

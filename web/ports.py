@@ -760,7 +760,7 @@ class LinksView(_View, frozen=True):
     now_ns: int
     links: tuple[LinkView, ...]
     problem: str = ""  # a link file that cannot be used, say
-    as_of: AsOf | None = None  # of a past view: modes, and since when; the rest is not known
+    as_of: AsOf | None = None  # of a past view: modes, since when, and receipts; the rest is not known
     matching: int = 0
     sums: LinkSums | None = None  # of a hub
 
@@ -1194,7 +1194,11 @@ class Box(Protocol):
 
     async def intake(self, who: Identity) -> IntakeView: ...
 
-    async def quarantine(self, who: Identity, before: int, limit: int, settled: bool) -> Sequence[QuarantineItem]: ...
+    async def quarantine(
+        self, who: Identity, before: int, limit: int, settled: bool, moment_ns: int | None = None
+    ) -> Sequence[QuarantineItem]:
+        """Newest first. As of a moment: those that are still kept and had come by then, as far as they had been settled."""
+        ...
 
     async def settle(self, who: Identity, item: int, decision: str, node: str = "", *, alike: bool = False) -> None:
         """`decision` is retry or drop. What never became a record becomes one of its source, or of the device `node`; with

@@ -370,7 +370,7 @@ class Island:
         self.slate = Slate(self.rows, self.nodes_held, self.now)
         self.policies = self.slate.policies
         self.past: Then | None = Then(
-            Remembered(self.log), self, lambda: list(self.rows.values()), tuple, self.slate, self._rights()
+            Remembered(self.log), self, lambda: list(self.rows.values()), tuple, self.slate, self._rights(), self._receipt
         )
         self._fact("", facts.LogStarted(reason="first", public_key=b"\x17" * 32), 6 * HOUR)
         self._fact("", facts.ApplianceStarted(version=self.version, clean=True), 6 * HOUR)
@@ -382,6 +382,10 @@ class Island:
 
     def now(self) -> int:
         return self._clock() if callable(self._clock) else NOW_NS
+
+    def _receipt(self, peer: str, moment_ns: int) -> ReceiptView | None:
+        made = self.link.receipt if self.link else None
+        return made if made is not None and made.at_ns <= moment_ns else None
 
     @property
     def writer(self) -> str:
@@ -992,12 +996,16 @@ class Island:
             repeated={"http": 17},
         )
 
-    async def quarantine(self, who: Identity, before: int, limit: int, settled: bool) -> Sequence[QuarantineItem]:
+    async def quarantine(
+        self, who: Identity, before: int, limit: int, settled: bool, moment_ns: int | None = None
+    ) -> Sequence[QuarantineItem]:
         self._check()
+        then = self.now() if moment_ns is None else moment_ns
         return [
             one
             for number, one in sorted(self.items.items(), reverse=True)
-            if (not before or number < before) and (one.settled_ns is not None) == settled
+            if (not before or number < before) and one.at_ns <= then
+            if (one.settled_ns is not None and one.settled_ns <= then) == settled
         ][:limit]
 
     async def settle(self, who: Identity, item: int, decision: str, node: str = "", *, alike: bool = False) -> None:

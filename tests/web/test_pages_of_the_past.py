@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from urllib.parse import quote
 
+import msgspec
 import pytest
 from starlette.testclient import TestClient
 
@@ -140,7 +141,7 @@ def test_links_of_a_past_page_keep_their_own_query_and_place() -> None:
         ('<a href="/domains/X/authority">', f'<a href="/domains/X/authority?as_of={moment}">'),
         ('<a href="/journal/verify">', '<a href="/journal/verify">'),
         ('<a href="/domains/X/edit">', '<a href="/domains/X/edit">'),
-        ('<a href="/quarantine">', '<a href="/quarantine">'),
+        ('<a href="/intake">', '<a href="/intake">'),
         ('<form data-moment hx-get="/">', '<form data-moment hx-get="/">'),
         (
             '<form method="get" action="/">',
@@ -373,3 +374,45 @@ def test_the_audit_of_a_moment_ends_there(alice: TestClient, island: Island) -> 
     then = alice.get("/audit", params={"format": "json", "limit": "500", "as_of": HOUR_AGO}).json()["events"]
     assert then == [one for one in whole if one["event"]["wall_ns"] <= NOW_NS - HOUR] != whole
     assert 'id="past"' in alice.get("/audit", params={"as_of": HOUR_AGO}).text
+
+
+# -- quarantine, receipts, records -------------------------------------------------------------------------------------
+
+
+def test_quarantine_of_a_moment_is_what_waited_then_with_nothing_to_press(alice: TestClient, island: Island) -> None:
+    last = max(island.items)
+    island.items[last] = msgspec.structs.replace(island.items[last], settled_ns=NOW_NS - MINUTE, decision="drop")
+    at_ns = island.items[last].at_ns
+    query = {"as_of": str(at_ns)}
+    assert [one["id"] for one in alice.get("/api/v1/quarantine", params=query).json()["items"]] == [last]
+    page = alice.get("/quarantine", params=query).text
+    main = page[page.index("<main") : page.index("</main>")]
+    assert f'id="q-{last}"' in main
+    assert 'method="post"' not in main
+    assert alice.get("/api/v1/quarantine", params=query | {"settled": "1"}).json()["items"] == []
+
+
+def test_links_of_a_moment_have_the_receipt_of_that_moment(alice: TestClient, island: Island) -> None:
+    assert island.link is not None
+    assert island.link.receipt is not None
+    made = msgspec.structs.replace(island.link.receipt, at_ns=NOW_NS - 2 * HOUR)
+    island.link = msgspec.structs.replace(island.link, receipt=made)
+    for ago_ns, number in ((HOUR, made.number), (3 * HOUR, None)):
+        query = {"as_of": str(NOW_NS - ago_ns)}
+        (link,) = alice.get("/api/v1/links", params=query).json()["links"]
+        assert (link["receipt"] and link["receipt"]["number"]) == number
+        shown = alice.get("/links", params=query).text
+        assert (f"number {made.number}" in shown) == (number is not None)
+
+
+def test_raw_records_of_a_moment_end_there_and_the_cursor_with_them(ask: TestClient, island: Island) -> None:
+    moment_ns, after, seen = island.records[299].at_ns, 0, list[int]()
+    while True:
+        query = {"as_of": str(moment_ns), "after": str(after), "limit": "70"}
+        answer = ask.get("/api/v1/telemetry", params=query, headers=bearer("bob")).json()
+        seen += [one["id"] for one in answer["records"]]
+        if answer["next"] == after:
+            break
+        after = answer["next"]
+    assert seen == [one.id for one in island.records if one.at_ns <= moment_ns]
+    assert after == seen[-1]
