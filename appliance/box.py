@@ -112,7 +112,7 @@ class ApplianceBox:
             self,
             lambda: self._listed().rows,
             tuple,
-            Documents(parts.folder.site_db, parts.identity.log.tenant, self._where),
+            Documents(parts.folder.site_db, parts.identity.log.tenant, self._where, self.drifting.owns),
             parts.autonomy.rights,
             self._receipt_then,
             parts.identity.log.writer,
@@ -132,8 +132,8 @@ class ApplianceBox:
 
     async def site(self, who: Identity, query: ports.NodeQuery) -> ports.SiteView:
         parts, now_ns = self._parts, self._parts.clock.now_ns()
-        listed = self._listed()
-        matching, drift = lists.chosen(listed.rows, query), await self.drifting.latest()
+        listed, among = self._listed(), await self._among(query)
+        matching, drift = lists.chosen(listed.rows, query, among), await self.drifting.latest()
         needing = await self._needing(drift, now_ns)
         return ports.SiteView(
             site=self.name,
@@ -150,6 +150,12 @@ class ApplianceBox:
             uptime_s=(parts.steady_ns() - parts.started_ns) / SECOND,
             drift=drift,
         )
+
+    async def _among(self, query: ports.NodeQuery) -> frozenset[str] | None:
+        """The nodes of the domain and of the bundle that are asked for; None when neither is."""
+        if not lists.groups(query):
+            return None
+        return await self.drifting.ask(lambda board: board.members(query.domain, query.bundle))
 
     def _listed(self) -> _Listed:
         now_s, listed = time.monotonic(), self._list
@@ -332,9 +338,12 @@ class ApplianceBox:
             return file.hub if file else "the hub"
         return "another site"
 
-    async def nodes(self, who: Identity, after: str, limit: int) -> Sequence[Node]:
-        chosen = sorted(node_id for node_id in tuple(self._parts.world.nodes) if node_id > after)[:limit]
-        states = [self._parts.world.nodes[node_id] for node_id in chosen]
+    async def nodes(
+        self, who: Identity, after: str, limit: int, query: ports.NodeQuery = ports.ALL_NODES
+    ) -> Sequence[Node]:
+        among, held = await self._among(query), dict(self._parts.world.nodes)
+        ids = [row.id for row in lists.matching(self._listed().rows, query, among)] if lists.filters(query) else held
+        states = [held[node_id] for node_id in sorted(one for one in ids if one > after and one in held)[:limit]]
         return [self._canonical(state, self._row(state)) for state in states]
 
     async def latest(self, who: Identity, query: ports.LatestQuery) -> Sequence[ports.Latest]:
@@ -410,9 +419,7 @@ class ApplianceBox:
 
     # -- journal and records ----------------------------------------------------------------------------------
 
-    async def events(
-        self, who: Identity, after: int, limit: int, stretch: Stretch = WHOLE
-    ) -> Sequence[Recorded]:
+    async def events(self, who: Identity, after: int, limit: int, stretch: Stretch = WHOLE) -> Sequence[Recorded]:
         if stretch != WHOLE:
             return await _in_thread(lambda: window.following(self._parts.folder.site_db, after, limit, stretch))
         return journal.rows_to_events(await self._parts.reader.fetch(journal.AFTER, (after, limit)))
@@ -427,9 +434,7 @@ class ApplianceBox:
         stretch: Stretch = WHOLE,
     ) -> Sequence[Recorded]:
         if stretch != WHOLE and not subject:
-            return await _in_thread(
-                lambda: window.timeline(self._parts.folder.site_db, before, limit, kind, stretch)
-            )
+            return await _in_thread(lambda: window.timeline(self._parts.folder.site_db, before, limit, kind, stretch))
         sql, parameters = journal.newest(before or 1 << 62, limit, subject, kind, stretch)
         return told(journal.rows_to_events(await self._parts.reader.fetch(sql, parameters)))
 

@@ -159,7 +159,7 @@ class HubBox:
             lambda writer: parts.fleet.sites[writer].name if writer in parts.fleet.sites else "",
             self._where,
         )
-        documents = Documents(parts.folder.site_db, parts.identity.log.tenant, self._where)
+        documents = Documents(parts.folder.site_db, parts.identity.log.tenant, self._where, self.drifting.owns)
         rights = parts.granting.rights if parts.granting is not None else None
         self.past = (
             Then(parts.turns, self, self._all_rows, self._told, documents, rights, self._receipt_then)
@@ -172,7 +172,7 @@ class HubBox:
     async def site(self, who: Identity, query: ports.NodeQuery) -> ports.SiteView:
         parts, now_ns = self._parts, self._parts.clock.now_ns()
         roll, sites, nodes_of = self._rolled(), self._sites(), parts.fleet.nodes_of
-        found, drift = roll.find(query), await self.drifting.latest()
+        found, drift = roll.find(query, await self._among(query)), await self.drifting.latest()
         needing = await self._needing(drift, now_ns)
         lines = [_line(site, len(nodes_of.get(site.writer, ())), now_ns) for site in _in_order(sites)]
         return ports.SiteView(
@@ -191,6 +191,12 @@ class HubBox:
             sites=tuple(lines),
             drift=drift,
         )
+
+    async def _among(self, query: ports.NodeQuery) -> frozenset[str] | None:
+        """The nodes of the domain and of the bundle that are asked for; None when neither is."""
+        if not rows.groups(query):
+            return None
+        return await self.drifting.ask(lambda board: board.members(query.domain, query.bundle))
 
     async def _with_sparks(self, page: tuple[ports.NodeRow, ...]) -> tuple[ports.NodeRow, ...]:
         """As sites have them: the battery over the last hour. A list is shown without them too."""
@@ -334,9 +340,13 @@ class HubBox:
         site = self._parts.fleet.sites.get(writer)
         return site.name if site else self.name  # towards each site the hub writes a log of its own
 
-    async def nodes(self, who: Identity, after: str, limit: int) -> Sequence[Node]:
-        held = dict(self._parts.fleet.nodes)
-        return [self._canonical(held[node_id]) for node_id in sorted(one for one in held if one > after)[:limit]]
+    async def nodes(
+        self, who: Identity, after: str, limit: int, query: ports.NodeQuery = ports.ALL_NODES
+    ) -> Sequence[Node]:
+        among, held = await self._among(query), dict(self._parts.fleet.nodes)
+        ids = [row.id for row in rows.matching(self._all_rows(), query, among)] if rows.filters(query) else held
+        chosen = heapq.nsmallest(limit, (one for one in ids if one > after and one in held))
+        return [self._canonical(held[node_id]) for node_id in chosen]
 
     async def latest(self, who: Identity, query: ports.LatestQuery) -> Sequence[ports.Latest]:
         fleet = self._parts.fleet
@@ -432,9 +442,7 @@ class HubBox:
 
     # -- journal and records ----------------------------------------------------------------------------------
 
-    async def events(
-        self, who: Identity, after: int, limit: int, stretch: Stretch = WHOLE
-    ) -> Sequence[Recorded]:
+    async def events(self, who: Identity, after: int, limit: int, stretch: Stretch = WHOLE) -> Sequence[Recorded]:
         if stretch != WHOLE:
             return await _in_thread(lambda: window.following(self._parts.folder.site_db, after, limit, stretch))
         return journal.rows_to_events(await self._parts.reader.fetch(journal.AFTER, (after, limit)))
@@ -449,9 +457,7 @@ class HubBox:
         stretch: Stretch = WHOLE,
     ) -> Sequence[Recorded]:
         if stretch != WHOLE and not subject:
-            return await _in_thread(
-                lambda: window.timeline(self._parts.folder.site_db, before, limit, kind, stretch)
-            )
+            return await _in_thread(lambda: window.timeline(self._parts.folder.site_db, before, limit, kind, stretch))
         sql, parameters = journal.newest(before or 1 << 62, limit, subject, kind, stretch)
         return told(journal.rows_to_events(await self._parts.reader.fetch(sql, parameters)))
 

@@ -301,7 +301,9 @@ def receipt_as_of(db: sqlite3.Connection, site: str, moment_ns: int) -> Receipt 
             low = middle
         else:
             high = found[0] - 1
-    signed = "SELECT * FROM receipt WHERE site=? AND number<=? AND length(site_signature)>0 ORDER BY number DESC LIMIT 1"
+    signed = (
+        "SELECT * FROM receipt WHERE site=? AND number<=? AND length(site_signature)>0 ORDER BY number DESC LIMIT 1"
+    )
     row = db.execute(signed, (site, low)).fetchone()
     return Receipt(*row) if row else None
 

@@ -112,9 +112,7 @@ class Quarantine:
             ),
         )
 
-    async def items(
-        self, before: int, limit: int, *, settled: bool, moment_ns: int | None = None
-    ) -> list[Item]:
+    async def items(self, before: int, limit: int, *, settled: bool, moment_ns: int | None = None) -> list[Item]:
         """As of a moment, of those that are still kept: when each had come first, and what nobody had said yet is not said.
         How often it had come by then is not known; it stands as once."""
         if moment_ns is not None:
@@ -122,7 +120,8 @@ class Quarantine:
                 _THEN.format(settled="<=" if settled else ">"),
                 (self._tenant, before or 1 << 62, moment_ns, _NEVER, moment_ns, limit),
             )
-            return [Item(*row[:6], 1, *(row[7:] if settled else (None, None))) for row in rows]
+            found = [Item(*row)._replace(times=1) for row in rows]
+            return found if settled else [one._replace(settled_ns=None, decision=None) for one in found]
         rows = await self._reader.fetch(
             f"SELECT {_COLUMNS} FROM quarantine WHERE tenant=? AND id < ? AND (settled_ns IS NOT NULL) = ?"
             " ORDER BY id DESC LIMIT ?",

@@ -72,15 +72,11 @@ def newest(db: sqlite3.Connection, stretch: Stretch, before: int) -> Iterator[Re
 
 
 def oldest(db: sqlite3.Connection, stretch: Stretch, after: int) -> Iterator[Recorded]:
-    ends = [
-        (log, _head(db, log, lambda one: one.position <= after or one.hlc < stretch.low)) for log in _logs(db)
-    ]
+    ends = [(log, _head(db, log, lambda one: one.position <= after or one.hlc < stretch.low)) for log in _logs(db)]
     return _merged(db, ends, stretch, 1)
 
 
-def _merged(
-    db: sqlite3.Connection, ends: list[tuple[_Log, int]], stretch: Stretch, way: int
-) -> Iterator[Recorded]:
+def _merged(db: sqlite3.Connection, ends: list[tuple[_Log, int]], stretch: Stretch, way: int) -> Iterator[Recorded]:
     """From beside a number in each log on, up (1) or down (-1), as long as the stretch lasts."""
 
     def step(log: _Log, seq: int) -> tuple[int, Recorded, _Log] | None:
@@ -109,9 +105,7 @@ def _head(db: sqlite3.Connection, log: _Log, fits: Callable[[Recorded], bool]) -
     probe = high  # most stretches end with the log
     while low < high:
         one = _at(db, log, probe, -1)
-        if one is None or one.seq <= low:
-            low = probe
-        elif fits(one):
+        if one is None or one.seq <= low or fits(one):
             low = probe
         else:
             high = one.seq - 1

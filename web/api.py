@@ -22,6 +22,7 @@ from web import asked, forms, render
 from web.pages import account, domain, node, policies, quarantine
 from web.pages import authority as pages_authority
 from web.pages import links as pages_links
+from web.pages import site as pages_site
 from web.ports import MemberQuery, RecordPage, Refused
 
 PULL_ITEMS_MAX = 10_000
@@ -37,20 +38,19 @@ def _after(request: Request) -> int:
 
 
 async def nodes(request: Request) -> Response:
-    """Nodes by ascending id."""
+    """Nodes by ascending id: all, or those that match."""
     limit = _limit(request, limits.page_items_max)
     after = forms.text(request.query_params, "after", chars_max=26)
     moment, who = await asked.moment(request), asked.who(request)
-    found = (
-        await asked.box(request).nodes(who, after, limit)
-        if moment is None
-        else await moment.past.nodes(who, after, limit, moment.at_ns)
-    )
-    following = found[-1].id if len(found) == limit else None
-    lines = await asked.box(request).policies.differences(asked.who(request), [one.id for one in found])
-    return render.data(
-        shapes.NodeList(tuple(shapes.state(one, _differing(lines.get(one.id, ()))) for one in found), following)
-    )
+    query = pages_site.query_of(request)
+    if moment is None:
+        now = await asked.box(request).nodes(who, after, limit, query)
+        lines = await asked.box(request).policies.differences(who, [one.id for one in now])
+        found = [(one, lines.get(one.id, ())) for one in now]
+    else:
+        found = [*await moment.past.nodes(who, after, limit, moment.at_ns, query)]
+    following = found[-1][0].id if len(found) == limit else None
+    return render.data(shapes.NodeList(tuple(shapes.state(one, _differing(said)) for one, said in found), following))
 
 
 async def one_node(request: Request) -> Response:

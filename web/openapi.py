@@ -13,6 +13,7 @@ from starlette.responses import Response
 
 from fleet import limits
 from fleet.attention import Cause
+from fleet.connectivity import Reach
 from fleet.devices import Issued
 from fleet.node import Kind
 from fleet.plan import Sort
@@ -71,6 +72,7 @@ _AS_OF = Query(
     {"type": "string", "maxLength": 64},
     "As of this moment: RFC 3339, Unix seconds (up to eleven digits) or Unix nanoseconds; now unless told.",
 )
+_NAME = {"type": "string", "maxLength": limits.name_chars_max}
 _FROM = Query("from", _AS_OF.schema, "Not before this moment, written as `as_of` is.")
 _TO = Query("to", _AS_OF.schema, "Before this moment, written as `as_of` is.")
 
@@ -78,7 +80,18 @@ SPOKEN: dict[tuple[str, str], Spoken] = {
     ("GET", "/api/v1/me"): Spoken(shapes.Me),
     ("GET", "/api/v1/nodes"): Spoken(
         shapes.NodeList,
-        (Query("after", {"type": "string", "maxLength": 26}, "`next` of the answer before."), _LIMIT, _AS_OF),
+        (
+            Query("after", {"type": "string", "maxLength": 26}, "`next` of the answer before."),
+            _LIMIT,
+            Query("text", _NAME, "In name, tag, address or id."),
+            Query("reach", {"type": "string", "enum": ["", *Reach]}, "Only nodes of this reach."),
+            Query("kind", {"type": "string", "enum": ["", *Kind]}, "Only nodes of this kind."),
+            Query("tag", _NAME, "Only nodes with this tag."),
+            Query("site", _NAME, "A hub's: only nodes of the site of this name."),
+            Query("domain", {"type": "string", "maxLength": 64}, "The id of a domain, or none: only nodes of it."),
+            Query("bundle", {"type": "string", "maxLength": 64}, "The id of a policy bundle: only nodes of it."),
+            _AS_OF,
+        ),
     ),
     ("GET", "/api/v1/nodes/{id}"): Spoken(NodeView, (_AS_OF,)),
     ("PATCH", "/api/v1/nodes/{id}"): Spoken(shapes.Done, body=shapes.Change),

@@ -167,9 +167,14 @@ class NodeQuery(_View, frozen=True):
     kind: Kind | None = None
     tag: str | None = None
     site: str | None = None
+    domain: str | None = None  # the id; "" is of none
+    bundle: str | None = None  # the id
     order: str = "attention"  # attention, name, battery, seen, rtt
     offset: int = 0
     limit: int = 100
+
+
+ALL_NODES = NodeQuery()
 
 
 class SiteLine(_View, frozen=True):
@@ -242,6 +247,7 @@ class SiteView(_View, frozen=True):
     drift: DriftView = DriftView()
     as_of: AsOf | None = None
     needing: int = 0  # all that stand in the queue
+    unread: int = 0  # documents not looked at yet: a list by domain or bundle is without what they say
 
 
 class Choice(_View, frozen=True):
@@ -440,8 +446,27 @@ class GroupView(_View, frozen=True):
     pending: int = 0
 
 
+class GroupSums(_View, frozen=True):
+    """How the nodes of a bundle or a domain stood at a moment, over `counted` of its `nodes`. What hangs on a measured
+    value is unknown here. `unread`: documents that were not looked at yet, so that nodes may be missing."""
+
+    nodes: int
+    counted: int
+    unread: int
+    in_line: int
+    out: int
+    unknown: int
+    free: int
+    score: float | None
+    reasons: tuple[tuple[str, int], ...] = ()
+    versions: tuple[tuple[str, int], ...] = ()  # as found; "" is not known
+    reach: tuple[tuple[Reach, int], ...] = ()
+    worst: tuple[Drifter, ...] = ()
+
+
 class GroupThen(_View, frozen=True):
-    """A bundle or a domain as of a moment: what was written in it. How its nodes stood then is asked of each node."""
+    """A bundle or a domain as of a moment: what was written in it, and how its nodes stood (None in a list of many, which
+    says how many there were)."""
 
     now_ns: int
     kind: DocumentKind
@@ -449,6 +474,8 @@ class GroupThen(_View, frozen=True):
     name: str
     words: tuple[Word, ...]
     as_of: AsOf
+    nodes: int = 0
+    sums: GroupSums | None = None
 
 
 class GroupsThen(_View, frozen=True):
@@ -458,6 +485,7 @@ class GroupsThen(_View, frozen=True):
     kind: DocumentKind
     groups: tuple[GroupThen, ...]
     as_of: AsOf
+    unread: int = 0  # documents that were not looked at yet, so that nodes may be missing
 
 
 class DebtLine(_View, frozen=True):
@@ -923,7 +951,11 @@ class Past(Protocol):
         """Refused (400) when the node was not there yet."""
         ...
 
-    async def nodes(self, who: Identity, after: str, limit: int, moment_ns: int) -> Sequence[Node]: ...
+    async def nodes(
+        self, who: Identity, after: str, limit: int, moment_ns: int, query: NodeQuery = ALL_NODES
+    ) -> Sequence[tuple[Node, tuple[Difference, ...]]]:
+        """Each with what was wanted of it, and how it stood to that as far as no measured value is asked for."""
+        ...
 
     async def timeline(
         self, who: Identity, before: int, limit: int, subject: str | None, moment_ns: int
@@ -1153,8 +1185,8 @@ class Box(Protocol):
 
     async def node(self, who: Identity, node_id: str) -> NodeView | None: ...
 
-    async def nodes(self, who: Identity, after: str, limit: int) -> Sequence[Node]:
-        """Canonical objects by ascending id, for the API."""
+    async def nodes(self, who: Identity, after: str, limit: int, query: NodeQuery = ALL_NODES) -> Sequence[Node]:
+        """Canonical objects by ascending id, of those that match; its order and offset are not looked at."""
         ...
 
     async def latest(self, who: Identity, query: LatestQuery) -> Sequence[Latest]:

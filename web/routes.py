@@ -31,9 +31,15 @@ PUBLIC, VIEWER, OPERATOR, ADMIN = Policy.PUBLIC, Policy.VIEWER, Policy.OPERATOR,
 _PROGRAM = "This is a part of the program, which has no past; ask without “as_of”."
 _STREAM = "A stream tells what happens from now on; of the past ask the pages, or /api/v1/events."
 _FILE = "This is a file of all that there is, its past with it; ask without “as_of”."
-_COMING_IN = "Who may come in is known of now; who was let in, when and by whom stands in the audit, which knows the past."
-_MEASURED = "What comes in is measured now, and the measure is not kept; the journal knows what was refused, claimed and lost."
-_OPEN = "What stands open is known of now; what was decided, when and by whom stands in the journal, which knows the past."
+_COMING_IN = (
+    "Who may come in is known of now; who was let in, when and by whom stands in the audit, which knows the past."
+)
+_MEASURED = (
+    "What comes in is measured now, and the measure is not kept; the journal knows what was refused, claimed and lost."
+)
+_OPEN = (
+    "What stands open is known of now; what was decided, when and by whom stands in the journal, which knows the past."
+)
 _EDIT = "What is edited is edited now; the page of the domain knows the past."
 _PROOF = "What is checked is the whole log, its past with it; ask without “as_of”."
 _HEALTH = "How the box itself is doing is known of now; ask without “as_of”."

@@ -43,6 +43,7 @@ from tests.web.board import Slate
 from tests.web.desk import Desk
 from web.past import Then
 from web.ports import (
+    ALL_NODES,
     AccountView,
     Attention,
     AttentionQuery,
@@ -94,7 +95,7 @@ from web.ports import (
     VerifyStep,
     WayIn,
 )
-from web.rows import batch, relays
+from web.rows import batch, groups, matching, relays
 
 NOW_NS = 1_795_253_400 * SECOND
 PASSWORD = "correct horse battery"
@@ -370,7 +371,13 @@ class Island:
         self.slate = Slate(self.rows, self.nodes_held, self.now)
         self.policies = self.slate.policies
         self.past: Then | None = Then(
-            Remembered(self.log), self, lambda: list(self.rows.values()), tuple, self.slate, self._rights(), self._receipt
+            Remembered(self.log),
+            self,
+            lambda: list(self.rows.values()),
+            tuple,
+            self.slate,
+            self._rights(),
+            self._receipt,
         )
         self._fact("", facts.LogStarted(reason="first", public_key=b"\x17" * 32), 6 * HOUR)
         self._fact("", facts.ApplianceStarted(version=self.version, clean=True), 6 * HOUR)
@@ -699,7 +706,7 @@ class Island:
         ]
         lines.sort(key=lambda line: line.severity is Severity.LOOK)
         self.needing = lines
-        wanted = query.text.lower()
+        wanted, among = query.text.lower(), await self._among(query)
         found_rows = [
             row
             for row in rows
@@ -707,6 +714,7 @@ class Island:
             and query.reach in (None, row.reach)
             and query.kind in (None, row.kind)
             and (not query.tag or query.tag in row.tags)
+            and (among is None or row.id in among)
         ]
         urgent = {line.node_id: index for index, line in enumerate(lines)}
         order = {
@@ -730,6 +738,7 @@ class Island:
             messages_per_s=52.4,
             unclaimed=len(self.unclaimed),
             uptime_s=21_600 + (now - NOW_NS) / SECOND,
+            drift=await self.policies.drift(who),
         )
 
     async def attention(self, who: Identity, query: AttentionQuery) -> AttentionView:
@@ -830,9 +839,15 @@ class Island:
             way_in=self.ways_in.get(node_id, WayIn(per_s=1.2, repeated=0, repeated_in_a_row=0, skew_ns=-12_000_000)),
         )
 
-    async def nodes(self, who: Identity, after: str, limit: int) -> Sequence[Node]:
+    async def nodes(self, who: Identity, after: str, limit: int, query: NodeQuery = ALL_NODES) -> Sequence[Node]:
         self._check()
-        return [self.nodes_held[one] for one in sorted(self.nodes_held) if one > after][:limit]
+        ids = {row.id for row in matching(self.rows.values(), query, await self._among(query))}
+        return [self.nodes_held[one] for one in sorted(self.nodes_held) if one > after and one in ids][:limit]
+
+    async def _among(self, query: NodeQuery) -> frozenset[str] | None:
+        if not groups(query):
+            return None
+        return await self.slate.ask(lambda board: board.members(query.domain, query.bundle))
 
     async def latest(self, who: Identity, query: LatestQuery) -> Sequence[Latest]:
         self._check()

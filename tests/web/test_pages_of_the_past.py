@@ -349,7 +349,9 @@ def test_events_of_a_stretch_and_up_to_a_moment_for_programs(ask: TestClient, is
         assert within
         assert events(**{"from": iso(early), "to": iso(late)}) == within
     assert events(as_of=HOUR_AGO) == [at for at in every if at <= hour] != every
-    assert events(**{"from": iso(two), "to": iso(NOW_NS), "as_of": HOUR_AGO}) == [at for at in every if two <= at <= hour]
+    assert events(**{"from": iso(two), "to": iso(NOW_NS), "as_of": HOUR_AGO}) == [
+        at for at in every if two <= at <= hour
+    ]
     backwards = ask.get("/api/v1/events", params={"from": iso(hour), "to": iso(two)}, headers=bearer("bob"))
     assert backwards.status_code == 400
     assert "nothing lies between" in backwards.json()["error"]
@@ -358,7 +360,9 @@ def test_events_of_a_stretch_and_up_to_a_moment_for_programs(ask: TestClient, is
     assert "“to”" in wrong.json()["error"]
 
 
-def test_the_journal_page_takes_a_stretch_of_time_and_keeps_it_on_older_pages(alice: TestClient, island: Island) -> None:
+def test_the_journal_page_takes_a_stretch_of_time_and_keeps_it_on_older_pages(
+    alice: TestClient, island: Island
+) -> None:
     early, late = NOW_NS - 6 * HOUR, NOW_NS - HOUR
     query = {"from": iso(early)[:-1], "to": iso(late)[:-1], "limit": "2"}
     page = alice.get("/journal", params={**query, "format": "json"}).json()

@@ -139,6 +139,7 @@ async def _then(request: Request, moment: asked.Moment) -> Response:
         "policies_then",
         now_ns=moment.at_ns,
         as_of=bundles.as_of,
+        unread=bundles.unread,
         kinds=(("Policy bundles", HOME[Kind.BUNDLE], bundles.groups), ("Domains", HOME[Kind.DOMAIN], domains.groups)),
     )
 
