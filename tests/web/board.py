@@ -68,7 +68,7 @@ class Slate:
 
     def _values(self, node_id: str) -> dict[str, Stamped]:
         """What is written of a node; what stands in its desired state was written an hour ago."""
-        node, values = self.nodes[node_id], {**self.wanted.get(node_id, {})}
+        node, values = self.nodes[node_id], dict[str, Stamped]()
         for field, value in (
             ("target_version", node.desired.target_version),
             ("policy_bundle_id", node.desired.policy_bundle_id),
@@ -76,7 +76,7 @@ class Slate:
         ):
             if value:
                 values[field] = self.stamped(value, ago_ns=3_600 * 10**9)
-        return values
+        return values | self.wanted.get(node_id, {})
 
     def applied(self, node: Node, written: View) -> Node:
         return node_words.applied(node, written)

@@ -13,6 +13,7 @@ from fleet import events as facts
 from fleet import past
 from fleet.document import Kind
 from fleet.limits import HOUR, MINUTE, SECOND
+from fleet.node import Desired
 from tests.web.conftest import bearer
 from tests.web.island import NOW_NS, Island
 from web import asked, render
@@ -420,3 +421,75 @@ def test_raw_records_of_a_moment_end_there_and_the_cursor_with_them(ask: TestCli
         after = answer["next"]
     assert seen == [one.id for one in island.records if one.at_ns <= moment_ns]
     assert after == seen[-1]
+
+
+# -- by domain and by policy bundle -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("name", "field"), [("domain", "domain_id"), ("bundle", "policy_bundle_id")])
+def test_the_fleet_is_listed_by_domain_and_by_bundle_now_and_as_of_a_moment(
+    alice: TestClient, island: Island, name: str, field: str
+) -> None:
+    kind = Kind.DOMAIN if name == "domain" else Kind.BUNDLE
+    for one in ("01WEST", "01EAST"):
+        island.slate.put(kind, one, {"name": one.lower()}, ago_ns=5 * HOUR)
+    there, moved = list(island.rows)[:2]
+    for node_id, value, ago_ns in ((there, "01WEST", 3 * HOUR), (moved, "01EAST", HOUR // 2)):
+        island.slate.wanted[node_id] = {field: island.slate.stamped(value, ago_ns=ago_ns)}
+
+    def of(group: str, as_of: str = "") -> set[str]:
+        query = {name: group, "limit": "500", "as_of": as_of}
+        listed = {one["node"]["id"] for one in alice.get("/api/v1/nodes", params=query).json()["nodes"]}
+        page = alice.get("/", params={**query, "format": "json"}).json()
+        assert {row["id"] for row in page["rows"]} == listed
+        assert page["matching"] == len(listed)
+        shown = alice.get("/", params=query).text
+        assert f'<option value="{group}" selected>' in shown
+        return listed
+
+    assert of("01WEST") == of("01WEST", HOUR_AGO) == {there}
+    assert of("01EAST") == {moved}
+    assert of("01EAST", HOUR_AGO) == set()
+    if name == "domain":
+        assert moved in of("none", HOUR_AGO)
+        assert moved not in of("none")
+
+
+def test_a_list_for_programs_takes_the_filters_of_the_page(ask: TestClient, island: Island) -> None:
+    tag = next(tag for row in island.rows.values() for tag in row.tags)
+    for query, fits in (
+        ({"tag": tag}, lambda row: tag in row.tags),
+        ({"kind": "GATEWAY"}, lambda row: row.kind == "GATEWAY"),
+        ({"reach": "offline"}, lambda row: row.reach == "offline"),
+        ({"text": "kestrel"}, lambda row: "kestrel" in row.name),
+    ):
+        found = ask.get("/api/v1/nodes", params={**query, "limit": "500"}, headers=bearer("bob")).json()["nodes"]
+        wanted = {row.id for row in island.rows.values() if fits(row)}
+        assert {one["node"]["id"] for one in found} == wanted != set()
+        pages, after = list[str](), ""
+        while True:
+            some = ask.get("/api/v1/nodes", params={**query, "limit": "2", "after": after}, headers=bearer("bob")).json()
+            pages += [one["node"]["id"] for one in some["nodes"]]
+            after = some["next"]
+            if after is None:
+                break
+        assert pages == sorted(wanted)
+
+
+def test_the_page_of_a_bundle_of_the_past_sums_up_its_nodes(alice: TestClient, island: Island) -> None:
+    node_id = next(node for node in island.rows if island.rows[node].version)
+    base = island.slate.put(Kind.BUNDLE, "01BASE", {"name": "base", "target_version": "9.9.9"}, ago_ns=5 * HOUR)
+    island.slate.wanted[node_id] = {"policy_bundle_id": island.slate.stamped(base, ago_ns=3 * HOUR)}
+    island.nodes_held[node_id] = msgspec.structs.replace(island.nodes_held[node_id], desired=Desired())
+    island._fact(node_id, facts.VersionChanged("", "1.4.2"), 3 * HOUR)
+    island.log.sort(key=lambda one: one.hlc)
+    sums = alice.get(f"/api/v1/policies/{base}", params={"as_of": HOUR_AGO}).json()["sums"]
+    assert (sums["nodes"], sums["counted"], sums["out"], sums["score"]) == (1, 1, 1, 100.0)
+    page = alice.get(f"/policies/{base}", params={"as_of": HOUR_AGO}).text
+    assert "runs 1.4.2, wanted 9.9.9" in page
+    assert "Limits on measured values are not in these sums" in page
+    assert f'href="/?bundle={base}&amp;as_of=' in page
+    earlier = alice.get(f"/api/v1/policies/{base}", params={"as_of": str(NOW_NS - 4 * HOUR)}).json()["sums"]
+    assert earlier["nodes"] == 0
+    listed = alice.get("/api/v1/policies", params={"as_of": HOUR_AGO}).json()["groups"]
+    assert [one["nodes"] for one in listed if one["id"] == base] == [1]
