@@ -52,6 +52,12 @@ class Rights:
             found = known[1][subject, place] = authority.chain(state, subject, place, self._is_hub, self._upto)
         return found
 
+    def contested(self) -> list[Chain]:
+        """Where two believe that they decide."""
+        state = self._state()
+        chains = [self.chain(*one) for one in sorted({*state.claims, *state.grants})]
+        return [one for one in chains if one.contests]
+
     def of_node(self, node_id: str, plain: View) -> Chain:
         """The line that a node's document is judged by; `plain` is the document as it was merged."""
         place = self.place_of(node_id)

@@ -190,6 +190,7 @@ SPOKEN: dict[tuple[str, str], Spoken] = {
             Query("cause", {"type": "string", "enum": ["", *Cause]}, "Only what is here for this."),
             Query("domain", {"type": "string", "maxLength": 64}, "The id of a domain: only what is of it."),
             Query("site", {"type": "string", "maxLength": 64}, "A hub's: the name of a site."),
+            _AS_OF,
         ),
     ),
     ("POST", "/api/v1/attention/{id}"): Spoken(shapes.Done, body=attention.TakeUp),

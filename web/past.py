@@ -31,7 +31,7 @@ from fleet.node import Actual, Connectivity, Desired, Firmware, Lifecycle, Node,
 from fleet.past import MISSING, WHOLE, Known, Stretch, Track, Was, stamp_at
 from fleet.people import Identity, Refused
 from fleet.reading import Health, Position
-from web import deciding, ports, rows, stood
+from web import attention, deciding, needed, ports, rows, stood
 from web.words import age, when
 
 TURNS_MAX = 2_000  # of one node, for its slider
@@ -56,6 +56,8 @@ class History(Protocol):
     def of(
         self, subjects: Iterable[str], moment_ns: int, tracks: Iterable[Track] = Track
     ) -> Mapping[str, Mapping[Track, Was]]: ...
+
+    def standing(self, moment_ns: int, track: Track, said: frozenset[str]) -> Mapping[str, tuple[str, int]]: ...
 
     def turns(self, subject: str, limit: int) -> Sequence[Was]: ...
 
@@ -99,6 +101,8 @@ class Rights(Protocol):
     def chain(self, subject: str, place: str) -> Chain: ...
 
     def of_node(self, node_id: str, plain: View) -> Chain: ...
+
+    def contested(self) -> list[Chain]: ...
 
 
 class SiteTold(msgspec.Struct, frozen=True):
@@ -247,6 +251,35 @@ class Then:
             for line in sorted(made, key=lambda line: (not line.quarantined, line.mode is Mode.LIVE, line.name))
         ]
         return ports.LinksView(now_ns=moment_ns, links=tuple(links), as_of=_as_of(known, moment_ns))
+
+    async def attention(self, who: Identity, query: ports.AttentionQuery, moment_ns: int) -> ports.AttentionView:
+        """What needed a person, as far as the log knows (`web.needed`)."""
+        told, every, rights = self._told(), self._every(), self._rights_at(moment_ns)
+        found = await asyncio.gather(
+            *(asyncio.to_thread(self._history.standing, moment_ns, *one) for one in needed.WORDS.items())
+        )
+        lines = await self._lines(told, Counter(), moment_ns)
+
+        def work() -> ports.AttentionView:
+            owned, names = self._documents.owns(moment_ns), {one.peer: one.name for one in told}
+            domains = self._documents.every(DocumentKind.DOMAIN, moment_ns)
+            names |= {name: _called(view, name) for name, view in domains.items()}
+            names |= {row.id: row.name for row in every} | ({self._own: self._box.name} if self._own else {})
+            items = needed.of_nodes(every, dict(zip(needed.WORDS, found, strict=True)), _silent(told, moment_ns))
+            items = [one._replace(domain=owned.own.get(one.subject, _NOTHING).domain) for one in items]
+            items += needed.of_sites(lines)
+            if rights is not None:
+                nodes = frozenset(row.id for row in every)
+                items += needed.of_authority(
+                    rights.contested(), lambda name: names.get(name, name), lambda name: name in nodes
+                )
+            made = needed.queue(
+                items, query, lambda kind, name: self._documents.one(DocumentKind(kind), name, moment_ns), moment_ns
+            )
+            as_of = _as_of(self._history.known(), moment_ns)
+            return attention.view(made, query, names, moment_ns, hub=not self._own, as_of=as_of)
+
+        return await asyncio.to_thread(work)
 
     # -- who decided -------------------------------------------------------------------------------------------
 

@@ -97,6 +97,15 @@ class LatestQuery(NamedTuple):
     limit: int = 200
 
 
+class AsOf(_View, frozen=True):
+    """A view is of a past moment, as far as the history is put together: up to the journal's event `position`; `behind`
+    events more stand in the journal."""
+
+    at_ns: int
+    position: int
+    behind: int = 0
+
+
 class Severity(StrEnum):
     ACT = "act"
     LOOK = "look"
@@ -148,6 +157,7 @@ class AttentionView(_View, frozen=True):
     causes: tuple[tuple[str, int], ...] = ()
     domains: tuple[tuple[str, str, int], ...] = ()  # id, name
     sites: tuple[tuple[str, int], ...] = ()
+    as_of: AsOf | None = None  # of a past view: what the log knows; what people had said is of the first of them only
 
 
 class AttentionWish(_View, frozen=True):
@@ -189,15 +199,6 @@ class SiteLine(_View, frozen=True):
     backlog: int = 0  # events that are missing here, as far as it has told
     nodes: int = 0
     quarantined: bool = False
-
-
-class AsOf(_View, frozen=True):
-    """A view is of a past moment, as far as the history is put together: up to the journal's event `position`; `behind`
-    events more stand in the journal."""
-
-    at_ns: int
-    position: int
-    behind: int = 0
 
 
 class DriftGroup(_View, frozen=True):
@@ -964,6 +965,8 @@ class Past(Protocol):
     async def links(self, who: Identity, moment_ns: int) -> LinksView: ...
 
     async def authority(self, who: Identity, subject: str, moment_ns: int) -> AuthorityView: ...
+
+    async def attention(self, who: Identity, query: AttentionQuery, moment_ns: int) -> AttentionView: ...
 
     async def groups(self, who: Identity, kind: DocumentKind, moment_ns: int) -> GroupsThen: ...
 

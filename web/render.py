@@ -139,9 +139,7 @@ def page(request: Request, name: str, /, *, status: int = 200, **values: Any) ->
 
 
 _ID = '[^"?#/]*'
-_KNOW = (
-    f"(?:nodes|domains)/{_ID}(?:/authority)?|journal|audit|quarantine|links(?:/{_ID})?|policies(?:/{_ID})?"  # the past
-)
+_KNOW = f"(?:nodes|domains)/{_ID}(?:/authority)?|attention|journal|audit|quarantine|links(?:/{_ID})?|policies(?:/{_ID})?"  # the past
 _LINK = re.compile(rf'(?<!data-moment )(href|hx-get)="(/(?:{_KNOW})?)(\?[^"#]*)?(#[^"]*)?"')
 _FORM = re.compile(r'<form\b(?![^>]*\bdata-moment)[^>]*\bmethod="get"[^>]*>')
 

@@ -3,8 +3,6 @@ time."""
 
 from __future__ import annotations
 
-import asyncio
-
 from fleet import events
 from fleet.connectivity import Mode, Reach
 from fleet.document import Kind as DocumentKind

@@ -330,6 +330,11 @@ class Remembered:
                 found.setdefault(subject, {})[was.track] = was
         return found
 
+    def standing(self, moment_ns: int, track: past.Track, said: frozenset[str]) -> dict[str, tuple[str, int]]:
+        subjects = {about for about, _, was in self._turns() if was.track is track}
+        stood = {one: held[track] for one, held in self.of(subjects, moment_ns, (track,)).items()}
+        return {one: (was.said, was.since_ns) for one, was in stood.items() if was.said in said}
+
     def turns(self, subject: str, limit: int) -> list[past.Was]:
         return [was for about, _, was in self._turns() if about == subject][-limit:]
 

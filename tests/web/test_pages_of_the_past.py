@@ -468,7 +468,9 @@ def test_a_list_for_programs_takes_the_filters_of_the_page(ask: TestClient, isla
         assert {one["node"]["id"] for one in found} == wanted != set()
         pages, after = list[str](), ""
         while True:
-            some = ask.get("/api/v1/nodes", params={**query, "limit": "2", "after": after}, headers=bearer("bob")).json()
+            some = ask.get(
+                "/api/v1/nodes", params={**query, "limit": "2", "after": after}, headers=bearer("bob")
+            ).json()
             pages += [one["node"]["id"] for one in some["nodes"]]
             after = some["next"]
             if after is None:
@@ -493,3 +495,49 @@ def test_the_page_of_a_bundle_of_the_past_sums_up_its_nodes(alice: TestClient, i
     assert earlier["nodes"] == 0
     listed = alice.get("/api/v1/policies", params={"as_of": HOUR_AGO}).json()["groups"]
     assert [one["nodes"] for one in listed if one["id"] == base] == [1]
+
+
+# -- what needed a person ----------------------------------------------------------------------------------------------
+
+
+def test_what_needed_a_person_then_is_what_the_log_says_of_it(alice: TestClient, island: Island) -> None:
+    well, silent, failed = [node for node in island.rows if island.rows[node].version][:3]
+    for node_id in (well, silent, failed):
+        island._fact(node_id, facts.NodeHeard("LIVE", "", "syslog"), 4 * HOUR)
+    island._fact(silent, facts.NodeQuiet("DISCONNECTED", "LIVE", 1, 15), 3 * HOUR)
+    island._fact(failed, facts.HealthChanged("OK", "FAILED", "motor 3"), 3 * HOUR - MINUTE)
+    island._fact(silent, facts.NodeHeard("LIVE", "DISCONNECTED", "syslog"), HOUR // 2)
+    island.log.sort(key=lambda one: one.hlc)
+    seen = island.slate.stamped(iso(NOW_NS - 2 * HOUR), who="bob", ago_ns=2 * HOUR)
+    island.slate.wanted[failed] = {"acknowledged/failed": seen, "domain_id": island.slate.stamped("x", ago_ns=4 * HOUR)}
+    decided_otherwise(island, NORTH)
+
+    def at(ago_ns: int, **query: str) -> tuple[dict[str, str], dict[str, str]]:
+        asked_for = {"as_of": str(NOW_NS - ago_ns), **query}
+        view = alice.get("/api/v1/attention", params=asked_for).json()
+        assert view["as_of"]["at_ns"] == NOW_NS - ago_ns
+        page = alice.get("/attention", params=asked_for).text
+        main = page[page.index("<main") : page.index("</main>")]
+        assert 'method="post"' not in main
+        assert all(one["words"] in main for one in view["items"])
+        both = ({one["node_id"]: one["cause"] for one in view[part]} for part in ("items", "quiet"))
+        awake, quiet = ({one: cause for one, cause in part.items() if one in (well, silent, failed)} for part in both)
+        return awake, quiet
+
+    assert at(3 * HOUR + MINUTE) == ({}, {})
+    assert at(2 * HOUR + MINUTE) == ({silent: "silent", failed: "failed"}, {})
+    assert at(2 * HOUR + MINUTE, cause="silent") == ({silent: "silent"}, {})
+    assert at(2 * HOUR + MINUTE, domain="x") == ({failed: "failed"}, {})
+    assert at(HOUR) == ({silent: "silent"}, {failed: "failed"}), "somebody had seen it by then"
+    assert at(HOUR // 4) == ({}, {failed: "failed"})
+    since = alice.get("/api/v1/attention", params={"as_of": HOUR_AGO, "cause": "silent"}).json()["items"]
+    assert [one["since_ns"] for one in since if one["node_id"] == silent] == [NOW_NS - 3 * HOUR]
+
+
+def test_two_who_believed_that_they_decide_needed_a_person_then(alice: TestClient, island: Island) -> None:
+    decided_otherwise(island, NORTH)
+    over = facts.AuthorityGranted(island.writer, 2, "GLOBAL", (), 0, "carry on", "hand back", "Bob", "mine")
+    island._fact(NORTH, over, HOUR, writer="01HARBOR")
+    for ago_ns, contested in ((HOUR // 2, True), (HOUR + MINUTE, False)):
+        view = alice.get("/api/v1/attention", params={"as_of": str(NOW_NS - ago_ns)}).json()
+        assert ([one["link"] for one in view["items"] if one["cause"] == "contest"] != []) == contested
