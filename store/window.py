@@ -35,6 +35,15 @@ _TOO_MANY = "There is too much in this stretch of time to look through for one k
 _END = 1 << 62
 
 
+class _Probe(NamedTuple):
+    """Where an event stands, and its stamp."""
+
+    seq: int
+    position: int
+    hlc: int
+    raw: bytes
+
+
 class _Log(NamedTuple):
     number: int
     writer: str
@@ -66,13 +75,17 @@ def following(site_db: Path, after: int, limit: int, stretch: Stretch) -> list[R
 
 def newest(db: sqlite3.Connection, stretch: Stretch, before: int) -> Iterator[Recorded]:
     ends = [
-        (log, _head(db, log, lambda one: one.position < before and one.hlc <= stretch.high) + 1) for log in _logs(db)
+        (log, _head(db, log, lambda one: one.position < before and one.hlc <= stretch.high, stretch.high) + 1)
+        for log in _logs(db)
     ]
     return _merged(db, ends, stretch, -1)
 
 
 def oldest(db: sqlite3.Connection, stretch: Stretch, after: int) -> Iterator[Recorded]:
-    ends = [(log, _head(db, log, lambda one: one.position <= after or one.hlc < stretch.low)) for log in _logs(db)]
+    ends = [
+        (log, _head(db, log, lambda one: one.position <= after or one.hlc < stretch.low, stretch.low))
+        for log in _logs(db)
+    ]
     return _merged(db, ends, stretch, 1)
 
 
@@ -80,8 +93,11 @@ def _merged(db: sqlite3.Connection, ends: list[tuple[_Log, int]], stretch: Stret
     """From beside a number in each log on, up (1) or down (-1), as long as the stretch lasts."""
 
     def step(log: _Log, seq: int) -> tuple[int, Recorded, _Log] | None:
-        one = _at(db, log, seq + way, way)
-        return (way * one.position, one, log) if one is not None and stretch.low <= one.hlc <= stretch.high else None
+        found = _at(db, log, seq + way, way)
+        if found is None or not stretch.low <= found.hlc <= stretch.high:
+            return None
+        one = events.decode_any(found.raw, writer=log.writer, epoch=log.epoch, seq=found.seq, position=found.position)
+        return way * one.position, one, log
 
     heap = [one for one in (step(log, seq) for log, seq in ends) if one is not None]
     heapify(heap)
@@ -99,27 +115,34 @@ def _logs(db: sqlite3.Connection) -> list[_Log]:
     return [_Log(*row) for row in db.execute(_ENDS) if row[3] is not None]
 
 
-def _head(db: sqlite3.Connection, log: _Log, fits: Callable[[Recorded], bool]) -> int:
-    """The number of the last event that fits, where all before it do; one below the first when none does."""
+def _head(db: sqlite3.Connection, log: _Log, fits: Callable[[_Probe], bool], hlc: int) -> int:
+    """The number of the last event that fits, where all before it do; one below the first when none does. Where stamps
+    come evenly it is near the place that `hlc` has between the two ends, so every other look is there."""
     low, high = log.first - 1, log.last
-    probe = high  # most stretches end with the log
+    below = above = None  # the nearest that fit, and that did not
+    probe, guess = high, True  # most stretches end with the log
     while low < high:
         one = _at(db, log, probe, -1)
-        if one is None or one.seq <= low or fits(one):
+        if one is None or one.seq <= low:
             low = probe
+        elif fits(one):
+            low, below = probe, one
         else:
-            high = one.seq - 1
-        probe = (low + high + 1) // 2
+            high, above = one.seq - 1, one
+        probe, guess = (low + high + 1) // 2, not guess
+        if guess and below is not None and above is not None and below.hlc < hlc < above.hlc:
+            near = low + (high - low) * (hlc - below.hlc) // (above.hlc - below.hlc)
+            probe = min(max(near, low + 1), high)
     return low
 
 
-def _at(db: sqlite3.Connection, log: _Log, seq: int, way: int) -> Recorded | None:
+def _at(db: sqlite3.Connection, log: _Log, seq: int, way: int) -> _Probe | None:
     """The event of that number, or the next one that way."""
     while True:
         row = db.execute(_BEFORE if way < 0 else _BEHIND, (log.number, seq)).fetchone()
         if row is None:
             return None
-        one = events.decode_any(row[2], writer=log.writer, epoch=log.epoch, seq=row[0], position=row[1])
-        if one.kind != events.UNREADABLE:
-            return one
+        hlc = events.stamp_of(row[2], seq=row[0])
+        if hlc is not None:
+            return _Probe(row[0], row[1], hlc, row[2])
         seq = row[0] + way
