@@ -139,7 +139,8 @@ def page(request: Request, name: str, /, *, status: int = 200, **values: Any) ->
 
 
 _ID = '[^"?#/]*'
-_KNOW = f"(?:nodes|domains)/{_ID}(?:/authority)?|attention|journal|audit|quarantine|links(?:/{_ID})?|policies(?:/{_ID})?"  # the past
+_ONE = f"(?:nodes|domains)/{_ID}(?:/authority)?|(?:links|policies)(?:/{_ID})?"
+_KNOW = f"{_ONE}|attention|journal|audit|quarantine"  # the past
 _LINK = re.compile(rf'(?<!data-moment )(href|hx-get)="(/(?:{_KNOW})?)(\?[^"#]*)?(#[^"]*)?"')
 _FORM = re.compile(r'<form\b(?![^>]*\bdata-moment)[^>]*\bmethod="get"[^>]*>')
 
