@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import closing, suppress
 from typing import NamedTuple, TypeVar
 
@@ -114,7 +114,7 @@ class ApplianceBox:
             tuple,
             Documents(parts.folder.site_db, parts.identity.log.tenant, self._where, self.drifting.owns),
             parts.autonomy.rights,
-            self._receipt_then,
+            self._receipts_then,
             parts.identity.log.writer,
         )
         self._moving = asyncio.Lock()
@@ -577,10 +577,10 @@ class ApplianceBox:
         )
         return self._receipt_of(found[0][0]) if found else None
 
-    def _receipt_then(self, peer: str, moment_ns: int) -> ports.ReceiptView | None:
+    def _receipts_then(self, hubs: Iterable[str], moment_ns: int) -> dict[str, ports.ReceiptView]:
         with closing(connect_reader(self._parts.folder.site_db)) as db:
             found = peers.receipt_as_of(db, self._parts.journal.log.writer, moment_ns)
-        return self._receipt_of(found.content) if found is not None else None
+        return dict.fromkeys(hubs, self._receipt_of(found.content)) if found is not None else {}
 
     def _receipt_of(self, content: bytes) -> ports.ReceiptView:
         made = receipt.read(content)

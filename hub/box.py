@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import heapq
-from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import closing
 from typing import Any, Protocol, TypeVar
 
@@ -162,7 +162,7 @@ class HubBox:
         documents = Documents(parts.folder.site_db, parts.identity.log.tenant, self._where, self.drifting.owns)
         rights = parts.granting.rights if parts.granting is not None else None
         self.past = (
-            Then(parts.turns, self, self._all_rows, self._told, documents, rights, self._receipt_then)
+            Then(parts.turns, self, self._all_rows, self._told, documents, rights, self._receipts_then)
             if parts.turns is not None
             else None
         )
@@ -543,10 +543,14 @@ class HubBox:
             sums=_link_sums(sites),
         )
 
-    def _receipt_then(self, peer: str, moment_ns: int) -> ports.ReceiptView | None:
+    def _receipts_then(self, sites: Iterable[str], moment_ns: int) -> dict[str, ports.ReceiptView]:
         with closing(connect_reader(self._parts.folder.site_db)) as db:
-            found = peers.receipt_as_of(db, peer, moment_ns)
-        return _receipt(certificate_of(receipt.read(found.content), countersigned=True)) if found is not None else None
+            found = {site: peers.receipt_as_of(db, site, moment_ns) for site in sites}
+        return {
+            site: _receipt(certificate_of(receipt.read(one.content), countersigned=True))
+            for site, one in found.items()
+            if one is not None
+        }
 
     def _link(self, site: SiteHere, now_ns: int) -> ports.LinkView:
         backlog, missing = site.backlog, site.segments_missing

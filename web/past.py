@@ -152,13 +152,13 @@ class Then:
         told: Callable[[], Sequence[SiteTold]],
         documents: Documents,
         rights: Rights | None,
-        receipt: Callable[[str, int], ports.ReceiptView | None],
+        receipts: Callable[[Iterable[str], int], Mapping[str, ports.ReceiptView]],
         own: str = "",
     ) -> None:
-        """`rights` is None where nobody grants anything. `receipt`: the newest of a peer as of a moment; it blocks. `own`: at
+        """`rights` is None where nobody grants anything. `receipts`: the newest of each peer as of a moment; it blocks. `own`: at
         a site its writer, under which its link's turns stand."""
         self._history, self._box, self._every, self._told, self._documents = history, box, every, told, documents
-        self._rights, self._receipt, self._own = rights, receipt, own
+        self._rights, self._receipts, self._own = rights, receipts, own
 
     async def known(self, who: Identity) -> Known:
         return await asyncio.to_thread(self._history.known)
@@ -231,7 +231,7 @@ class Then:
             lambda: (
                 self._history.known(),
                 self._history.of(subjects.values(), moment_ns, (Track.LINK,)),
-                {peer: self._receipt(peer, moment_ns) for peer in subjects},
+                self._receipts(subjects, moment_ns),
             )
         )
         made = []
@@ -245,7 +245,7 @@ class Then:
                 mode=line.mode,
                 since_ns=line.since_ns,
                 heard_ns=line.heard_ns,
-                receipt=receipts[line.peer],
+                receipt=receipts.get(line.peer),
                 quarantine=("it was held in quarantine then",) if line.quarantined else (),
             )
             for line in sorted(made, key=lambda line: (not line.quarantined, line.mode is Mode.LIVE, line.name))

@@ -382,7 +382,7 @@ class Island:
             tuple,
             self.slate,
             self._rights(),
-            self._receipt,
+            self._receipts,
         )
         self._fact("", facts.LogStarted(reason="first", public_key=b"\x17" * 32), 6 * HOUR)
         self._fact("", facts.ApplianceStarted(version=self.version, clean=True), 6 * HOUR)
@@ -395,9 +395,9 @@ class Island:
     def now(self) -> int:
         return self._clock() if callable(self._clock) else NOW_NS
 
-    def _receipt(self, peer: str, moment_ns: int) -> ReceiptView | None:
+    def _receipts(self, peers: Iterable[str], moment_ns: int) -> dict[str, ReceiptView]:
         made = self.link.receipt if self.link else None
-        return made if made is not None and made.at_ns <= moment_ns else None
+        return dict.fromkeys(peers, made) if made is not None and made.at_ns <= moment_ns else {}
 
     @property
     def writer(self) -> str:
