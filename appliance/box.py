@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import closing, suppress
 from typing import NamedTuple, TypeVar
 
@@ -32,9 +32,10 @@ from fleet.histogram import quantile
 from fleet.limits import MS, SECOND
 from fleet.metrics import BY_NAME
 from fleet.node import Actual, Connectivity, Endpoint, Firmware, Kind, Lifecycle, LinkQuality, Node, SupplyChain
+from fleet.past import WHOLE, Stretch
 from fleet.people import Identity, Refused, Unavailable
 from fleet.signs import Signs
-from store import audit, journal, keys, node_words, proof
+from store import audit, journal, keys, node_words, peers, proof, window
 from store.attention import Marks
 from store.database import connect_reader
 from store.devices import source_of
@@ -111,7 +112,9 @@ class ApplianceBox:
             self,
             lambda: self._listed().rows,
             tuple,
-            Documents(parts.folder.site_db, parts.identity.log.tenant, self._where),
+            Documents(parts.folder.site_db, parts.identity.log.tenant, self._where, self.drifting.owns),
+            parts.autonomy.rights,
+            self._receipts_then,
             parts.identity.log.writer,
         )
         self._moving = asyncio.Lock()
@@ -129,8 +132,8 @@ class ApplianceBox:
 
     async def site(self, who: Identity, query: ports.NodeQuery) -> ports.SiteView:
         parts, now_ns = self._parts, self._parts.clock.now_ns()
-        listed = self._listed()
-        matching, drift = lists.chosen(listed.rows, query), await self.drifting.latest()
+        listed, among = self._listed(), await self._among(query)
+        matching, drift = lists.chosen(listed.rows, query, among), await self.drifting.latest()
         needing = await self._needing(drift, now_ns)
         return ports.SiteView(
             site=self.name,
@@ -147,6 +150,12 @@ class ApplianceBox:
             uptime_s=(parts.steady_ns() - parts.started_ns) / SECOND,
             drift=drift,
         )
+
+    async def _among(self, query: ports.NodeQuery) -> frozenset[str] | None:
+        """The nodes of the domain and of the bundle that are asked for; None when neither is."""
+        if not lists.groups(query):
+            return None
+        return await self.drifting.ask(lambda board: board.members(query.domain, query.bundle))
 
     def _listed(self) -> _Listed:
         now_s, listed = time.monotonic(), self._list
@@ -329,9 +338,12 @@ class ApplianceBox:
             return file.hub if file else "the hub"
         return "another site"
 
-    async def nodes(self, who: Identity, after: str, limit: int) -> Sequence[Node]:
-        chosen = sorted(node_id for node_id in tuple(self._parts.world.nodes) if node_id > after)[:limit]
-        states = [self._parts.world.nodes[node_id] for node_id in chosen]
+    async def nodes(
+        self, who: Identity, after: str, limit: int, query: ports.NodeQuery = ports.ALL_NODES
+    ) -> Sequence[Node]:
+        among, held = await self._among(query), dict(self._parts.world.nodes)
+        ids = [row.id for row in lists.matching(self._listed().rows, query, among)] if lists.filters(query) else held
+        states = [held[node_id] for node_id in sorted(one for one in ids if one > after and one in held)[:limit]]
         return [self._canonical(state, self._row(state)) for state in states]
 
     async def latest(self, who: Identity, query: ports.LatestQuery) -> Sequence[ports.Latest]:
@@ -407,7 +419,9 @@ class ApplianceBox:
 
     # -- journal and records ----------------------------------------------------------------------------------
 
-    async def events(self, who: Identity, after: int, limit: int) -> Sequence[Recorded]:
+    async def events(self, who: Identity, after: int, limit: int, stretch: Stretch = WHOLE) -> Sequence[Recorded]:
+        if stretch != WHOLE:
+            return await _in_thread(lambda: window.following(self._parts.folder.site_db, after, limit, stretch))
         return journal.rows_to_events(await self._parts.reader.fetch(journal.AFTER, (after, limit)))
 
     async def timeline(
@@ -417,9 +431,11 @@ class ApplianceBox:
         limit: int,
         subject: str | None = None,
         kind: str | None = None,
-        until_ns: int | None = None,
+        stretch: Stretch = WHOLE,
     ) -> Sequence[Recorded]:
-        sql, parameters = journal.newest(before or 1 << 62, limit, subject, kind, until_ns)
+        if stretch != WHOLE and not subject:
+            return await _in_thread(lambda: window.timeline(self._parts.folder.site_db, before, limit, kind, stretch))
+        sql, parameters = journal.newest(before or 1 << 62, limit, subject, kind, stretch)
         return told(journal.rows_to_events(await self._parts.reader.fetch(sql, parameters)))
 
     async def records_after(self, who: Identity, after: int, limit: int, node_id: str | None) -> ports.RecordPage:
@@ -559,9 +575,15 @@ class ApplianceBox:
             "SELECT content FROM receipt WHERE site=? AND length(site_signature) > 0 ORDER BY number DESC LIMIT 1",
             (log.writer,),
         )
-        if not found:
-            return None
-        made = receipt.read(found[0][0])
+        return self._receipt_of(found[0][0]) if found else None
+
+    def _receipts_then(self, hubs: Iterable[str], moment_ns: int) -> dict[str, ports.ReceiptView]:
+        with closing(connect_reader(self._parts.folder.site_db)) as db:
+            found = peers.receipt_as_of(db, self._parts.journal.log.writer, moment_ns)
+        return dict.fromkeys(hubs, self._receipt_of(found.content)) if found is not None else {}
+
+    def _receipt_of(self, content: bytes) -> ports.ReceiptView:
+        made = receipt.read(content)
         return ports.ReceiptView(
             number=made.number,
             at_ns=made.at_ns,
@@ -571,7 +593,7 @@ class ApplianceBox:
             gaps=len(made.gaps),
             root=made.root.hex(),
             countersigned=True,
-            seq=next((span.seq for span in made.logs if span.epoch == log.epoch), 0),
+            seq=next((span.seq for span in made.logs if span.epoch == self._parts.journal.log.epoch), 0),
         )
 
     async def link_change(self, who: Identity, peer: str, action: str, value: str) -> None:
@@ -657,8 +679,10 @@ class ApplianceBox:
             state=line.state,
         )
 
-    async def quarantine(self, who: Identity, before: int, limit: int, settled: bool) -> Sequence[ports.QuarantineItem]:
-        found = await self._parts.quarantine.items(before, limit, settled=settled)
+    async def quarantine(
+        self, who: Identity, before: int, limit: int, settled: bool, moment_ns: int | None = None
+    ) -> Sequence[ports.QuarantineItem]:
+        found = await self._parts.quarantine.items(before, limit, settled=settled, moment_ns=moment_ns)
         return [
             msgspec.structs.replace(lists.quarantined(*item), outside=self._retaking.is_outside(item)) for item in found
         ]

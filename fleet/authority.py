@@ -104,7 +104,7 @@ class Grant(NamedTuple):
 
 
 class Claim(NamedTuple):
-    """An epoch as its place began it. `grant` is the stamp of the grant that it rests on."""
+    """An epoch as its place began it, `hlc` the stamp of that. `grant` is the stamp of the grant that it rests on."""
 
     log_epoch: int
     seq: int
@@ -116,6 +116,7 @@ class Claim(NamedTuple):
     since_ns: int
     actor: str
     why: str
+    hlc: int = 0
 
 
 class Contest(NamedTuple):

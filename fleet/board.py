@@ -39,6 +39,7 @@ class Own(msgspec.Struct, frozen=True):
     bundle: str = ""
     said: Mapping[str, Stamped] = {}
     upstream: str = ""  # the node that it is reached over
+    stamp: int = 0  # of the newest word in it: as of later moments it is the same
 
 
 _NOTHING = Own()
@@ -119,7 +120,7 @@ class Board:
         held_ns = [word.wall_ns for one in view.conflicts if not taken_up(one.pointer) for word in one.others]
         _keep(self.open, (kind, name), Open(len(held_ns), len(parked), min(held_ns, default=0), _first(parked)))
         if kind == Kind.NODE:
-            self._own[name] = own(view)
+            self._own[name] = own(view, parked)
             self._dirty.add(name)
         elif kind == Kind.DOMAIN:
             self.domains[name] = view
@@ -230,6 +231,16 @@ class Board:
     def own(self, node_id: str) -> Own:
         return self._own.get(node_id, _NOTHING)
 
+    def owns(self) -> dict[str, Own]:
+        """What each node's own document says, of those that are read."""
+        return dict(self._own)
+
+    def members(self, domain: str | None, bundle: str | None) -> frozenset[str]:
+        """The nodes of a domain ("": of none) and of a bundle; None is any. One of the two is asked for."""
+        groups = [self.domain(domain).nodes] if domain is not None else []
+        groups += [self.bundle(bundle).nodes] if bundle is not None else []
+        return frozenset(groups[0].intersection(*groups[1:]))
+
     def concerned(self, name: str) -> list[str]:
         """The nodes of a domain, or the node of that id."""
         return [node_id for node_id, said in self._own.items() if name in (said.domain, node_id)]
@@ -297,13 +308,15 @@ def _keep(held: dict[tuple[str, str], _T], place: tuple[str, str], value: _T) ->
         held.pop(place, None)
 
 
-def own(view: View) -> Own:
+def own(view: View, parked: Sequence[Stamped] = ()) -> Own:
+    others = (word for one in view.conflicts for word in one.others)
     return (
         Own(
             text(view, "domain_id"),
             text(view, "policy_bundle_id"),
             drift.said(view.values),
             text(view, "upstream"),
+            max((word.hlc for word in (*view.values.values(), *others, *parked)), default=0),
         )
         if view.values
         else _NOTHING

@@ -791,6 +791,18 @@ def decode_any(raw: bytes, *, writer: str, epoch: int, seq: int = 0, position: i
     return Recorded(position, writer, epoch, seq, 0, 0, Clock.NOT_TRUSTED, UNREADABLE, 0, "", Unknown(raw))
 
 
+def stamp_of(raw: bytes, *, seq: int) -> int | None:
+    """The stamp alone of what `decode_any` makes of a signed event; None of one that is none. For those who look at many."""
+    try:
+        got, hlc, wall_ns, _, kind, _, subject, _ = _decode_plain(raw)
+        if got == seq and 0 <= hlc <= _NUMBER_MAX and -_NUMBER_MAX <= wall_ns <= _NUMBER_MAX and kind in KINDS:
+            return hlc if len(subject) <= limits.subject_chars_max else None
+    except (msgspec.MsgspecError, ValueError, RecursionError):
+        pass  # the long way tells a newer kind or field from what is no event
+    event = decode_any(raw, writer="", epoch=0, seq=seq)
+    return event.hlc if event.kind != UNREADABLE else None
+
+
 def _fits(event: Recorded, seq: int) -> bool:
     stamped = 0 <= event.hlc <= _NUMBER_MAX and abs(event.wall_ns) <= _NUMBER_MAX
     return event.seq == seq and stamped and len(event.subject) <= limits.subject_chars_max

@@ -55,6 +55,24 @@ class Known(NamedTuple):
     behind: int
 
 
+class Stretch(NamedTuple):
+    """From one moment to another (Unix ns); both belong to it, to the millisecond. None: it is open at that end."""
+
+    from_ns: int | None = None
+    until_ns: int | None = None
+
+    @property
+    def low(self) -> int:
+        """The least stamp of it."""
+        return stamp_at(self.from_ns - MS) + 1 if self.from_ns is not None else 0
+
+    @property
+    def high(self) -> int:
+        """The greatest stamp of it."""
+        return stamp_at(self.until_ns) if self.until_ns is not None else STAMP_MAX
+
+
+WHOLE = Stretch()
 STAMP_MAX = 1 << 63  # no stamp reaches it
 MISSING, RESUMED = "missing", "resumed"
 SUBJECTS = frozenset(Track) - {Track.LINK}  # tracks whose subject is a node

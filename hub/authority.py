@@ -52,9 +52,7 @@ class Granting:
 
     def contested(self) -> list[AuthorityLine]:
         """Where two believe that they decide."""
-        state = self.rights.state
-        chains = [self.rights.chain(*one) for one in sorted({*state.claims, *state.grants})]
-        return [self.line(chain) for chain in chains if chain.contests]
+        return [self.line(chain) for chain in self.rights.contested()]
 
     def _places(self, subject: str) -> list[str]:
         held = self._fleet.nodes.get(subject)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import heapq
-from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import closing
 from typing import Any, Protocol, TypeVar
 
@@ -29,6 +29,7 @@ from fleet.events import Recorded, SourceClaimed, SourceReleased, Stamp
 from fleet.limits import SECOND
 from fleet.metrics import BY_NAME
 from fleet.node import Actual, Connectivity, Endpoint, Firmware, Kind, Lifecycle, LinkQuality, Node, SupplyChain
+from fleet.past import WHOLE, Stretch
 from fleet.people import Identity, Refused, Unavailable
 from fleet.present import Present, Told
 from fleet.projections import lifecycle as lifecycle_view
@@ -40,8 +41,9 @@ from hub.debts import HEARD as _HEARD
 from hub.debts import Debts, debt_s
 from hub.records import Records
 from hub.roll import Roll
+from hub.shelf import certificate_of
 from hub.state import Certificate, FleetHere, NodeHere, SiteHere
-from store import audit, batch, journal, node_words, peers, proof
+from store import audit, batch, journal, node_words, peers, proof, window
 from store.attention import Marks
 from store.clock import WallClock
 from store.database import Reader, connect_reader
@@ -55,7 +57,7 @@ from store.shared import Shared, look, told
 from store.supervisor import Supervisor
 from store.then import Documents
 from store.views import View as Folded
-from sync import audit_file, export, receipt_file
+from sync import audit_file, export, receipt, receipt_file
 from sync.link import Link
 from web import attention, deciding, policies, ports, rows
 from web.attention import Made
@@ -157,15 +159,20 @@ class HubBox:
             lambda writer: parts.fleet.sites[writer].name if writer in parts.fleet.sites else "",
             self._where,
         )
-        documents = Documents(parts.folder.site_db, parts.identity.log.tenant, self._where)
-        self.past = Then(parts.turns, self, self._all_rows, self._told, documents) if parts.turns is not None else None
+        documents = Documents(parts.folder.site_db, parts.identity.log.tenant, self._where, self.drifting.owns)
+        rights = parts.granting.rights if parts.granting is not None else None
+        self.past = (
+            Then(parts.turns, self, self._all_rows, self._told, documents, rights, self._receipts_then)
+            if parts.turns is not None
+            else None
+        )
 
     # -- the fleet ----------------------------------------------------------------------------------------------
 
     async def site(self, who: Identity, query: ports.NodeQuery) -> ports.SiteView:
         parts, now_ns = self._parts, self._parts.clock.now_ns()
         roll, sites, nodes_of = self._rolled(), self._sites(), parts.fleet.nodes_of
-        found, drift = roll.find(query), await self.drifting.latest()
+        found, drift = roll.find(query, await self._among(query)), await self.drifting.latest()
         needing = await self._needing(drift, now_ns)
         lines = [_line(site, len(nodes_of.get(site.writer, ())), now_ns) for site in _in_order(sites)]
         return ports.SiteView(
@@ -184,6 +191,12 @@ class HubBox:
             sites=tuple(lines),
             drift=drift,
         )
+
+    async def _among(self, query: ports.NodeQuery) -> frozenset[str] | None:
+        """The nodes of the domain and of the bundle that are asked for; None when neither is."""
+        if not rows.groups(query):
+            return None
+        return await self.drifting.ask(lambda board: board.members(query.domain, query.bundle))
 
     async def _with_sparks(self, page: tuple[ports.NodeRow, ...]) -> tuple[ports.NodeRow, ...]:
         """As sites have them: the battery over the last hour. A list is shown without them too."""
@@ -327,9 +340,13 @@ class HubBox:
         site = self._parts.fleet.sites.get(writer)
         return site.name if site else self.name  # towards each site the hub writes a log of its own
 
-    async def nodes(self, who: Identity, after: str, limit: int) -> Sequence[Node]:
-        held = dict(self._parts.fleet.nodes)
-        return [self._canonical(held[node_id]) for node_id in sorted(one for one in held if one > after)[:limit]]
+    async def nodes(
+        self, who: Identity, after: str, limit: int, query: ports.NodeQuery = ports.ALL_NODES
+    ) -> Sequence[Node]:
+        among, held = await self._among(query), dict(self._parts.fleet.nodes)
+        ids = [row.id for row in rows.matching(self._all_rows(), query, among)] if rows.filters(query) else held
+        chosen = heapq.nsmallest(limit, (one for one in ids if one > after and one in held))
+        return [self._canonical(held[node_id]) for node_id in chosen]
 
     async def latest(self, who: Identity, query: ports.LatestQuery) -> Sequence[ports.Latest]:
         fleet = self._parts.fleet
@@ -425,7 +442,9 @@ class HubBox:
 
     # -- journal and records ----------------------------------------------------------------------------------
 
-    async def events(self, who: Identity, after: int, limit: int) -> Sequence[Recorded]:
+    async def events(self, who: Identity, after: int, limit: int, stretch: Stretch = WHOLE) -> Sequence[Recorded]:
+        if stretch != WHOLE:
+            return await _in_thread(lambda: window.following(self._parts.folder.site_db, after, limit, stretch))
         return journal.rows_to_events(await self._parts.reader.fetch(journal.AFTER, (after, limit)))
 
     async def timeline(
@@ -435,9 +454,11 @@ class HubBox:
         limit: int,
         subject: str | None = None,
         kind: str | None = None,
-        until_ns: int | None = None,
+        stretch: Stretch = WHOLE,
     ) -> Sequence[Recorded]:
-        sql, parameters = journal.newest(before or 1 << 62, limit, subject, kind, until_ns)
+        if stretch != WHOLE and not subject:
+            return await _in_thread(lambda: window.timeline(self._parts.folder.site_db, before, limit, kind, stretch))
+        sql, parameters = journal.newest(before or 1 << 62, limit, subject, kind, stretch)
         return told(journal.rows_to_events(await self._parts.reader.fetch(sql, parameters)))
 
     async def records_after(self, who: Identity, after: int, limit: int, node_id: str | None) -> ports.RecordPage:
@@ -521,6 +542,15 @@ class HubBox:
             matching=len(found),
             sums=_link_sums(sites),
         )
+
+    def _receipts_then(self, sites: Iterable[str], moment_ns: int) -> dict[str, ports.ReceiptView]:
+        with closing(connect_reader(self._parts.folder.site_db)) as db:
+            found = {site: peers.receipt_as_of(db, site, moment_ns) for site in sites}
+        return {
+            site: _receipt(certificate_of(receipt.read(one.content), countersigned=True))
+            for site, one in found.items()
+            if one is not None
+        }
 
     def _link(self, site: SiteHere, now_ns: int) -> ports.LinkView:
         backlog, missing = site.backlog, site.segments_missing
@@ -613,8 +643,10 @@ class HubBox:
     async def intake(self, who: Identity) -> ports.IntakeView:
         raise Refused("devices speak to their site, not to the hub; look at Intake on the site’s own page", 404)
 
-    async def quarantine(self, who: Identity, before: int, limit: int, settled: bool) -> Sequence[ports.QuarantineItem]:
-        found = await self._parts.quarantine.items(before, limit, settled=settled)
+    async def quarantine(
+        self, who: Identity, before: int, limit: int, settled: bool, moment_ns: int | None = None
+    ) -> Sequence[ports.QuarantineItem]:
+        found = await self._parts.quarantine.items(before, limit, settled=settled, moment_ns=moment_ns)
         return [rows.quarantined(*item) for item in found]
 
     async def settle(self, who: Identity, item: int, decision: str, node: str = "", *, alike: bool = False) -> None:

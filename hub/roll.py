@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from bisect import bisect_left, bisect_right, insort
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence, Set
 from itertools import chain, islice
 from operator import itemgetter
 from typing import Any, NamedTuple
@@ -193,7 +193,8 @@ class Roll:
     def needs(self, now_ns: int) -> list[Item]:
         return rows.current(chain.from_iterable(self._troubles.values()), now_ns)
 
-    def find(self, query: NodeQuery) -> Found:
+    def find(self, query: NodeQuery, among: Set[str] | None = None) -> Found:
+        """`among`: only these, where a domain or a bundle is asked for."""
         order = query.order if query.order in rows.ORDERS else rows.BY_URGENCY
         ids, held, end = self._in_order(), self._rows, query.offset + max(1, query.limit)
         if order == rows.BY_URGENCY and not rows.filters(query):
@@ -202,7 +203,7 @@ class Roll:
         if not rows.filters(query):
             page = tuple(held[node_id] for node_id in self._line(order).page(query.offset, end))
             return Found(page, len(ids), rows.places(map(held.__getitem__, ids)))
-        found = self._chosen(query, ids)
+        found = self._chosen(query, ids, among)
         shown = found if order == rows.BY_URGENCY else self._by(order, found, end)
         return Found(rows.page(shown, query), len(found), rows.places(found))
 
@@ -228,7 +229,7 @@ class Roll:
         self._lines[order] = line
         return line
 
-    def _chosen(self, query: NodeQuery, ids: Sequence[str]) -> list[NodeRow]:
+    def _chosen(self, query: NodeQuery, ids: Sequence[str], within: Set[str] | None) -> list[NodeRow]:
         """What matches, the most urgent first."""
         if query.site:
             here = [writer for writer, standing in self._standing.items() if standing[0] == query.site]
@@ -239,6 +240,8 @@ class Roll:
             ids = [node_id for rank in ranks for _, node_id in self._ranks.get(rank, ())]
         elif query.kind:
             ids = self._sorted(self._kinds[query.kind], ids)
+        if within is not None:
+            ids = [node_id for node_id in ids if node_id in within]
         text = query.text.strip().lower()
         if text and len(ids) < len(self._words):
             ids = [node_id for node_id in ids if text in self._words[node_id]]

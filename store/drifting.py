@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Generic, TypeVar
 
 from fleet.authority import Judged
-from fleet.board import Board, Seen
+from fleet.board import Board, Own, Seen
 from fleet.document import Id, Kind
 from fleet.events import AuthorityBegan, DocumentChanged, Recorded, VersionChanged
 from store import document, journal
@@ -88,6 +88,12 @@ class Drifting(Generic[S]):
         if self._latest is None or self._written or time.monotonic() - self._folded_s > FRESH_S:
             await self.refresh()
         return await asyncio.to_thread(self._locked, work)
+
+    def owns(self) -> tuple[Mapping[str, Own], int]:
+        """What every node's own document says, as far as they are read, and how many documents are not yet. Blocks."""
+        with self._lock:
+            self._read(self._written)
+            return self.board.owns(), len(self._stored)
 
     async def versions(self, node_ids: Sequence[str]) -> Mapping[str, tuple[str, int]]:
         """Which version each node turned to last, and when, as far as the journal knows."""

@@ -31,7 +31,7 @@ from store.database import connect
 from store.faults import Fault, StoreFault, fault_of
 from store.keys import sync_folder
 
-REVISION = "0008"
+REVISION = "0009"
 TENANTS = "tenants"
 
 

@@ -20,7 +20,9 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
+
+import msgspec
 
 from fleet import limits, past
 from fleet.events import Clock
@@ -40,6 +42,7 @@ PAUSE_S = 0.25  # between two looks at the journal: what comes meanwhile is one 
 REOPEN_S = 2.0
 NAMES_MAX = 500_000  # kept in memory; beyond it they are read again
 MOMENTS_MAX = 4  # whole fleets of the past kept for the next page
+_ANSWERS_EACH = 5
 
 _SCHEMA = """
 CREATE TABLE name (id INTEGER PRIMARY KEY, text TEXT NOT NULL UNIQUE);
@@ -222,7 +225,7 @@ class HistoryIndex:
         self.problem = ""
         self.position = 0
         self._told: dict[str, int] = {}
-        self._moments: dict[int, dict[str, str] | None] = {}
+        self._moments: dict[tuple[int, str], Any] = {}  # by stamp and question; None while it is read
         self._lock = threading.Lock()
         self._wake, self._stop = threading.Event(), threading.Event()
         self._thread = threading.Thread(target=self._run, name="history", daemon=True)
@@ -297,7 +300,7 @@ class HistoryIndex:
         """Moments at or after the oldest new turn are not what they were."""
         if least is not None:
             with self._lock:
-                self._moments = {stamp: held for stamp, held in self._moments.items() if stamp < least}
+                self._moments = {asked: held for asked, held in self._moments.items() if asked[0] < least}
 
     # -- readers, from any thread; Unavailable when the file cannot be read -------------------------------------
 
@@ -320,17 +323,30 @@ class HistoryIndex:
     def fleet(self, moment_ns: int) -> Mapping[str, str]:
         """Every node that was there at a moment, and its mode; empty when it had not been heard."""
         stamp = past.stamp_at(moment_ns)
+        return self._remembered(stamp, "fleet", lambda db: _fleet(db, stamp))
+
+    def standing(self, moment_ns: int, track: Track, said: frozenset[str]) -> Mapping[str, tuple[str, int]]:
+        """The nodes on whose track one of these words stood at a moment; which, and since when (Unix ns)."""
+        stamp = past.stamp_at(moment_ns)
+        asked = f"{track} {sorted(said)}"
+        return self._remembered(stamp, asked, lambda db: _those(db, stamp, track, sorted(said)))
+
+    def _remembered(
+        self, stamp: int, asked: str, question: Callable[[sqlite3.Connection], dict[str, T]]
+    ) -> dict[str, T]:
+        """An answer about a whole fleet: kept until something older comes, or others are asked for."""
+        key = (stamp, asked)
         with self._lock:
-            held = self._moments.get(stamp)
+            held: dict[str, T] | None = self._moments.get(key)
             if held is None:
-                while len(self._moments) >= MOMENTS_MAX:
+                while len(self._moments) >= MOMENTS_MAX * _ANSWERS_EACH:
                     del self._moments[next(iter(self._moments))]
-                self._moments[stamp] = None  # gone again when something older comes while it is read
+                self._moments[key] = None  # gone again when something older comes while it is read
         if held is None:
-            held = self._ask(lambda db: _fleet(db, stamp))
+            held = self._ask(question)
             with self._lock:
-                if stamp in self._moments:
-                    self._moments[stamp] = held
+                if key in self._moments:
+                    self._moments[key] = held
         return held
 
     def of(
@@ -377,6 +393,22 @@ def _fleet(db: sqlite3.Connection, stamp: int) -> dict[str, str]:
             words[said] = word
         found[subject] = word
     return found
+
+
+_THOSE = """
+SELECT (SELECT text FROM name WHERE id=one), (SELECT text FROM name WHERE id=word),
+       (SELECT max(hlc) FROM turn WHERE track=?2 AND subject=one AND hlc<=?1)
+FROM (SELECT subject AS one,
+             (SELECT said FROM turn WHERE track=?2 AND turn.subject=born.subject AND hlc<=?1 ORDER BY hlc DESC LIMIT 1)
+             AS word
+      FROM born WHERE hlc<=?1)
+WHERE word IN (SELECT id FROM name WHERE text IN (SELECT value FROM json_each(?3)))
+"""
+
+
+def _those(db: sqlite3.Connection, stamp: int, track: Track, said: Sequence[str]) -> dict[str, tuple[str, int]]:
+    asked = (stamp, int(track), msgspec.json.encode(said).decode())
+    return {subject: (word, past.moment_of(at)) for subject, word, at in db.execute(_THOSE, asked)}
 
 
 _TURNS = (

@@ -290,6 +290,27 @@ def receipt(db: sqlite3.Connection, site: str, number: int) -> Receipt | None:
     return Receipt(*row) if row else None
 
 
+def receipt_as_of(db: sqlite3.Connection, site: str, moment_ns: int) -> Receipt | None:
+    """The newest of those made until a moment that both have signed. Found by halving: their numbers rise with time."""
+    low = 0
+    high = db.execute("SELECT coalesce(max(number), 0) FROM receipt WHERE site=?", (site,)).fetchone()[0]
+    while low < high:
+        middle = (low + high + 1) // 2
+        found = db.execute(_NOT_ABOVE, (site, middle)).fetchone()
+        if found is None or found[1] <= moment_ns:
+            low = middle
+        else:
+            high = found[0] - 1
+    signed = (
+        "SELECT * FROM receipt WHERE site=? AND number<=? AND length(site_signature)>0 ORDER BY number DESC LIMIT 1"
+    )
+    row = db.execute(signed, (site, low)).fetchone()
+    return Receipt(*row) if row else None
+
+
+_NOT_ABOVE = "SELECT number, at_ns FROM receipt WHERE site=? AND number<=? ORDER BY number DESC LIMIT 1"
+
+
 def receipts(db: sqlite3.Connection, site: str, limit: int) -> Sequence[Receipt]:
     rows = db.execute("SELECT * FROM receipt WHERE site=? ORDER BY number DESC LIMIT ?", (site, limit))
     return [Receipt(*row) for row in rows]

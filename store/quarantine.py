@@ -35,6 +35,12 @@ class Item(NamedTuple):
     decision: str | None
 
 
+_NEVER = 1 << 62
+_THEN = (
+    "SELECT id, coalesce(first_ns, at_ns), intake, source, reason, raw, times, settled_ns, decision FROM quarantine"
+    " WHERE tenant=? AND id<? AND coalesce(first_ns, at_ns)<=? AND coalesce(settled_ns, ?) {settled} ?"
+    " ORDER BY id DESC LIMIT ?"
+)
 _COLUMNS = "id, at_ns, intake, source, reason, raw, times, settled_ns, decision"
 
 
@@ -72,8 +78,9 @@ class Quarantine:
                 ).rowcount
                 if not same:
                     db.execute(
-                        "INSERT INTO quarantine (tenant, at_ns, intake, source, reason, raw, times) VALUES (?,?,?,?,?,?,1)",
-                        (self._tenant, at_ns, intake, source, reason, raw),
+                        "INSERT INTO quarantine (tenant, at_ns, first_ns, intake, source, reason, raw, times)"
+                        " VALUES (?,?,?,?,?,?,?,1)",
+                        (self._tenant, at_ns, at_ns, intake, source, reason, raw),
                     )
             self._trim(db)
 
@@ -105,7 +112,16 @@ class Quarantine:
             ),
         )
 
-    async def items(self, before: int, limit: int, *, settled: bool) -> list[Item]:
+    async def items(self, before: int, limit: int, *, settled: bool, moment_ns: int | None = None) -> list[Item]:
+        """As of a moment, of those that are still kept: when each had come first, and what nobody had said yet is not said.
+        How often it had come by then is not known; it stands as once."""
+        if moment_ns is not None:
+            rows = await self._reader.fetch(
+                _THEN.format(settled="<=" if settled else ">"),
+                (self._tenant, before or 1 << 62, moment_ns, _NEVER, moment_ns, limit),
+            )
+            found = [Item(*row)._replace(times=1) for row in rows]
+            return found if settled else [one._replace(settled_ns=None, decision=None) for one in found]
         rows = await self._reader.fetch(
             f"SELECT {_COLUMNS} FROM quarantine WHERE tenant=? AND id < ? AND (settled_ns IS NOT NULL) = ?"
             " ORDER BY id DESC LIMIT ?",

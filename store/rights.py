@@ -4,6 +4,7 @@ one document.
 Rules of the file
   1  A node with a line of epochs of its own is decided on by itself; any other with its domain.
   2  What was begun and granted is read from the projection, so it is what is committed.
+  3  As of a stamp (`at`) it is the same question, of what had been said by then.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from collections.abc import Callable
 
 from fleet.authority import HUB, MEMBERSHIP, Chain, Names
 from fleet.document import View
+from fleet.past import STAMP_MAX
 from fleet.projections import authority
 from fleet.projections.authority import State
 
@@ -27,10 +29,15 @@ class Rights:
         place_of: Callable[[str], str],
         names: Callable[[str], Names],
         is_hub: Callable[[str], bool],
+        upto: int = STAMP_MAX,
     ) -> None:
         self.here, self.place_of, self.names = here, place_of, names
-        self._state, self._is_hub = state, is_hub
+        self._state, self._is_hub, self._upto = state, is_hub, upto
         self._known: tuple[State, dict[tuple[str, str], Chain]] = (authority.EMPTY, {})
+
+    def at(self, stamp: int) -> Rights:
+        """As it was at a moment: the greatest stamp that belongs to it."""
+        return Rights(self._state, self.here, self.place_of, self.names, self._is_hub, stamp)
 
     @property
     def state(self) -> State:
@@ -42,8 +49,14 @@ class Rights:
             known = self._known = (state, {})
         found = known[1].get((subject, place))
         if found is None:
-            found = known[1][subject, place] = authority.chain(state, subject, place, self._is_hub)
+            found = known[1][subject, place] = authority.chain(state, subject, place, self._is_hub, self._upto)
         return found
+
+    def contested(self) -> list[Chain]:
+        """Where two believe that they decide."""
+        state = self._state()
+        chains = [self.chain(*one) for one in sorted({*state.claims, *state.grants})]
+        return [one for one in chains if one.contests]
 
     def of_node(self, node_id: str, plain: View) -> Chain:
         """The line that a node's document is judged by; `plain` is the document as it was merged."""

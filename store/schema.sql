@@ -164,6 +164,7 @@ CREATE TABLE quarantine (
 	times INTEGER NOT NULL, 
 	settled_ns INTEGER, 
 	decision VARCHAR, 
+	first_ns INTEGER, 
 	PRIMARY KEY (id)
 );
 CREATE INDEX quarantine_same ON quarantine (tenant, intake, source, reason, raw);

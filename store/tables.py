@@ -151,6 +151,7 @@ class Quarantine(SQLModel, table=True):
     times: int
     settled_ns: int | None = None
     decision: str | None = None
+    first_ns: int | None = None  # None: of before this was kept; then `at_ns` is the best that is known
 
 
 class Account(SQLModel, table=True):

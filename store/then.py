@@ -1,15 +1,21 @@
 """What had people written, as of a moment? Documents as they stood then, for the pages of the past.
 
+Of all nodes (`owns`) only those are looked up that somebody has written of since; the others say what they say now.
+
 A word counts from the moment that its stamp names, wherever it was written and whenever it came here; so a page of the past
 is the same at both ends once both hold the same. Whether a word was parked then is not asked: all that was said is there.
 """
 
 from __future__ import annotations
 
+import threading
+import time
 from collections.abc import Callable, Mapping
 from contextlib import closing
 from pathlib import Path
+from typing import NamedTuple
 
+from fleet.board import Own, own
 from fleet.document import Id, Kind, View
 from fleet.node import Node
 from fleet.past import stamp_at
@@ -17,11 +23,62 @@ from store import document, node_words
 from store.database import connect_reader
 
 
-class Documents:
-    """Calls block. `where` names the place of a log's writer."""
+class Owned(NamedTuple):
+    """What nodes' own documents said, by node (one of which nothing is held said nothing); of which nodes that is not known
+    yet, and how many documents are not looked at in all: ask again."""
 
-    def __init__(self, site_db: Path, tenant: str, where: Callable[[str], str]) -> None:
-        self._site_db, self._tenant, self.where = site_db, tenant, where
+    own: Mapping[str, Own]
+    left: frozenset[str]
+    unread: int
+
+
+LOOK_UP_S = 0.15  # for one page; the next one goes on from there
+MOMENTS_MAX = 4  # of which is remembered what was looked up
+
+
+class Documents:
+    """Calls block. `where` names the place of a log's writer; `now` is what every node's document says now, and how many
+    documents are not read yet."""
+
+    def __init__(
+        self,
+        site_db: Path,
+        tenant: str,
+        where: Callable[[str], str],
+        now: Callable[[], tuple[Mapping[str, Own], int]],
+    ) -> None:
+        self._site_db, self._tenant, self.where, self._now = site_db, tenant, where, now
+        self._held: dict[int, dict[str, tuple[Own, Own | None]]] = {}  # by stamp: what a node says now, and said then
+        self._lock = threading.Lock()
+
+    def owns(self, moment_ns: int) -> Owned:
+        """What every node's own document said at a moment."""
+        stamp, (now, unknown) = stamp_at(moment_ns), self._now()
+        then, later = dict(now), [node_id for node_id, said in now.items() if said.stamp > stamp]
+        if not later:
+            return Owned(then, frozenset(), unknown)
+        left = set[str]()
+        held, deadline = self._remembered(stamp), time.monotonic() + LOOK_UP_S
+        with closing(connect_reader(self._site_db)) as db:
+            for node_id in later:
+                one, said = held.get(node_id), then.pop(node_id)
+                if one is None or one[0] is not said:
+                    if time.monotonic() > deadline:
+                        left.add(node_id)
+                        continue
+                    view = document.as_of(db, Id(self._tenant, Kind.NODE, node_id), stamp)
+                    one = held[node_id] = (said, own(view) if view is not None else None)
+                if one[1] is not None:
+                    then[node_id] = one[1]
+        return Owned(then, frozenset(left), unknown + len(left))
+
+    def _remembered(self, stamp: int) -> dict[str, tuple[Own, Own | None]]:
+        with self._lock:
+            held = self._held.pop(stamp, {})
+            while len(self._held) >= MOMENTS_MAX:
+                del self._held[next(iter(self._held))]
+            self._held[stamp] = held
+            return held
 
     def one(self, kind: Kind, name: str, moment_ns: int) -> View | None:
         """None when nobody had written it by then."""

@@ -5,6 +5,9 @@ A cursor never skips and never repeats: `next` of one answer is `after` of the n
 
 from __future__ import annotations
 
+from itertools import takewhile
+
+import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -19,7 +22,8 @@ from web import asked, forms, render
 from web.pages import account, domain, node, policies, quarantine
 from web.pages import authority as pages_authority
 from web.pages import links as pages_links
-from web.ports import MemberQuery, Refused
+from web.pages import site as pages_site
+from web.ports import MemberQuery, RecordPage, Refused
 
 PULL_ITEMS_MAX = 10_000
 _CURSOR_MAX = 2**62
@@ -34,20 +38,19 @@ def _after(request: Request) -> int:
 
 
 async def nodes(request: Request) -> Response:
-    """Nodes by ascending id."""
+    """Nodes by ascending id: all, or those that match."""
     limit = _limit(request, limits.page_items_max)
     after = forms.text(request.query_params, "after", chars_max=26)
     moment, who = await asked.moment(request), asked.who(request)
-    found = (
-        await asked.box(request).nodes(who, after, limit)
-        if moment is None
-        else await moment.past.nodes(who, after, limit, moment.at_ns)
-    )
-    following = found[-1].id if len(found) == limit else None
-    lines = await asked.box(request).policies.differences(asked.who(request), [one.id for one in found])
-    return render.data(
-        shapes.NodeList(tuple(shapes.state(one, _differing(lines.get(one.id, ()))) for one in found), following)
-    )
+    query = pages_site.query_of(request)
+    if moment is None:
+        now = await asked.box(request).nodes(who, after, limit, query)
+        lines = await asked.box(request).policies.differences(who, [one.id for one in now])
+        found = [(one, lines.get(one.id, ())) for one in now]
+    else:
+        found = [*await moment.past.nodes(who, after, limit, moment.at_ns, query)]
+    following = found[-1][0].id if len(found) == limit else None
+    return render.data(shapes.NodeList(tuple(shapes.state(one, _differing(said)) for one, said in found), following))
 
 
 async def one_node(request: Request) -> Response:
@@ -189,9 +192,9 @@ async def series(request: Request) -> Response:
 
 
 async def events(request: Request) -> Response:
-    """Events of this box's journal by ascending position."""
-    after = _after(request)
-    found = await asked.box(request).events(asked.who(request), after, _limit(request, PULL_ITEMS_MAX))
+    """Events of this box's journal by ascending position; those of a stretch of time, or up to a moment."""
+    after, stretch = _after(request), asked.stretch(request, await asked.moment(request))
+    found = await asked.box(request).events(asked.who(request), after, _limit(request, PULL_ITEMS_MAX), stretch)
     following = found[-1].position if found else after
     return render.data(shapes.EventList(tuple(shapes.event(one) for one in found), following))
 
@@ -200,8 +203,21 @@ async def telemetry(request: Request) -> Response:
     """Raw records by ascending id, with the gaps that were made on purpose."""
     limit = _limit(request, PULL_ITEMS_MAX)
     node_id = forms.text(request.query_params, "node", chars_max=26) or None
-    page = await asked.box(request).records_after(asked.who(request), _after(request), limit, node_id)
+    after, moment = _after(request), await asked.moment(request)
+    page = await asked.box(request).records_after(asked.who(request), after, limit, node_id)
+    if moment is not None:
+        page = _until(page, after, moment.at_ns)
     return render.data(shapes.records(page))
+
+
+def _until(page: RecordPage, after: int, moment_ns: int) -> RecordPage:
+    """What had been received by a moment. Where it ends, so does the cursor."""
+    records = tuple(takewhile(lambda record: record.at_ns <= moment_ns, page.records))
+    if len(records) == len(page.records):
+        return page
+    upto = records[-1].id if records else after
+    gaps = tuple(gap for gap in page.gaps if gap[0] <= upto)
+    return msgspec.structs.replace(page, records=records, next=upto, gaps=gaps)
 
 
 async def sources(request: Request) -> Response:
@@ -239,7 +255,7 @@ async def take(request: Request) -> Response:
 
 async def authority(request: Request) -> Response:
     """Who decides what is wanted of a domain or a node, at each site: since when, until when, and what is contested."""
-    return render.data(await pages_authority.find(request))
+    return render.data(await pages_authority.find(request, await asked.moment(request)))
 
 
 async def grant(request: Request) -> Response:
@@ -329,7 +345,9 @@ async def quarantined(request: Request) -> Response:
     before = forms.number(query, "before", default=0, low=0, high=_CURSOR_MAX)
     limit = _limit(request, limits.page_items_max)
     settled = query.get("settled") == "1"
-    items = tuple(await asked.box(request).quarantine(asked.who(request), before, limit, settled))
+    moment = await asked.moment(request)
+    at_ns = moment.at_ns if moment is not None else None
+    items = tuple(await asked.box(request).quarantine(asked.who(request), before, limit, settled, at_ns))
     return render.data(shapes.QuarantineList(items, items[-1].id if len(items) == limit else None))
 
 

@@ -159,7 +159,7 @@ class Answer:
             capped = Request(request.scope, _capped(request, receive, entry.body_bytes_max))
             admit(entry, who)
             if request.scope["query_string"] and request.query_params.get("as_of") and not entry.past:
-                raise Refused(_NOW_ONLY, 400)
+                raise Refused(entry.now or _NOW_ONLY, 400)
             await check_intent(capped, who)
             if who is not None and who.watched:
                 agent = request.headers.get("user-agent", "")
@@ -175,10 +175,7 @@ class Answer:
             return refusal(request, 503, "The box is busy and did not answer in time. Nothing is lost; try again.")
 
 
-_NOW_ONLY = (
-    "This is only known of the present; ask without “as_of”. "
-    "Fleet, nodes, links, journal, policies and domains know the past."
-)
+_NOW_ONLY = "This is done or told here and now; ask without “as_of”."
 _OURS = (
     "Something in Skerry itself went wrong; you did nothing wrong. Nothing that was acknowledged is lost. "
     "Try again; if it stays, `skerry doctor` says more and the log has the detail."

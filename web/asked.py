@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 from starlette.requests import HTTPConnection, Request
 
 from fleet.limits import SECOND
+from fleet.past import Stretch
 from web.ports import AsOf, Box, Identity, Past, People, Refused, Tenants
 from web.words import when
 
@@ -138,6 +139,28 @@ async def moment(request: Request) -> Moment | None:
         where = "in the future" if at_ns > now_ns else "before the first event"
         raise Refused(f"{when(at_ns)} is {where}. Ask for a moment from {when(known.first_ns)} to {when(now_ns)}.", 400)
     return Moment(at_ns, past)
+
+
+def time_of(request: Request, name: str) -> int | None:
+    """A moment of the query by that name (Unix ns); None when it names none. Refused (400) for what is no moment."""
+    raw = request.query_params.get(name, "").strip()
+    if not raw:
+        return None
+    try:
+        return read_moment(raw)
+    except Refused as refused:
+        raise Refused(str(refused).replace("as_of", name), 400) from refused
+
+
+def stretch(request: Request, asked_for: Moment | None = None) -> Stretch:
+    """From `from` up to `to`, which is outside, and up to the moment that is asked for. Refused (400) when nothing lies
+    between them."""
+    from_ns, to_ns = time_of(request, "from"), time_of(request, "to")
+    if from_ns is not None and to_ns is not None and from_ns >= to_ns:
+        raise Refused("“From” is not before “to”, so nothing lies between them.", 400)
+    ends = [to_ns - 1] if to_ns is not None else []
+    ends += [asked_for.at_ns] if asked_for is not None else []
+    return Stretch(from_ns, min(ends, default=None))
 
 
 async def of_moment(request: Request, asked_for: Moment | None) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from fleet.document import TAKEN_UP, Kind, Value
 from fleet.limits import SECOND
 from fleet.people import Refused
 from web.ports import (
+    AsOf,
     Attention,
     AttentionQuery,
     AttentionView,
@@ -137,23 +138,30 @@ class Queue:
 
     def view(self, made: Made, query: AttentionQuery, names: Mapping[str, str], now_ns: int) -> AttentionView:
         """`names` are those of the domains."""
-        awake = [one for one in made.awake if _matches(one, query)]
-        asleep = [one for one in made.asleep if _matches(one, query)]
-        domains, sites = Counter(one.domain for one in made.awake), Counter(one.site for one in made.awake)
-        return AttentionView(
-            now_ns=now_ns,
-            items=tuple(line(one, names, now_ns, hub=self._hub) for one in awake[:SHOWN_MAX]),
-            matching=len(awake),
-            total=len(made.awake),
-            quiet=tuple(line(one, names, now_ns, hub=self._hub) for one in asleep[:SHOWN_MAX]),
-            quiet_matching=len(asleep),
-            causes=tuple(Counter(str(one.cause) for one in made.awake).most_common()),
-            domains=tuple((one, names.get(one, one), count) for one, count in domains.most_common() if one),
-            sites=tuple((one, count) for one, count in sorted(sites.items()) if one),
-        )
+        return view(made, query, names, now_ns, hub=self._hub)
 
 
-def _matches(one: Item, query: AttentionQuery) -> bool:
+def view(
+    made: Made, query: AttentionQuery, names: Mapping[str, str], now_ns: int, *, hub: bool, as_of: AsOf | None = None
+) -> AttentionView:
+    awake = [one for one in made.awake if matches(one, query)]
+    asleep = [one for one in made.asleep if matches(one, query)]
+    domains, sites = Counter(one.domain for one in made.awake), Counter(one.site for one in made.awake)
+    return AttentionView(
+        now_ns=now_ns,
+        items=tuple(line(one, names, now_ns, hub=hub) for one in awake[:SHOWN_MAX]),
+        matching=len(awake),
+        total=len(made.awake),
+        quiet=tuple(line(one, names, now_ns, hub=hub) for one in asleep[:SHOWN_MAX]),
+        quiet_matching=len(asleep),
+        causes=tuple(Counter(str(one.cause) for one in made.awake).most_common()),
+        domains=tuple((one, names.get(one, one), count) for one, count in domains.most_common() if one),
+        sites=tuple((one, count) for one, count in sorted(sites.items()) if one),
+        as_of=as_of,
+    )
+
+
+def matches(one: Item, query: AttentionQuery) -> bool:
     return query.cause in ("", one.cause) and query.domain in ("", one.domain) and query.site in ("", one.site)
 
 

@@ -13,6 +13,7 @@ from starlette.responses import Response
 
 from fleet import limits
 from fleet.attention import Cause
+from fleet.connectivity import Reach
 from fleet.devices import Issued
 from fleet.node import Kind
 from fleet.plan import Sort
@@ -71,12 +72,26 @@ _AS_OF = Query(
     {"type": "string", "maxLength": 64},
     "As of this moment: RFC 3339, Unix seconds (up to eleven digits) or Unix nanoseconds; now unless told.",
 )
+_NAME = {"type": "string", "maxLength": limits.name_chars_max}
+_FROM = Query("from", _AS_OF.schema, "Not before this moment, written as `as_of` is.")
+_TO = Query("to", _AS_OF.schema, "Before this moment, written as `as_of` is.")
 
 SPOKEN: dict[tuple[str, str], Spoken] = {
     ("GET", "/api/v1/me"): Spoken(shapes.Me),
     ("GET", "/api/v1/nodes"): Spoken(
         shapes.NodeList,
-        (Query("after", {"type": "string", "maxLength": 26}, "`next` of the answer before."), _LIMIT, _AS_OF),
+        (
+            Query("after", {"type": "string", "maxLength": 26}, "`next` of the answer before."),
+            _LIMIT,
+            Query("text", _NAME, "In name, tag, address or id."),
+            Query("reach", {"type": "string", "enum": ["", *Reach]}, "Only nodes of this reach."),
+            Query("kind", {"type": "string", "enum": ["", *Kind]}, "Only nodes of this kind."),
+            Query("tag", _NAME, "Only nodes with this tag."),
+            Query("site", _NAME, "A hub's: only nodes of the site of this name."),
+            Query("domain", {"type": "string", "maxLength": 64}, "The id of a domain, or none: only nodes of it."),
+            Query("bundle", {"type": "string", "maxLength": 64}, "The id of a policy bundle: only nodes of it."),
+            _AS_OF,
+        ),
     ),
     ("GET", "/api/v1/nodes/{id}"): Spoken(NodeView, (_AS_OF,)),
     ("PATCH", "/api/v1/nodes/{id}"): Spoken(shapes.Done, body=shapes.Change),
@@ -106,7 +121,7 @@ SPOKEN: dict[tuple[str, str], Spoken] = {
     ("PATCH", "/api/v1/domains/{id}"): Spoken(shapes.Done, body=shapes.Fields),
     ("POST", "/api/v1/domains/{id}/take"): Spoken(shapes.Done, body=shapes.Take),
     ("POST", "/api/v1/domains/{id}/edit"): Spoken(BatchView, body=shapes.Batch),
-    ("GET", "/api/v1/events"): Spoken(shapes.EventList, (_AFTER, _PULL)),
+    ("GET", "/api/v1/events"): Spoken(shapes.EventList, (_AFTER, _PULL, _FROM, _TO, _AS_OF)),
     ("GET", "/api/v1/events/feed"): Spoken(
         None,
         (Query("after", _whole(2**62), "Position of the last event you have; Last-Event-ID does the same."),),
@@ -125,7 +140,7 @@ SPOKEN: dict[tuple[str, str], Spoken] = {
     ),
     ("GET", "/api/v1/telemetry"): Spoken(
         shapes.RecordList,
-        (_AFTER, Query("node", {"type": "string", "maxLength": 26}, "Only the records of this node."), _PULL),
+        (_AFTER, Query("node", {"type": "string", "maxLength": 26}, "Only the records of this node."), _PULL, _AS_OF),
     ),
     ("GET", "/api/v1/sources"): Spoken(shapes.SourceList),
     ("POST", "/api/v1/adopt"): Spoken(shapes.Adopted, body=shapes.Adopt, status=201),
@@ -135,6 +150,7 @@ SPOKEN: dict[tuple[str, str], Spoken] = {
             Query("before", _whole(2**62) | {"default": 0}, "`before` of the answer before; 0 is the newest."),
             _LIMIT,
             Query("settled", {"type": "string", "enum": ["0", "1"], "default": "0"}, "1 for what is settled."),
+            _AS_OF,
         ),
     ),
     ("POST", "/api/v1/quarantine/{id}"): Spoken(shapes.Done, body=shapes.Settle),
@@ -165,7 +181,7 @@ SPOKEN: dict[tuple[str, str], Spoken] = {
     ("POST", "/api/v1/links/{id}"): Spoken(shapes.Done, body=shapes.LinkChange),
     ("POST", "/api/v1/nodes/{id}/take"): Spoken(shapes.Done, body=shapes.Take),
     ("POST", "/api/v1/nodes/{id}/parked"): Spoken(shapes.Done, body=shapes.SettleParked),
-    ("GET", "/api/v1/authority/{id}"): Spoken(AuthorityView),
+    ("GET", "/api/v1/authority/{id}"): Spoken(AuthorityView, (_AS_OF,)),
     ("POST", "/api/v1/authority/{id}"): Spoken(shapes.Done, body=shapes.Grant),
     ("POST", "/api/v1/authority/{id}/return"): Spoken(shapes.Done, body=shapes.Why),
     ("GET", "/api/v1/attention"): Spoken(
@@ -174,6 +190,7 @@ SPOKEN: dict[tuple[str, str], Spoken] = {
             Query("cause", {"type": "string", "enum": ["", *Cause]}, "Only what is here for this."),
             Query("domain", {"type": "string", "maxLength": 64}, "The id of a domain: only what is of it."),
             Query("site", {"type": "string", "maxLength": 64}, "A hub's: the name of a site."),
+            _AS_OF,
         ),
     ),
     ("POST", "/api/v1/attention/{id}"): Spoken(shapes.Done, body=attention.TakeUp),

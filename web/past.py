@@ -1,8 +1,9 @@
 """The pages as of a moment: what the history says stood then, on the rows that the box has now.
 
 Rules of the file
-  1  What the log knows of a moment is shown: modes, places, health, versions, links, what people had written; and what
-     the means of the charts say. In lists, names and tags are those of now. What nobody kept is not shown at all.
+  1  What the log knows of a moment is shown: modes, places, health, versions, links, who decided, what people had
+     written; and what the means of the charts say. In lists, names and tags are those of now. What nobody kept is not
+     shown at all.
   2  A site that was cut off at that moment and has told of it since is shown as it was. What it has not told yet is
      unknown, since its last word.
   3  The times of an answer are seen from the moment: `now_ns` of a view is the moment itself.
@@ -13,27 +14,29 @@ from __future__ import annotations
 import asyncio
 import heapq
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Protocol
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import NamedTuple, Protocol
 
 import msgspec
 
-from fleet import drift, lifecycle
+from fleet import authority, drift, lifecycle
+from fleet.authority import Chain, Names
+from fleet.board import Own, own
 from fleet.connectivity import REACH, Mode, Reach
 from fleet.document import Kind as DocumentKind
 from fleet.document import View
 from fleet.events import Recorded
 from fleet.limits import MINUTE, SECOND
 from fleet.node import Actual, Connectivity, Desired, Firmware, Lifecycle, Node, SupplyChain
-from fleet.past import MISSING, Known, Track, Was
+from fleet.past import MISSING, WHOLE, Known, Stretch, Track, Was, stamp_at
 from fleet.people import Identity, Refused
-from fleet.present import Present, Told
 from fleet.reading import Health, Position
-from web import ports, rows
+from web import attention, deciding, needed, ports, rows, stood
 from web.words import age, when
 
 TURNS_MAX = 2_000  # of one node, for its slider
 VALUES_MAX = 32  # metrics of a node whose mean is looked up
+SUMMED_NODES_MAX = 5_000  # of a bundle or a domain: each is looked up
 _MEAN_NS_MAX = 10 * MINUTE  # an older mean says nothing of the moment
 _URGENCY = (Reach.OFFLINE, Reach.DEGRADED, Reach.UNKNOWN, Reach.ONLINE)
 _MODES: Mapping[str, Mode | None] = {mode.value: mode for mode in Mode}
@@ -54,7 +57,22 @@ class History(Protocol):
         self, subjects: Iterable[str], moment_ns: int, tracks: Iterable[Track] = Track
     ) -> Mapping[str, Mapping[Track, Was]]: ...
 
+    def standing(self, moment_ns: int, track: Track, said: frozenset[str]) -> Mapping[str, tuple[str, int]]: ...
+
     def turns(self, subject: str, limit: int) -> Sequence[Was]: ...
+
+
+class Owned(Protocol):
+    """`store.then.Owned`: what nodes' own documents said; of which nodes that is not known; how many were not read."""
+
+    @property
+    def own(self) -> Mapping[str, Own]: ...
+
+    @property
+    def left(self) -> frozenset[str]: ...
+
+    @property
+    def unread(self) -> int: ...
 
 
 class Documents(Protocol):
@@ -66,7 +84,25 @@ class Documents(Protocol):
 
     def every(self, kind: DocumentKind, moment_ns: int) -> Mapping[str, View]: ...
 
+    def owns(self, moment_ns: int) -> Owned: ...
+
     def applied(self, node: Node, view: View) -> Node: ...
+
+
+class Rights(Protocol):
+    """`store.rights`."""
+
+    here: str
+    place_of: Callable[[str], str]
+    names: Callable[[str], Names]
+
+    def at(self, stamp: int) -> Rights: ...
+
+    def chain(self, subject: str, place: str) -> Chain: ...
+
+    def of_node(self, node_id: str, plain: View) -> Chain: ...
+
+    def contested(self) -> list[Chain]: ...
 
 
 class SiteTold(msgspec.Struct, frozen=True):
@@ -84,11 +120,15 @@ class Now(Protocol):
 
     async def node(self, who: Identity, node_id: str) -> ports.NodeView | None: ...
 
-    async def nodes(self, who: Identity, after: str, limit: int) -> Sequence[Node]: ...
+    async def nodes(
+        self, who: Identity, after: str, limit: int, query: ports.NodeQuery = ports.ALL_NODES
+    ) -> Sequence[Node]: ...
 
     async def series(self, who: Identity, node_id: str, metric: str, from_ns: int, to_ns: int) -> ports.Series: ...
 
     async def links(self, who: Identity) -> ports.LinksView: ...
+
+    async def authority(self, who: Identity, subject: str) -> ports.AuthorityView: ...
 
     async def timeline(
         self,
@@ -97,7 +137,7 @@ class Now(Protocol):
         limit: int,
         subject: str | None = None,
         kind: str | None = None,
-        until_ns: int | None = None,
+        stretch: Stretch = WHOLE,
     ) -> Sequence[Recorded]: ...
 
 
@@ -111,19 +151,22 @@ class Then:
         every: Callable[[], Sequence[ports.NodeRow]],
         told: Callable[[], Sequence[SiteTold]],
         documents: Documents,
+        rights: Rights | None,
+        receipts: Callable[[Iterable[str], int], Mapping[str, ports.ReceiptView]],
         own: str = "",
     ) -> None:
-        """`own`: at a site its writer, under which its link's turns stand."""
+        """`rights` is None where nobody grants anything. `receipts`: the newest of each peer as of a moment; it blocks. `own`: at
+        a site its writer, under which its link's turns stand."""
         self._history, self._box, self._every, self._told, self._documents = history, box, every, told, documents
-        self._own = own
+        self._rights, self._receipts, self._own = rights, receipts, own
 
     async def known(self, who: Identity) -> Known:
         return await asyncio.to_thread(self._history.known)
 
     async def timeline(
-        self, who: Identity, before: int, limit: int, subject: str | None, moment_ns: int, kind: str | None = None
+        self, who: Identity, before: int, limit: int, subject: str | None, moment_ns: int
     ) -> Sequence[Recorded]:
-        return await self._box.timeline(who, before, limit, subject, kind, moment_ns)
+        return await self._box.timeline(who, before, limit, subject, None, Stretch(until_ns=moment_ns))
 
     async def turns(self, who: Identity, node_id: str) -> Sequence[Was]:
         return await asyncio.to_thread(lambda: self._history.turns(node_id, TURNS_MAX))
@@ -132,9 +175,12 @@ class Then:
 
     async def site(self, who: Identity, query: ports.NodeQuery, moment_ns: int) -> ports.SiteView:
         """Tallies, lines of sites and a page of the list. In the past a list is ordered by reach and name, or by name."""
-        told, every = self._told(), self._every()
+        told, every, among = self._told(), self._every(), await self._among(query, moment_ns)
         known, listed = await asyncio.to_thread(
-            lambda: (self._history.known(), _list(every, self._history.fleet(moment_ns), told, query, moment_ns))
+            lambda: (
+                self._history.known(),
+                _list(every, self._history.fleet(moment_ns), told, query, moment_ns, among.ids),
+            )
         )
         return ports.SiteView(
             site=self._box.name,
@@ -150,7 +196,19 @@ class Then:
             uptime_s=0.0,
             sites=tuple(await self._lines(told, listed.nodes, moment_ns)),
             as_of=_as_of(known, moment_ns),
+            unread=among.unread,
         )
+
+    async def _among(self, query: ports.NodeQuery, moment_ns: int) -> _Among:
+        """The nodes that were of the domain and of the bundle that are asked for."""
+        if not rows.groups(query):
+            return _Among(None, 0)
+
+        def work() -> _Among:
+            owned, there = self._documents.owns(moment_ns), self._history.fleet(moment_ns)
+            return _Among(frozenset(_members(owned, there, query.domain, query.bundle)), owned.unread)
+
+        return await asyncio.to_thread(work)
 
     async def _rows(
         self, now: Sequence[ports.NodeRow], moment_ns: int, told: Sequence[SiteTold]
@@ -169,8 +227,12 @@ class Then:
         now = (await self._box.links(who)).links
         told = {one.peer: one for one in self._told()}
         subjects = {one.peer: self._own or one.peer for one in now}
-        known, stood = await asyncio.to_thread(
-            lambda: (self._history.known(), self._history.of(subjects.values(), moment_ns, (Track.LINK,)))
+        known, stood, receipts = await asyncio.to_thread(
+            lambda: (
+                self._history.known(),
+                self._history.of(subjects.values(), moment_ns, (Track.LINK,)),
+                self._receipts(subjects, moment_ns),
+            )
         )
         made = []
         for one in now:
@@ -183,20 +245,101 @@ class Then:
                 mode=line.mode,
                 since_ns=line.since_ns,
                 heard_ns=line.heard_ns,
+                receipt=receipts.get(line.peer),
                 quarantine=("it was held in quarantine then",) if line.quarantined else (),
             )
             for line in sorted(made, key=lambda line: (not line.quarantined, line.mode is Mode.LIVE, line.name))
         ]
         return ports.LinksView(now_ns=moment_ns, links=tuple(links), as_of=_as_of(known, moment_ns))
 
+    async def attention(self, who: Identity, query: ports.AttentionQuery, moment_ns: int) -> ports.AttentionView:
+        """What needed a person, as far as the log knows (`web.needed`)."""
+        told, every, rights = self._told(), self._every(), self._rights_at(moment_ns)
+        found = await asyncio.gather(
+            *(asyncio.to_thread(self._history.standing, moment_ns, *one) for one in needed.WORDS.items())
+        )
+        lines = await self._lines(told, Counter(), moment_ns)
+
+        def work() -> ports.AttentionView:
+            owned, names = self._documents.owns(moment_ns), {one.peer: one.name for one in told}
+            domains = self._documents.every(DocumentKind.DOMAIN, moment_ns)
+            names |= {name: _called(view, name) for name, view in domains.items()}
+            names |= {row.id: row.name for row in every} | ({self._own: self._box.name} if self._own else {})
+            items = needed.of_nodes(every, dict(zip(needed.WORDS, found, strict=True)), _silent(told, moment_ns))
+            items = [one._replace(domain=owned.own.get(one.subject, _NOTHING).domain) for one in items]
+            items += needed.of_sites(lines)
+            if rights is not None:
+                nodes = frozenset(row.id for row in every)
+                items += needed.of_authority(
+                    rights.contested(), lambda name: names.get(name, name), lambda name: name in nodes
+                )
+            made = needed.queue(
+                items, query, lambda kind, name: self._documents.one(DocumentKind(kind), name, moment_ns), moment_ns
+            )
+            as_of = _as_of(self._history.known(), moment_ns)
+            return attention.view(made, query, names, moment_ns, hub=not self._own, as_of=as_of)
+
+        return await asyncio.to_thread(work)
+
+    # -- who decided -------------------------------------------------------------------------------------------
+
+    async def authority(self, who: Identity, subject: str, moment_ns: int) -> ports.AuthorityView:
+        """The lines of now, each as it stood; a site at which nobody had been put in charge has none."""
+        now, rights, told = await self._box.authority(who, subject), self._rights_at(moment_ns), self._told()
+        chains = [rights.chain(subject, one.place) for one in now.lines] if rights is not None else []
+        chains = [one for one in chains if one.claims or one.grant]
+        known, heard = await asyncio.to_thread(
+            lambda: (self._history.known(), self._heard([one.place for one in chains], told, moment_ns))
+        )
+        return ports.AuthorityView(
+            now_ns=moment_ns,
+            subject=subject,
+            name=now.name,
+            lines=tuple(_decided(one, rights, heard[one.place]) for one in chains) if rights is not None else (),
+            as_of=_as_of(known, moment_ns),
+        )
+
+    def _rights_at(self, moment_ns: int) -> Rights | None:
+        return self._rights.at(stamp_at(moment_ns)) if self._rights is not None else None
+
+    def _heard(self, places: Iterable[str], told: Sequence[SiteTold], moment_ns: int) -> dict[str, int | None]:
+        """When the two ends had last heard each other, of each site, as far as its link's turns say: while a session
+        lasted, just then."""
+        subjects = {place: self._own or place for place in places}
+        stood = self._history.of(subjects.values(), moment_ns, (Track.LINK,))
+        upto = {one.peer: one.upto_ns for one in told}
+        found: dict[str, int | None] = {}
+        for place, subject in subjects.items():
+            link, silent_ns = stood.get(subject, {}).get(Track.LINK), upto.get(place)
+            at_ns = link.since_ns if link is not None and link.said == Mode.AUTONOMOUS else moment_ns
+            at_ns = min(at_ns, silent_ns) if silent_ns is not None else at_ns
+            found[place] = at_ns if link is not None else None
+        return found
+
     # -- what people had written ------------------------------------------------------------------------------
 
     async def groups(self, who: Identity, kind: DocumentKind, moment_ns: int) -> ports.GroupsThen:
-        known, views = await asyncio.to_thread(lambda: (self._history.known(), self._documents.every(kind, moment_ns)))
+        known, views, there, owned = await asyncio.to_thread(
+            lambda: (
+                self._history.known(),
+                self._documents.every(kind, moment_ns),
+                self._history.fleet(moment_ns),
+                self._documents.owns(moment_ns),
+            )
+        )
+        said = [one for node_id, one in owned.own.items() if node_id in there]
+        nodes = Counter(one.domain if kind is DocumentKind.DOMAIN else one.bundle for one in said)
         as_of = _as_of(known, moment_ns)
-        groups = [self._group(kind, name, view, as_of) for name, view in views.items()]
+        groups = [
+            msgspec.structs.replace(self._group(kind, name, view, as_of), nodes=nodes[name])
+            for name, view in views.items()
+        ]
         return ports.GroupsThen(
-            now_ns=moment_ns, kind=kind, groups=tuple(sorted(groups, key=lambda one: (one.name, one.id))), as_of=as_of
+            now_ns=moment_ns,
+            kind=kind,
+            groups=tuple(sorted(groups, key=lambda one: (one.name, one.id))),
+            as_of=as_of,
+            unread=owned.unread,
         )
 
     async def group(self, who: Identity, kind: DocumentKind, name: str, moment_ns: int) -> ports.GroupThen | None:
@@ -211,7 +354,34 @@ class Then:
             return None
         if view is None:
             raise Refused(f"{_called(there, name)} had not been written at {when(moment_ns)}.", 400)
-        return self._group(kind, name, view, _as_of(known, moment_ns))
+        told, every = self._told(), self._every()
+        sums = await asyncio.to_thread(lambda: self._sums(kind, name, every, told, moment_ns))
+        made = self._group(kind, name, view, _as_of(known, moment_ns))
+        return msgspec.structs.replace(made, nodes=sums.nodes, sums=sums)
+
+    def _sums(
+        self, kind: DocumentKind, name: str, every: Sequence[ports.NodeRow], told: Sequence[SiteTold], moment_ns: int
+    ) -> ports.GroupSums:
+        """How the nodes of a bundle or a domain stood, over the first `SUMMED_NODES_MAX` of them."""
+        owned, there = self._documents.owns(moment_ns), self._history.fleet(moment_ns)
+        asked = (name, None) if kind is DocumentKind.DOMAIN else (None, name)
+        ids = frozenset(_members(owned, there, *asked))
+        members = sorted((row for row in every if row.id in ids), key=lambda row: row.id)
+        counted = [row.id for row in members[:SUMMED_NODES_MAX]]
+        versions = self._history.of(counted, moment_ns, (Track.VERSION,))
+        return stood.sums(
+            members,
+            len(counted),
+            owned.own,
+            self._wants(moment_ns),
+            {node_id: _MODES.get(there[node_id]) for node_id in counted},
+            {node_id: held[Track.VERSION] for node_id, held in versions.items()},
+            _silent(told, moment_ns),
+            owned.unread,
+        )
+
+    def _wants(self, moment_ns: int) -> stood.Wanted:
+        return stood.Wanted(lambda name: self._documents.one(DocumentKind.BUNDLE, name, moment_ns))
 
     def _group(self, kind: DocumentKind, name: str, view: View, as_of: ports.AsOf) -> ports.GroupThen:
         return ports.GroupThen(
@@ -248,14 +418,16 @@ class Then:
         if lat is not None and lon is not None:
             where = Position(lat.value, lon.value)
             row = msgspec.structs.replace(row, position=where, position_ns=min(lat.at_ns, lon.at_ns))
+        told = self._told()
         wrote, verdict = await asyncio.to_thread(lambda: self._wanted(row, stood, values, moment_ns))
+        line, chain = await asyncio.to_thread(lambda: self._line_of_node(node_id, wrote, told, moment_ns))
         then = self._documents.applied(_blank(view.node), wrote) if wrote is not None else _blank(view.node)
         if wrote is not None:
             row = msgspec.structs.replace(row, name=then.name, kind=then.kind, tags=then.tags)
         return ports.NodeView(
             now_ns=moment_ns,
             row=row,
-            node=node_then(then, stood, row),
+            node=deciding.stated(node_then(then, stood, row), chain),
             values=tuple(value for value in values if value.metric not in ("lat_deg", "lon_deg")),
             drift=verdict.lines,
             score=verdict.score,
@@ -263,38 +435,39 @@ class Then:
             moves=(),
             metrics=view.metrics,
             editable=(),
+            authority=line,
             as_of=_as_of(known, moment_ns),
             clock=max(stood.values(), key=lambda was: was.since_ns).clock,
         )
 
+    def _line_of_node(
+        self, node_id: str, wrote: View | None, told: Sequence[SiteTold], moment_ns: int
+    ) -> tuple[ports.AuthorityLine | None, Chain]:
+        rights = self._rights_at(moment_ns)
+        if rights is None:
+            return None, authority.NOBODY
+        chain = rights.of_node(node_id, wrote if wrote is not None else View({}, ()))
+        chain = chain._replace(place=rights.place_of(node_id))
+        return _decided(chain, rights, self._heard((chain.place,), told, moment_ns)[chain.place]), chain
+
     def _wanted(
-        self, row: ports.NodeRow, stood: Mapping[Track, Was], values: Sequence[ports.Value], moment_ns: int
+        self, row: ports.NodeRow, was: Mapping[Track, Was], values: Sequence[ports.Value], moment_ns: int
     ) -> tuple[View | None, drift.Verdict]:
         """What had been written of a node by then, and how it stood to that."""
-        own = self._documents.one(DocumentKind.NODE, row.id, moment_ns)
-        if own is None:
+        wrote = self._documents.one(DocumentKind.NODE, row.id, moment_ns)
+        if wrote is None:
             return None, drift.FREE
-        named = own.values.get("policy_bundle_id")
-        bundle_id = str(named.value or "") if named is not None else ""
-        bundle = self._documents.one(DocumentKind.BUNDLE, bundle_id, moment_ns) if bundle_id else None
-        called = _called(bundle, bundle_id) if bundle is not None else ""
-        wants = drift.wants(drift.said(bundle.values) if bundle is not None else {}, called, drift.said(own.values))
-        mode, version = stood.get(Track.CONNECTIVITY), stood.get(Track.VERSION)
-        found = Present(
-            row.id,
-            row.name,
-            mode=row.mode,
-            since_ns=mode.since_ns if mode else None,
-            seen_ns=mode.since_ns if mode else None,
-            version=row.version,
-            values={one.metric: Told(one.value, one.at_ns, one.source) for one in values},
-        )
-        return own, drift.judge(
+        wants = self._wants(moment_ns).of(own(wrote))
+        mode, version = was.get(Track.CONNECTIVITY), was.get(Track.VERSION)
+        return wrote, stood.verdict(
             wants,
-            found,
+            row,
+            row.mode,
+            mode.since_ns if mode else None,
+            row.version,
+            version.since_ns if version else None,
+            values,
             heard=row.lost_ns is None,
-            missing=bundle_id if bundle_id and bundle is None else "",
-            version_ns=version.since_ns if version else None,
         )
 
     async def _values(self, who: Identity, node_id: str, metrics: Sequence[str], moment_ns: int) -> list[ports.Value]:
@@ -306,27 +479,81 @@ class Then:
                 found.append(ports.Value(metric=metric, value=series.mean[-1], at_ns=at_ns, source=source))
         return found
 
-    async def nodes(self, who: Identity, after: str, limit: int, moment_ns: int) -> Sequence[Node]:
+    async def nodes(
+        self, who: Identity, after: str, limit: int, moment_ns: int, query: ports.NodeQuery = ports.ALL_NODES
+    ) -> Sequence[tuple[Node, tuple[drift.Difference, ...]]]:
         """Canonical objects by ascending id, of the nodes that were there."""
         there, told = await asyncio.to_thread(lambda: self._history.fleet(moment_ns)), self._told()
-        by_id = {row.id: row for row in self._every()}
+        every, among = self._every(), await self._among(query, moment_ns)
+        if rows.filters(query):
+            listed = _list(
+                every, there, told, msgspec.structs.replace(query, offset=0, limit=len(every)), moment_ns, among.ids
+            )
+            by_id = {row.id: row for row in listed.page}
+        else:
+            by_id = {row.id: row for row in every if row.id in there}
         found: list[Node] = []
         while len(found) < limit:
             some = await self._box.nodes(who, after, limit)
-            found += [node for node in some if node.id in there and node.id in by_id]
+            found += [node for node in some if node.id in by_id]
             if len(some) < limit:
                 break
             after = some[-1].id
         found = found[:limit]
-        stood = await asyncio.to_thread(lambda: self._history.of([node.id for node in found], moment_ns))
+        was, owned = await asyncio.to_thread(
+            lambda: (self._history.of([node.id for node in found], moment_ns), self._documents.owns(moment_ns))
+        )
         upto = {one.name: one.upto_ns for one in told}
-        then = [(node, stood.get(node.id, {}), by_id[node.id]) for node in found]
-        return [node_then(node, was, row_then(row, was, moment_ns, upto.get(row.site))) for node, was, row in then]
+        return await asyncio.to_thread(lambda: self._then(found, by_id, was, owned, upto, moment_ns))
+
+    def _then(
+        self,
+        found: Sequence[Node],
+        by_id: Mapping[str, ports.NodeRow],
+        was: Mapping[str, Mapping[Track, Was]],
+        owned: Owned,
+        upto: Mapping[str, int | None],
+        moment_ns: int,
+    ) -> list[tuple[Node, tuple[drift.Difference, ...]]]:
+        wants, made = self._wants(moment_ns), list[tuple[Node, tuple[drift.Difference, ...]]]()
+        for node in found:
+            held = was.get(node.id, {})
+            row = row_then(by_id[node.id], held, moment_ns, upto.get(by_id[node.id].site))
+            mode, version = held.get(Track.CONNECTIVITY), held.get(Track.VERSION)
+            lines = stood.verdict(
+                wants.of(owned.own.get(node.id, _NOTHING)),
+                row,
+                row.mode,
+                mode.since_ns if mode else None,
+                row.version,
+                version.since_ns if version else None,
+                heard=row.lost_ns is None and node.id not in owned.left,
+            ).lines
+            made.append((node_then(node, held, row), lines))
+        return made
 
 
 _LAST_NS = 1 << 62
 _TAGS_ROWS_MAX = 5_000
 _REACH = {text: REACH[mode] for text, mode in _MODES.items()} | {"": Reach.UNKNOWN}
+
+
+class _Among(NamedTuple):
+    """Nodes (None: all), and how many documents were not looked at."""
+
+    ids: frozenset[str] | None
+    unread: int
+
+
+def _members(owned: Owned, there: Iterable[str], domain: str | None, bundle: str | None) -> Iterator[str]:
+    """Of the nodes that were there, those of a domain ("": of none) and of a bundle; None is any."""
+    for node_id in there:
+        said = owned.own.get(node_id, _NOTHING)
+        if domain in (None, said.domain) and bundle in (None, said.bundle) and node_id not in owned.left:
+            yield node_id
+
+
+_NOTHING = Own()
 
 
 class _Listed(msgspec.Struct, frozen=True):
@@ -344,8 +571,9 @@ def _list(
     told: Sequence[SiteTold],
     query: ports.NodeQuery,
     moment_ns: int,
+    among: frozenset[str] | None,
 ) -> _Listed:
-    silent = {one.name for one in told if one.upto_ns is not None and one.upto_ns < moment_ns}
+    silent = _silent(told, moment_ns)
     groups: dict[Reach, list[ports.NodeRow]] = {one: [] for one in _URGENCY}
     for row in every:
         said = there.get(row.id)
@@ -354,7 +582,7 @@ def _list(
     tally = {one: len(groups[one]) for one in Reach}
     nodes = Counter([row.site for group in groups.values() for row in group])
     if rows.filters(query):
-        wanted = {row.id for row in rows.chosen(every, msgspec.structs.replace(query, reach=None))}
+        wanted = {row.id for row in rows.matching(every, msgspec.structs.replace(query, reach=None), among)}
         groups = {
             one: [row for row in group if row.id in wanted]
             for one, group in groups.items()
@@ -362,6 +590,11 @@ def _list(
         }
     ordered = [*groups.values()] if query.order == "attention" else [[row for one in groups.values() for row in one]]
     return _Listed(tally, _page(ordered, query), sum(map(len, ordered)), nodes)
+
+
+def _silent(told: Iterable[SiteTold], moment_ns: int) -> frozenset[str]:
+    """The sites that have told nothing of a moment."""
+    return frozenset(one.name for one in told if one.upto_ns is not None and one.upto_ns < moment_ns)
 
 
 def _as_of(known: Known, moment_ns: int) -> ports.AsOf:
@@ -409,6 +642,10 @@ def row_then(row: ports.NodeRow, stood: Mapping[Track, Was], moment_ns: int, upt
 def _called(view: View, name: str) -> str:
     said = view.values.get("name")
     return str(said.value or name) if said is not None else name
+
+
+def _decided(chain: Chain, rights: Rights, heard_ns: int | None) -> ports.AuthorityLine:
+    return deciding.line(chain, rights.here, rights.names(chain.place), heard_ns)
 
 
 def _blank(node: Node) -> Node:

@@ -35,7 +35,7 @@ class Policy(IntEnum):
 
 class Entry(NamedTuple):
     """One row of the route table. `body_bytes_max` is None where the handler bounds what it reads by itself; `uploads`
-    where a form may bring a file; `past` where it answers `as_of`."""
+    where a form may bring a file; `past` where it answers `as_of`; `now`: why it does not, in a sentence."""
 
     method: str
     path: str  # with {name} for one segment
@@ -44,6 +44,7 @@ class Entry(NamedTuple):
     body_bytes_max: int | None = FORM_BYTES_MAX
     uploads: bool = False
     past: bool = False
+    now: str = ""
 
 
 class Talk(NamedTuple):

@@ -23,7 +23,7 @@ from fleet.document import Kind as DocumentKind
 from fleet.drift import Difference
 from fleet.events import Clock, Recorded
 from fleet.node import Kind, Node
-from fleet.past import Known, Was
+from fleet.past import WHOLE, Known, Stretch, Was
 from fleet.people import AccountView as AccountView
 from fleet.people import Glass as Glass
 from fleet.people import Identity as Identity
@@ -97,6 +97,15 @@ class LatestQuery(NamedTuple):
     limit: int = 200
 
 
+class AsOf(_View, frozen=True):
+    """A view is of a past moment, as far as the history is put together: up to the journal's event `position`; `behind`
+    events more stand in the journal."""
+
+    at_ns: int
+    position: int
+    behind: int = 0
+
+
 class Severity(StrEnum):
     ACT = "act"
     LOOK = "look"
@@ -148,6 +157,7 @@ class AttentionView(_View, frozen=True):
     causes: tuple[tuple[str, int], ...] = ()
     domains: tuple[tuple[str, str, int], ...] = ()  # id, name
     sites: tuple[tuple[str, int], ...] = ()
+    as_of: AsOf | None = None  # of a past view: what the log knows; what people had said is of the first of them only
 
 
 class AttentionWish(_View, frozen=True):
@@ -167,9 +177,14 @@ class NodeQuery(_View, frozen=True):
     kind: Kind | None = None
     tag: str | None = None
     site: str | None = None
+    domain: str | None = None  # the id; "" is of none
+    bundle: str | None = None  # the id
     order: str = "attention"  # attention, name, battery, seen, rtt
     offset: int = 0
     limit: int = 100
+
+
+ALL_NODES = NodeQuery()
 
 
 class SiteLine(_View, frozen=True):
@@ -184,15 +199,6 @@ class SiteLine(_View, frozen=True):
     backlog: int = 0  # events that are missing here, as far as it has told
     nodes: int = 0
     quarantined: bool = False
-
-
-class AsOf(_View, frozen=True):
-    """A view is of a past moment, as far as the history is put together: up to the journal's event `position`; `behind`
-    events more stand in the journal."""
-
-    at_ns: int
-    position: int
-    behind: int = 0
 
 
 class DriftGroup(_View, frozen=True):
@@ -242,6 +248,7 @@ class SiteView(_View, frozen=True):
     drift: DriftView = DriftView()
     as_of: AsOf | None = None
     needing: int = 0  # all that stand in the queue
+    unread: int = 0  # documents not looked at yet: a list by domain or bundle is without what they say
 
 
 class Choice(_View, frozen=True):
@@ -300,6 +307,7 @@ class AuthorityView(_View, frozen=True):
     name: str
     lines: tuple[AuthorityLine, ...]  # a line for each site
     actions: tuple[str, ...] = ()  # of grant and return, what can be done here and now
+    as_of: AsOf | None = None  # of a past view: `heard_ns` is what the turns of the link say
 
 
 class AuthorityTerms(_View, frozen=True):
@@ -439,8 +447,27 @@ class GroupView(_View, frozen=True):
     pending: int = 0
 
 
+class GroupSums(_View, frozen=True):
+    """How the nodes of a bundle or a domain stood at a moment, over `counted` of its `nodes`. What hangs on a measured
+    value is unknown here. `unread`: documents that were not looked at yet, so that nodes may be missing."""
+
+    nodes: int
+    counted: int
+    unread: int
+    in_line: int
+    out: int
+    unknown: int
+    free: int
+    score: float | None
+    reasons: tuple[tuple[str, int], ...] = ()
+    versions: tuple[tuple[str, int], ...] = ()  # as found; "" is not known
+    reach: tuple[tuple[Reach, int], ...] = ()
+    worst: tuple[Drifter, ...] = ()
+
+
 class GroupThen(_View, frozen=True):
-    """A bundle or a domain as of a moment: what was written in it. How its nodes stood then is asked of each node."""
+    """A bundle or a domain as of a moment: what was written in it, and how its nodes stood (None in a list of many, which
+    says how many there were)."""
 
     now_ns: int
     kind: DocumentKind
@@ -448,6 +475,8 @@ class GroupThen(_View, frozen=True):
     name: str
     words: tuple[Word, ...]
     as_of: AsOf
+    nodes: int = 0
+    sums: GroupSums | None = None
 
 
 class GroupsThen(_View, frozen=True):
@@ -457,6 +486,7 @@ class GroupsThen(_View, frozen=True):
     kind: DocumentKind
     groups: tuple[GroupThen, ...]
     as_of: AsOf
+    unread: int = 0  # documents that were not looked at yet, so that nodes may be missing
 
 
 class DebtLine(_View, frozen=True):
@@ -759,7 +789,7 @@ class LinksView(_View, frozen=True):
     now_ns: int
     links: tuple[LinkView, ...]
     problem: str = ""  # a link file that cannot be used, say
-    as_of: AsOf | None = None  # of a past view: modes, and since when; the rest is not known
+    as_of: AsOf | None = None  # of a past view: modes, since when, and receipts; the rest is not known
     matching: int = 0
     sums: LinkSums | None = None  # of a hub
 
@@ -922,13 +952,21 @@ class Past(Protocol):
         """Refused (400) when the node was not there yet."""
         ...
 
-    async def nodes(self, who: Identity, after: str, limit: int, moment_ns: int) -> Sequence[Node]: ...
+    async def nodes(
+        self, who: Identity, after: str, limit: int, moment_ns: int, query: NodeQuery = ALL_NODES
+    ) -> Sequence[tuple[Node, tuple[Difference, ...]]]:
+        """Each with what was wanted of it, and how it stood to that as far as no measured value is asked for."""
+        ...
 
     async def timeline(
-        self, who: Identity, before: int, limit: int, subject: str | None, moment_ns: int, kind: str | None = None
+        self, who: Identity, before: int, limit: int, subject: str | None, moment_ns: int
     ) -> Sequence[Recorded]: ...
 
     async def links(self, who: Identity, moment_ns: int) -> LinksView: ...
+
+    async def authority(self, who: Identity, subject: str, moment_ns: int) -> AuthorityView: ...
+
+    async def attention(self, who: Identity, query: AttentionQuery, moment_ns: int) -> AttentionView: ...
 
     async def groups(self, who: Identity, kind: DocumentKind, moment_ns: int) -> GroupsThen: ...
 
@@ -1150,8 +1188,8 @@ class Box(Protocol):
 
     async def node(self, who: Identity, node_id: str) -> NodeView | None: ...
 
-    async def nodes(self, who: Identity, after: str, limit: int) -> Sequence[Node]:
-        """Canonical objects by ascending id, for the API."""
+    async def nodes(self, who: Identity, after: str, limit: int, query: NodeQuery = ALL_NODES) -> Sequence[Node]:
+        """Canonical objects by ascending id, of those that match; its order and offset are not looked at."""
         ...
 
     async def latest(self, who: Identity, query: LatestQuery) -> Sequence[Latest]:
@@ -1164,12 +1202,21 @@ class Box(Protocol):
 
     async def series(self, who: Identity, node_id: str, metric: str, from_ns: int, to_ns: int) -> Series: ...
 
-    async def events(self, who: Identity, after: int, limit: int) -> Sequence[Recorded]: ...
+    async def events(self, who: Identity, after: int, limit: int, stretch: Stretch = WHOLE) -> Sequence[Recorded]:
+        """By ascending position, behind `after`."""
+        ...
 
     async def timeline(
-        self, who: Identity, before: int, limit: int, subject: str | None = None, kind: str | None = None
+        self,
+        who: Identity,
+        before: int,
+        limit: int,
+        subject: str | None = None,
+        kind: str | None = None,
+        stretch: Stretch = WHOLE,
     ) -> Sequence[Recorded]:
-        """Newest first; `before` is a journal position (0: from the end)."""
+        """Newest first; `before` is a journal position (0: from the end). Refused (400) when a kind is looked for in too
+        long a stretch."""
         ...
 
     async def records_after(self, who: Identity, after: int, limit: int, node_id: str | None) -> RecordPage: ...
@@ -1182,7 +1229,11 @@ class Box(Protocol):
 
     async def intake(self, who: Identity) -> IntakeView: ...
 
-    async def quarantine(self, who: Identity, before: int, limit: int, settled: bool) -> Sequence[QuarantineItem]: ...
+    async def quarantine(
+        self, who: Identity, before: int, limit: int, settled: bool, moment_ns: int | None = None
+    ) -> Sequence[QuarantineItem]:
+        """Newest first. As of a moment: those that are still kept and had come by then, as far as they had been settled."""
+        ...
 
     async def settle(self, who: Identity, item: int, decision: str, node: str = "", *, alike: bool = False) -> None:
         """`decision` is retry or drop. What never became a record becomes one of its source, or of the device `node`; with

@@ -138,7 +138,9 @@ def page(request: Request, name: str, /, *, status: int = 200, **values: Any) ->
     return Response(body, status, {"cache-control": "no-store", "vary": "HX-Request"}, "text/html; charset=utf-8")
 
 
-_KNOW = 'nodes/[^"?#/]*|journal|links(?:/[^"?#/]*)?|policies(?:/[^"?#/]*)?|domains/[^"?#/]*'  # the past
+_ID = '[^"?#/]*'
+_ONE = f"(?:nodes|domains)/{_ID}(?:/authority)?|(?:links|policies)(?:/{_ID})?"
+_KNOW = f"{_ONE}|attention|journal|audit|quarantine"  # the past
 _LINK = re.compile(rf'(?<!data-moment )(href|hx-get)="(/(?:{_KNOW})?)(\?[^"#]*)?(#[^"]*)?"')
 _FORM = re.compile(r'<form\b(?![^>]*\bdata-moment)[^>]*\bmethod="get"[^>]*>')
 

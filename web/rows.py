@@ -8,7 +8,7 @@ Rules of the file
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence, Set
 from itertools import islice
 
 from fleet import lifecycle
@@ -52,16 +52,29 @@ def tally(rows: Sequence[NodeRow]) -> dict[Reach, int]:
     return reach
 
 
-def chosen(rows: Sequence[NodeRow], query: NodeQuery) -> list[NodeRow]:
+def chosen(rows: Iterable[NodeRow], query: NodeQuery, among: Set[str] | None = None) -> list[NodeRow]:
     """All rows that match, in the order asked for."""
-    matching = [row for row in rows if _matches(row, query)] if filters(query) else list(rows)
-    matching.sort(key=ORDERS.get(query.order, ORDERS[BY_URGENCY]))
-    return matching
+    found = matching(rows, query, among)
+    found.sort(key=ORDERS.get(query.order, ORDERS[BY_URGENCY]))
+    return found
+
+
+def matching(rows: Iterable[NodeRow], query: NodeQuery, among: Set[str] | None = None) -> list[NodeRow]:
+    """All rows that match, as they come. `among` are the nodes of the domain and the bundle that are asked for (None: no
+    such thing is)."""
+    if among is not None:
+        rows = [row for row in rows if row.id in among]
+    return [row for row in rows if _matches(row, query)] if filters(query) else list(rows)
 
 
 def filters(query: NodeQuery) -> bool:
     """Whether anything less than all is asked for."""
-    return bool(query.text or query.reach or query.kind or query.tag or query.site)
+    return bool(query.text or query.reach or query.kind or query.tag or query.site or groups(query))
+
+
+def groups(query: NodeQuery) -> bool:
+    """Whether a domain or a bundle is asked for: who is of it stands in no row."""
+    return query.domain is not None or query.bundle is not None
 
 
 def page(matching: Sequence[NodeRow], query: NodeQuery) -> tuple[NodeRow, ...]:

@@ -1,7 +1,8 @@
 """Authority: which epochs began where, on which terms, and what was granted that is not begun yet?
 
-Each epoch of a place is one event of that place's own log, kept by its place in it; of grants the newest holds. Who
-holds what follows from that (`fleet.authority.chain_of`), in whatever order it was heard.
+Each epoch of a place is one event of that place's own log, kept by its place in it; every grant is kept too, and the
+newest holds. Who holds what follows from that (`fleet.authority.chain_of`), in whatever order it was heard; and who held
+it at a moment follows from what had been said by then, since nothing is thrown away: they are few.
 """
 
 from __future__ import annotations
@@ -12,21 +13,21 @@ from typing import NamedTuple
 from fleet.authority import Cause, Chain, Claim, Expiry, Grant, Homecoming, Seen, Terms, chain_of
 from fleet.events import AuthorityBegan, AuthorityGranted, Recorded
 from fleet.node import Master
-from fleet.past import Track
-from fleet.projections import later
+from fleet.past import STAMP_MAX, Track
 
 NAME = "authority"
-VERSION = 1
+VERSION = 2  # 2: every grant, and when an epoch began, for the past
 TRACKS: frozenset[Track] = frozenset()
 KINDS = frozenset((AuthorityBegan.KIND, AuthorityGranted.KIND))  # few among a million turns of state
 
 
 class State(NamedTuple):
     claims: Mapping[tuple[str, str], Mapping[tuple[int, int], Claim]]  # (subject, place), (log epoch, seq)
-    grants: Mapping[tuple[str, str], Mapping[str, Grant]]  # (subject, place), who granted
+    grants: Mapping[tuple[str, str], frozenset[Grant]]  # (subject, place)
 
 
 EMPTY = State({}, {})
+_NONE: frozenset[Grant] = frozenset()
 
 
 def advance(state: State, events: Iterable[Recorded]) -> State:
@@ -35,7 +36,7 @@ def advance(state: State, events: Iterable[Recorded]) -> State:
     if not events:
         return state
     claims: dict[tuple[str, str], dict[tuple[int, int], Claim]] = {}
-    grants: dict[tuple[str, str], dict[str, Grant]] = {}
+    grants: dict[tuple[str, str], set[Grant]] = {}
     for event in events:
         if isinstance(event.body, AuthorityBegan):
             began = _claim(event, event.body)
@@ -46,15 +47,16 @@ def advance(state: State, events: Iterable[Recorded]) -> State:
             given = _grant(event, event.body)
             if given is not None:
                 at = (event.subject, event.body.site)
-                held = grants.setdefault(at, dict(state.grants.get(at, {})))
-                held[event.writer] = max(given, held.get(event.writer, given))
-    return State({**state.claims, **claims}, {**state.grants, **grants}) if claims or grants else state
+                grants.setdefault(at, set(state.grants.get(at, ()))).add(given)
+    if not claims and not grants:
+        return state
+    return State({**state.claims, **claims}, {**state.grants, **{at: frozenset(held) for at, held in grants.items()}})
 
 
 def join(one: State, other: State) -> State:
     """The state of what both were folded from."""
     claims = {at: {**one.claims.get(at, {}), **other.claims.get(at, {})} for at in {*one.claims, *other.claims}}
-    grants = {at: later(one.grants.get(at, {}), other.grants.get(at, {})) for at in {*one.grants, *other.grants}}
+    grants = {at: one.grants.get(at, _NONE) | other.grants.get(at, _NONE) for at in {*one.grants, *other.grants}}
     return State(claims, grants)
 
 
@@ -88,6 +90,7 @@ def _claim(event: Recorded, body: AuthorityBegan) -> Claim | None:
         event.wall_ns,
         body.actor,
         body.why,
+        event.hlc,
     )
 
 
@@ -98,11 +101,19 @@ def _grant(event: Recorded, body: AuthorityGranted) -> Grant | None:
     return Grant(event.hlc, event.writer, body.epoch, terms, event.wall_ns, body.actor, body.why)
 
 
-def chain(state: State, subject: str, place: str, granted_by: Callable[[str], bool] = lambda writer: True) -> Chain:
-    """The epochs of a subject at a place; `granted_by` says of a writer whether it is the hub's."""
+def chain(
+    state: State,
+    subject: str,
+    place: str,
+    granted_by: Callable[[str], bool] = lambda writer: True,
+    upto: int = STAMP_MAX,
+) -> Chain:
+    """The epochs of a subject at a place; `granted_by` says of a writer whether it is the hub's. `upto`: as of that stamp,
+    of what had been said by then."""
     at = (subject, place)
-    given = [one for one in state.grants.get(at, {}).values() if granted_by(one.writer)]
-    return chain_of(subject, place, state.claims.get(at, {}).values(), max(given, default=None))
+    given = [one for one in state.grants.get(at, ()) if one.hlc <= upto and granted_by(one.writer)]
+    begun = [one for one in state.claims.get(at, {}).values() if one.hlc <= upto]
+    return chain_of(subject, place, begun, max(given, default=None))
 
 
 def places(state: State, subject: str) -> list[str]:

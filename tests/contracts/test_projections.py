@@ -172,6 +172,16 @@ def test_it_depends_on_nothing_but_what_it_names(projection: ModuleType, facts: 
     )
 
 
+@settings(max_examples=150, suppress_health_check=[HealthCheck.too_slow])
+@given(logs(), st.integers(0, 36))
+def test_who_decided_as_of_a_stamp_is_the_fold_up_to_it(facts: list[Recorded], stamp: int) -> None:
+    whole = authority.advance(authority.EMPTY, facts)
+    then = authority.advance(authority.EMPTY, [one for one in facts if one.hlc <= stamp])
+    for subject in ("drone-1", "drone-2"):
+        for place in ("A", "B"):
+            assert authority.chain(whole, subject, place, upto=stamp) == authority.chain(then, subject, place)
+
+
 @every_projection
 def test_an_unknown_kind_changes_nothing(projection: ModuleType) -> None:
     fact = Recorded(1, "A", 1, 1, 1, 1, Clock.SYNCED, "node.teleported", 3, "drone-1", Unknown(b"\x90"))

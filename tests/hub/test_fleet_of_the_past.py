@@ -12,11 +12,12 @@ import pytest
 from fleet import events
 from fleet.connectivity import Mode, Reach
 from fleet.limits import HOUR, SECOND
+from fleet.past import Track
 from fleet.people import Identity, Refused, Role
 from hub.compose import Hub
 from tests.hub.sites import ALDER, CEDAR, HARBOR, filled, present
 from web.past import Then
-from web.ports import NodeQuery
+from web.ports import AttentionQuery, NodeQuery
 
 ALICE = Identity(name="alice", role=Role.ADMIN, via="console")
 KESTREL, MERLIN_OF_ALDER = (present(0, index, 1).node_id for index in (0, 1))
@@ -117,3 +118,25 @@ async def test_a_new_event_is_in_the_past_without_being_asked_for(harbor: Hub) -
     assert after.behind == 0
     assert after.first_ns is not None
     assert after.first_ns < harbor.ground.clock.now_ns() + SECOND
+
+
+async def test_what_needed_a_person_then_is_of_nodes_whose_site_had_told_of_it(harbor: Hub) -> None:
+    quiet = events.NodeQuiet(Mode.DISCONNECTED, Mode.LIVE, 1, 15)
+    before = await say(harbor, (KESTREL, events.NodeHeard(Mode.LIVE, "", "syslog")))
+    moment_ns = await say(
+        harbor, (KESTREL, quiet), (OSPREY, quiet), (KESTREL, events.HealthChanged("OK", "FAILED", "motor 3"))
+    )
+    after = await say(harbor, (KESTREL, events.NodeHeard(Mode.LIVE, Mode.DISCONNECTED, "syslog")))
+    for at_ns, causes in ((before, []), (moment_ns, ["failed", "silent"]), (after, ["failed"])):
+        view = await past_of(harbor).attention(ALICE, AttentionQuery(), at_ns)
+        assert [(one.node_id, one.cause) for one in view.items] == [(KESTREL, cause) for cause in causes], (
+            "cedar is away"
+        )
+        assert all(one.site == "alder" for one in view.items)
+    earlier = events.NodeHeard(
+        Mode.LIVE, "", "syslog"
+    )  # the answer of a moment is forgotten when something older comes
+    assert harbor.turns.standing(moment_ns, Track.CONNECTIVITY, frozenset({"LIVE"})) == {}
+    assert len(harbor.turns.standing(after, Track.CONNECTIVITY, frozenset({"LIVE"}))) == 1
+    late_ns = await say(harbor, (MERLIN_OF_ALDER, earlier))
+    assert len(harbor.turns.standing(late_ns, Track.CONNECTIVITY, frozenset({"LIVE"}))) == 2

@@ -12,7 +12,7 @@ import pytest
 
 from fleet.authority import HUB, Terms
 from fleet.envelope import Log
-from fleet.events import AuthorityGranted, LogStarted
+from fleet.events import AuthorityBegan, AuthorityGranted, LogStarted
 from fleet.limits import MINUTE, SECOND
 from fleet.node import Master
 from fleet.people import Identity, Refused, Role
@@ -102,3 +102,33 @@ async def test_a_site_cannot_grant_in_the_hubs_name(harbor: Hub) -> None:
     sites = harbor.fleet.sites
     fresh = Rights(lambda: rights.state, HUB, rights.place_of, rights.names, lambda writer: writer not in sites)
     assert fresh.chain(NORTH, ALDER).grant is None
+
+
+async def test_who_decided_as_of_a_moment_is_what_had_been_granted_and_begun_by_then(harbor: Hub) -> None:
+    """An epoch that a site tells of weeks later stands where it began."""
+    hub, terms = harbor.ground, ("GLOBAL", (), MINUTE, "carry on", "hand back")
+    before_ns = hub.clock.now_ns()
+    await asyncio.sleep(0.005)
+    await harbor.box.grant(BOB, NORTH, AuthorityTerms(master="GLOBAL", lease_ns=MINUTE), "one hand on the helm")
+    granted_ns = hub.clock.now_ns()
+    await asyncio.sleep(0.005)
+    of_alder, given = Log(hub.identity.log.tenant, ALDER, 1), harbor.granting.rights.chain(NORTH, ALDER).grant
+    assert given is not None
+
+    def begin(db: sqlite3.Connection) -> None:
+        journal.start_log(db, of_alder, keys.public_bytes(hub.key), 1)
+        hub.journal.stage(NORTH, AuthorityBegan(1, "accepted", *terms, (), given.hlc), of_alder)
+
+    await hub.writer.write(begin)
+    begun_ns = hub.clock.now_ns()
+    await asyncio.sleep(0.005)
+    await harbor.box.grant(BOB, NORTH, AuthorityTerms(master="LOCAL"), "it knows its hills best")
+    then = harbor.box.past
+    assert then is not None
+    assert (await then.authority(BOB, NORTH, before_ns)).lines == ()
+    (granted,) = (await then.authority(BOB, NORTH, granted_ns)).lines
+    assert (granted.site, granted.epoch, granted.pending) == ("alder", 0, "the hub decides")
+    (begun,) = (await then.authority(BOB, NORTH, begun_ns)).lines
+    assert (begun.epoch, begun.holders, begun.lease_ns, begun.pending) == (1, ("harbor",), MINUTE, "")
+    (now,) = (await then.authority(BOB, NORTH, hub.clock.now_ns())).lines
+    assert (now.epoch, now.pending) == (1, "the site decides")

@@ -152,7 +152,7 @@ async def test_a_comparison_with_a_site_covers_every_bundle_and_only_its_own_nod
 async def test_what_was_written_at_a_moment_is_read_from_the_document_itself(harbor: Harbor) -> None:
     name = await harbor.policies.create("alice", Kind.BUNDLE, "Scouts")
     await harbor.policies.change("alice", Kind.BUNDLE, name, {"notes": "before the storm"})
-    then = Documents(harbor.folder.site_db, TENANT, lambda writer: "harbor")
+    then = Documents(harbor.folder.site_db, TENANT, lambda writer: "harbor", lambda: ({}, 0))
     between = time.time_ns()
     await asyncio.sleep(0.005)  # a stamp counts milliseconds
     await harbor.policies.change("alice", Kind.BUNDLE, name, {"notes": "after the storm"})

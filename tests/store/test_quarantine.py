@@ -161,3 +161,25 @@ async def test_two_that_write_what_waits_at_once_keep_each_item_once(corner: Cor
     done = await asyncio.gather(*(corner.quarantine.flush() for _ in range(3)))
     assert sorted(done) == [False, False, True]
     assert [item.times for item in await corner.held()] == [1] * 5
+
+
+async def test_as_of_a_moment_it_is_what_had_come_by_then_and_nobody_had_settled(corner: Corner) -> None:
+    for at_ns, raw in ((1_000, b"one"), (2_000, b"two"), (3_000, b"one"), (4_000, b"three")):
+        corner.now_ns = at_ns
+        corner.quarantine.put("syslog", MALLORY, "unparsed", raw)
+        await corner.quarantine.flush()
+    corner.now_ns = 5_000
+    await corner.quarantine.settle(2, "drop", "of no use", "Alice")
+
+    async def then(moment_ns: int, *, settled: bool = False) -> list[tuple[bytes, int, int, str | None]]:
+        found = await corner.quarantine.items(0, 10, settled=settled, moment_ns=moment_ns)
+        return [(one.raw, one.at_ns, one.times, one.decision) for one in found]
+
+    one, two, three = (b"one", 1_000, 1, None), (b"two", 2_000, 1, None), (b"three", 4_000, 1, None)
+    assert await then(999) == []
+    assert await then(1_000) == [one]
+    assert await then(3_500) == [two, one]
+    assert await then(4_999) == [three, two, one]
+    assert await then(4_999, settled=True) == []
+    assert await then(5_000) == [three, one]
+    assert await then(5_000, settled=True) == [(b"two", 2_000, 1, "drop")]

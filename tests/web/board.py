@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar
 
-from fleet.board import Board
+from fleet.board import Board, own
 from fleet.document import Kind, Stamped, View, view, wrong
 from fleet.events import Clock, Recorded
 from fleet.ids import ulid
@@ -14,6 +14,7 @@ from fleet.people import Refused
 from fleet.present import Present, Told
 from store import node_words
 from store.node_words import common_values
+from store.then import Owned
 from web.policies import Policies, overview
 from web.ports import DriftView, NodeRow
 
@@ -56,6 +57,27 @@ class Slate:
         found = {name: self.one(kind, name, moment_ns) for each, name in self.documents if each == kind}
         return {name: one for name, one in found.items() if one is not None}
 
+    def owns(self, moment_ns: int) -> Owned:
+        """As of a moment, of all nodes."""
+        views = ((node_id, self._document(node_id, moment_ns)) for node_id in self.nodes)
+        return Owned({node_id: own(one) for node_id, one in views if one.values}, frozenset(), 0)
+
+    def _document(self, node_id: str, moment_ns: int) -> View:
+        values = {field: one for field, one in self._values(node_id).items() if one.wall_ns <= moment_ns}
+        return View(values, ())
+
+    def _values(self, node_id: str) -> dict[str, Stamped]:
+        """What is written of a node; what stands in its desired state was written an hour ago."""
+        node, values = self.nodes[node_id], dict[str, Stamped]()
+        for field, value in (
+            ("target_version", node.desired.target_version),
+            ("policy_bundle_id", node.desired.policy_bundle_id),
+            ("domain_id", node.domain_id),
+        ):
+            if value:
+                values[field] = self.stamped(value, ago_ns=3_600 * 10**9)
+        return values | self.wanted.get(node_id, {})
+
     def applied(self, node: Node, written: View) -> Node:
         return node_words.applied(node, written)
 
@@ -72,16 +94,8 @@ class Slate:
     async def refresh(self) -> None:
         for (kind, name), held in self.documents.items():
             self.board.write(kind, name, view(kind, held))
-        for node_id, node in self.nodes.items():
-            values = {**self.wanted.get(node_id, {})}
-            for field, value in (
-                ("target_version", node.desired.target_version),
-                ("policy_bundle_id", node.desired.policy_bundle_id),
-                ("domain_id", node.domain_id),
-            ):
-                if value:
-                    values[field] = self.stamped(value, ago_ns=3_600 * 10**9)
-            self.board.write(Kind.NODE, node_id, View(values, ()))
+        for node_id in self.nodes:
+            self.board.write(Kind.NODE, node_id, View(self._values(node_id), ()))
         self._here = {node_id: Here(_present(row)) for node_id, row in self.rows.items()}
         self.board.fold(self._here, frozenset({""}))
 

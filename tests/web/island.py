@@ -17,6 +17,7 @@ import msgspec
 from fleet import audit, past
 from fleet import events as facts
 from fleet.audit import Page, Query
+from fleet.authority import Names
 from fleet.board import text as text_of
 from fleet.connectivity import REACH, Mode, Reach
 from fleet.events import Body, Clock, Recorded
@@ -34,12 +35,15 @@ from fleet.node import (
     LinkQuality,
     Node,
 )
+from fleet.projections import authority
 from fleet.reading import Flight, Health, Position
+from store.rights import Rights
 from tests.web.agenda import Agenda
 from tests.web.board import Slate
 from tests.web.desk import Desk
 from web.past import Then
 from web.ports import (
+    ALL_NODES,
     AccountView,
     Attention,
     AttentionQuery,
@@ -91,7 +95,7 @@ from web.ports import (
     VerifyStep,
     WayIn,
 )
-from web.rows import batch, relays
+from web.rows import batch, groups, matching, relays
 
 NOW_NS = 1_795_253_400 * SECOND
 PASSWORD = "correct horse battery"
@@ -326,6 +330,11 @@ class Remembered:
                 found.setdefault(subject, {})[was.track] = was
         return found
 
+    def standing(self, moment_ns: int, track: past.Track, said: frozenset[str]) -> dict[str, tuple[str, int]]:
+        subjects = {about for about, _, was in self._turns() if was.track is track}
+        stood = {one: held[track] for one, held in self.of(subjects, moment_ns, (track,)).items()}
+        return {one: (was.said, was.since_ns) for one, was in stood.items() if was.said in said}
+
     def turns(self, subject: str, limit: int) -> list[past.Was]:
         return [was for about, _, was in self._turns() if about == subject][-limit:]
 
@@ -366,7 +375,15 @@ class Island:
         self.behind: list[DebtLine] = []
         self.slate = Slate(self.rows, self.nodes_held, self.now)
         self.policies = self.slate.policies
-        self.past: Then | None = Then(Remembered(self.log), self, lambda: list(self.rows.values()), tuple, self.slate)
+        self.past: Then | None = Then(
+            Remembered(self.log),
+            self,
+            lambda: list(self.rows.values()),
+            tuple,
+            self.slate,
+            self._rights(),
+            self._receipts,
+        )
         self._fact("", facts.LogStarted(reason="first", public_key=b"\x17" * 32), 6 * HOUR)
         self._fact("", facts.ApplianceStarted(version=self.version, clean=True), 6 * HOUR)
         for number in range(nodes):
@@ -377,6 +394,24 @@ class Island:
 
     def now(self) -> int:
         return self._clock() if callable(self._clock) else NOW_NS
+
+    def _receipts(self, peers: Iterable[str], moment_ns: int) -> dict[str, ReceiptView]:
+        made = self.link.receipt if self.link else None
+        return dict.fromkeys(peers, made) if made is not None and made.at_ns <= moment_ns else {}
+
+    @property
+    def writer(self) -> str:
+        return ulid(NOW_NS // 1_000_000, entropy(1))
+
+    def _rights(self) -> Rights:
+        """Folded from the log at each question; what harbor grants stands in a log of its own."""
+        return Rights(
+            lambda: authority.advance(authority.EMPTY, self.log),
+            self.writer,
+            lambda node_id: self.writer,
+            lambda place: Names("harbor", self.name),
+            lambda writer: writer != self.writer,
+        )
 
     # -- how it comes to be ------------------------------------------------------------------------------------
 
@@ -578,7 +613,7 @@ class Island:
             HOUR,
         )
         self.log.sort(key=lambda one: one.wall_ns)
-        self.log = [one._replace(position=index + 1, seq=index + 1) for index, one in enumerate(self.log)]
+        self.log[:] = [one._replace(position=index + 1, seq=index + 1) for index, one in enumerate(self.log)]
         bad = (
             (
                 "syslog-tcp",
@@ -620,9 +655,9 @@ class Island:
                 )
             )
 
-    def _fact(self, subject: str, body: Body, before_ns: int = 0) -> None:
+    def _fact(self, subject: str, body: Body, before_ns: int = 0, writer: str = "") -> None:
         position = len(self.log) + 1
-        writer = ulid(NOW_NS // 1_000_000, entropy(1))
+        writer = writer or self.writer
         wall = (NOW_NS if before_ns else self.now()) - before_ns
         self.log.append(
             Recorded(
@@ -676,7 +711,7 @@ class Island:
         ]
         lines.sort(key=lambda line: line.severity is Severity.LOOK)
         self.needing = lines
-        wanted = query.text.lower()
+        wanted, among = query.text.lower(), await self._among(query)
         found_rows = [
             row
             for row in rows
@@ -684,6 +719,7 @@ class Island:
             and query.reach in (None, row.reach)
             and query.kind in (None, row.kind)
             and (not query.tag or query.tag in row.tags)
+            and (among is None or row.id in among)
         ]
         urgent = {line.node_id: index for index, line in enumerate(lines)}
         order = {
@@ -707,6 +743,7 @@ class Island:
             messages_per_s=52.4,
             unclaimed=len(self.unclaimed),
             uptime_s=21_600 + (now - NOW_NS) / SECOND,
+            drift=await self.policies.drift(who),
         )
 
     async def attention(self, who: Identity, query: AttentionQuery) -> AttentionView:
@@ -807,9 +844,15 @@ class Island:
             way_in=self.ways_in.get(node_id, WayIn(per_s=1.2, repeated=0, repeated_in_a_row=0, skew_ns=-12_000_000)),
         )
 
-    async def nodes(self, who: Identity, after: str, limit: int) -> Sequence[Node]:
+    async def nodes(self, who: Identity, after: str, limit: int, query: NodeQuery = ALL_NODES) -> Sequence[Node]:
         self._check()
-        return [self.nodes_held[one] for one in sorted(self.nodes_held) if one > after][:limit]
+        ids = {row.id for row in matching(self.rows.values(), query, await self._among(query))}
+        return [self.nodes_held[one] for one in sorted(self.nodes_held) if one > after and one in ids][:limit]
+
+    async def _among(self, query: NodeQuery) -> frozenset[str] | None:
+        if not groups(query):
+            return None
+        return await self.slate.ask(lambda board: board.members(query.domain, query.bundle))
 
     async def latest(self, who: Identity, query: LatestQuery) -> Sequence[Latest]:
         self._check()
@@ -842,9 +885,11 @@ class Island:
             high=tuple(value + 2.5 for value in mean),
         )
 
-    async def events(self, who: Identity, after: int, limit: int) -> Sequence[Recorded]:
+    async def events(
+        self, who: Identity, after: int, limit: int, stretch: past.Stretch = past.WHOLE
+    ) -> Sequence[Recorded]:
         self._check()
-        return [one for one in self.log if one.position > after][:limit]
+        return [one for one in self.log if one.position > after and stretch.low <= one.hlc <= stretch.high][:limit]
 
     async def timeline(
         self,
@@ -853,7 +898,7 @@ class Island:
         limit: int,
         subject: str | None = None,
         kind: str | None = None,
-        until_ns: int | None = None,
+        stretch: past.Stretch = past.WHOLE,
     ) -> Sequence[Recorded]:
         self._check()
         return [
@@ -862,7 +907,7 @@ class Island:
             if (not before or one.position < before)
             and subject in (None, one.subject)
             and kind in (None, one.kind)
-            and (until_ns is None or one.wall_ns <= until_ns)
+            and stretch.low <= one.hlc <= stretch.high
         ][:limit]
 
     async def records_after(self, who: Identity, after: int, limit: int, node_id: str | None) -> RecordPage:
@@ -971,12 +1016,16 @@ class Island:
             repeated={"http": 17},
         )
 
-    async def quarantine(self, who: Identity, before: int, limit: int, settled: bool) -> Sequence[QuarantineItem]:
+    async def quarantine(
+        self, who: Identity, before: int, limit: int, settled: bool, moment_ns: int | None = None
+    ) -> Sequence[QuarantineItem]:
         self._check()
+        then = self.now() if moment_ns is None else moment_ns
         return [
             one
             for number, one in sorted(self.items.items(), reverse=True)
-            if (not before or number < before) and (one.settled_ns is not None) == settled
+            if (not before or number < before) and one.at_ns <= then
+            if (one.settled_ns is not None and one.settled_ns <= then) == settled
         ][:limit]
 
     async def settle(self, who: Identity, item: int, decision: str, node: str = "", *, alike: bool = False) -> None:
@@ -1153,6 +1202,8 @@ class Island:
             if one.kind in audit.kinds_of(query)
             and (not query.person or audit.concerns(one, query.person))
             and (not query.before or one.position < query.before)
+            and (query.from_ns is None or one.wall_ns >= query.from_ns)
+            and (query.to_ns is None or one.wall_ns < query.to_ns)
         ][: query.limit]
         return Page(events=tuple(found), next=found[-1].position if len(found) == query.limit else 0)
 

@@ -13,7 +13,7 @@ from fleet.attention import Cause
 from fleet.limits import DAY, HOUR
 from web import api_shapes as shapes
 from web import asked, forms, render
-from web.ports import AttentionQuery, AttentionWish, Refused
+from web.ports import AttentionQuery, AttentionView, AttentionWish, Refused
 
 REMARK_CHARS_MAX = 300
 _KEY_CHARS_MAX = 128
@@ -35,8 +35,15 @@ async def show(request: Request) -> Response:
     return await _show(request, query_of(request.query_params))
 
 
+async def _look(request: Request, query: AttentionQuery) -> AttentionView:
+    moment, who = await asked.moment(request) if request.method == "GET" else None, asked.who(request)
+    if moment is not None:
+        return await moment.past.attention(who, query, moment.at_ns)
+    return await asked.box(request).attention(who, query)
+
+
 async def _show(request: Request, query: AttentionQuery, *, problem: str = "", status: int = 200) -> Response:
-    view = await asked.box(request).attention(asked.who(request), query)
+    view = await _look(request, query)
     if asked.wants_json(request):
         return render.data(view)
     return render.page(
@@ -44,7 +51,8 @@ async def _show(request: Request, query: AttentionQuery, *, problem: str = "", s
         "attention",
         status=status,
         problem=problem,
-        topic="site",
+        topic="site" if view.as_of is None else "",
+        as_of=view.as_of,
         view=view,
         now_ns=view.now_ns,
         query=query,
@@ -100,8 +108,7 @@ class TakeUp(msgspec.Struct, frozen=True):
 
 async def read(request: Request) -> Response:
     """What needs a person, the most urgent first, and what is seen or sleeps."""
-    query = query_of(request.query_params)
-    return render.data(await asked.box(request).attention(asked.who(request), query))
+    return render.data(await _look(request, query_of(request.query_params)))
 
 
 async def take_up(request: Request) -> Response:

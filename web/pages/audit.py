@@ -34,7 +34,8 @@ KINDS: dict[str, str] = {
 
 async def show(request: Request) -> Response:
     """GET /audit"""
-    query, who, box = _query(request), asked.who(request), asked.box(request)
+    moment, who, box = await asked.moment(request), asked.who(request), asked.box(request)
+    query = _query(request, moment)
     page = await box.audit(who, query)
     if asked.wants_json(request):
         found = [
@@ -58,11 +59,12 @@ async def show(request: Request) -> Response:
         every=audit.AUDITED,
         asked_for=asked_for,
         same=urlencode({name: value for name, value in asked_for.items() if value}),
+        **await asked.of_moment(request, moment),
     )
 
 
-def _query(request: Request) -> Query:
-    query = request.query_params
+def _query(request: Request, moment: asked.Moment | None = None) -> Query:
+    query, stretch = request.query_params, asked.stretch(request, moment)
     kind = forms.text(query, "kind", chars_max=64)
     found = Query(
         before=forms.number(query, "before", default=0, low=0, high=2**62),
@@ -70,24 +72,12 @@ def _query(request: Request) -> Query:
         person=forms.text(query, "person", chars_max=_PERSON_CHARS_MAX),
         kind=kind,
         subject=forms.text(query, "subject", chars_max=limits.subject_chars_max),
-        from_ns=_moment(request, "from"),
-        to_ns=_moment(request, "to"),
+        from_ns=stretch.from_ns,
+        to_ns=stretch.until_ns + 1 if stretch.until_ns is not None else None,
     )
     if not audit.kinds_of(found):
         raise Refused("No event of that kind is anybody’s deed. Choose one of those in the list.", 400)
-    if found.from_ns is not None and found.to_ns is not None and found.from_ns >= found.to_ns:
-        raise Refused("“From” is not before “to”, so nothing lies between them.", 400)
     return found
-
-
-def _moment(request: Request, name: str) -> int | None:
-    raw = request.query_params.get(name, "").strip()
-    if not raw:
-        return None
-    try:
-        return asked.read_moment(raw)
-    except Refused as refused:
-        raise Refused(str(refused).replace("as_of", name), 400) from refused
 
 
 async def export(request: Request) -> Response:

@@ -22,11 +22,14 @@ LEASE_MINUTES_MAX = 366 * 24 * 60
 _WHY = "Write why: the journal keeps it with your name."
 
 
-async def find(request: Request) -> AuthorityView:
-    subject = request.path_params["id"]
+async def find(request: Request, moment: asked.Moment | None = None) -> AuthorityView:
+    """As it is now, or as of a moment."""
+    subject, who = request.path_params["id"], asked.who(request)
     if len(subject) > subject_chars_max or not subject.isprintable():
         raise Refused("There is nothing of that name here.", 404)
-    return await asked.box(request).authority(asked.who(request), subject)
+    if moment is not None:
+        return await moment.past.authority(who, subject, moment.at_ns)
+    return await asked.box(request).authority(who, subject)
 
 
 async def show(request: Request) -> Response:
@@ -35,10 +38,15 @@ async def show(request: Request) -> Response:
 
 
 async def _show(request: Request, *, problem: str = "", status: int = 200) -> Response:
-    view = await find(request)
+    moment = await asked.moment(request) if request.method == "GET" else None
+    view, who = await find(request, moment), asked.who(request)
     if asked.wants_json(request):
         return render.data(view)
-    timeline = await asked.box(request).timeline(asked.who(request), 0, TIMELINE_EVENTS, view.subject)
+    timeline = (
+        await asked.box(request).timeline(who, 0, TIMELINE_EVENTS, view.subject)
+        if moment is None
+        else await moment.past.timeline(who, 0, TIMELINE_EVENTS, view.subject, moment.at_ns)
+    )
     sites = {one.place: one.site for one in view.lines}
     what = "nodes" if asked.path(request).startswith("/nodes/") else "domains"
     return render.page(
@@ -46,9 +54,10 @@ async def _show(request: Request, *, problem: str = "", status: int = 200) -> Re
         "authority",
         status=status,
         problem=problem,
-        topic=f"authority:{view.subject}",
+        topic=f"authority:{view.subject}" if moment is None else "",
         view=view,
         now_ns=view.now_ns,
+        as_of=view.as_of,
         what=what,
         base=f"/{what}/{view.subject}",
         masters=tuple(Master),

@@ -14,7 +14,6 @@ from web import asked, forms, render
 from web.pages import policies
 from web.ports import BATCH_FIELDS, BATCH_NODES_MAX, AttentionQuery, BatchView, MemberQuery, MembersView, Refused
 
-LINES_MAX = 8  # sites whose authority stands on the page itself
 NEEDING_MAX = 5  # items of its attention queue
 SITES_MAX = 24  # of whose debt is told
 SHOWN_MAX = 48  # nodes to tick on one page; a form holds that many
@@ -51,7 +50,7 @@ async def _show(request: Request, *, problem: str = "", status: int = 200) -> Re
         needing_max=NEEDING_MAX,
         debts=debts[:SITES_MAX],
         sites_more=max(len(debts) - SITES_MAX, 0),
-        lines_max=LINES_MAX,
+        lines_max=policies.LINES_MAX,
         **common,
     )
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
+from urllib.parse import urlencode
 
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
@@ -25,11 +26,8 @@ async def show(request: Request) -> Response:
         raise Refused("There is no such kind of event.", 400)
     subject = forms.text(query, "subject", chars_max=limits.subject_chars_max)
     moment, who, box = await asked.moment(request), asked.who(request), asked.box(request)
-    events = (
-        await box.timeline(who, before, limit, subject or None, kind or None)
-        if moment is None
-        else await moment.past.timeline(who, before, limit, subject or None, moment.at_ns, kind or None)
-    )
+    stretch = asked.stretch(request, moment)
+    events = await box.timeline(who, before, limit, subject or None, kind or None, stretch)
     older = events[-1].position if len(events) == limit else 0
     if asked.wants_json(request):
         return render.data({"events": [api_shapes.event(one) for one in events], "before": older or None})
@@ -38,7 +36,7 @@ async def show(request: Request) -> Response:
         request,
         "journal",
         sites={one.peer: one.name for one in links},
-        topic="journal",
+        topic="journal" if moment is None else "",
         events=events,
         names=await names(request, [one.subject for one in events]),
         called=await of_policies(request),
@@ -47,8 +45,15 @@ async def show(request: Request) -> Response:
         kind=kind,
         kinds=tuple(KINDS),
         subject=subject,
+        within={name: query.get(name, "").strip() for name in ("from", "to")},
+        same=_same(query),
         **await asked.of_moment(request, moment),
     )
+
+
+def _same(query: Mapping[str, str]) -> str:
+    """What goes along to an older page."""
+    return urlencode({name: query[name] for name in ("kind", "subject", "from", "to") if query.get(name)})
 
 
 async def verify(request: Request) -> Response:

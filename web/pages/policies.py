@@ -20,6 +20,7 @@ TIMELINE_EVENTS = 20
 NOTES_CHARS_MAX = 4_000
 TEXT_CHARS_MAX = 512
 OUT_DEFAULT = 50
+LINES_MAX = 8  # sites whose authority stands on the page itself
 NO_DOMAIN = "none"  # in paths, for the nodes that are of no domain
 PREFIX = "constraints/"
 NEW_METRIC, NEW_RANGE = "new_metric", "new_range"
@@ -138,6 +139,7 @@ async def _then(request: Request, moment: asked.Moment) -> Response:
         "policies_then",
         now_ns=moment.at_ns,
         as_of=bundles.as_of,
+        unread=bundles.unread,
         kinds=(("Policy bundles", HOME[Kind.BUNDLE], bundles.groups), ("Domains", HOME[Kind.DOMAIN], domains.groups)),
     )
 
@@ -165,6 +167,8 @@ async def one_then(request: Request, kind: Kind, moment: asked.Moment) -> Respon
         as_of=view.as_of,
         timeline=await moment.past.timeline(who, 0, TIMELINE_EVENTS, view.id, moment.at_ns),
         base=f"{HOME[kind]}/{view.id}",
+        authority=await moment.past.authority(who, view.id, moment.at_ns) if kind is Kind.DOMAIN else None,
+        lines_max=LINES_MAX,
     )
 
 

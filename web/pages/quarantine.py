@@ -21,7 +21,9 @@ async def _show(request: Request, *, problem: str = "", status: int = 200) -> Re
     limit = forms.number(query, "limit", default=50, low=1, high=limits.page_items_max)
     settled = query.get("settled") == "1"
     taking = forms.number(query, "take", default=0, low=0, high=2**62)  # the item that is being taken in
-    items = await asked.box(request).quarantine(asked.who(request), before, limit, settled)
+    moment = await asked.moment(request) if request.method == "GET" else None
+    at_ns = moment.at_ns if moment is not None else None
+    items = await asked.box(request).quarantine(asked.who(request), before, limit, settled, at_ns)
     older = items[-1].id if len(items) == limit else 0
     if asked.wants_json(request):
         return render.data({"items": items, "before": older or None})
@@ -30,12 +32,13 @@ async def _show(request: Request, *, problem: str = "", status: int = 200) -> Re
         "quarantine",
         status=status,
         problem=problem,
-        topic="quarantine",
+        topic="quarantine" if moment is None else "",
         items=items,
         settled=settled,
         older=older,
         before=before,
         taking=taking,
+        **await asked.of_moment(request, moment),
     )
 
 

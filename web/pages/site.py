@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from urllib.parse import urlencode
 
 from starlette.requests import Request
@@ -12,6 +13,7 @@ from fleet.connectivity import Reach
 from fleet.node import Kind
 from web import asked, forms, render
 from web.chart import map_of
+from web.pages.policies import NO_DOMAIN
 from web.ports import NodeQuery, Refused
 
 ORDERS = {
@@ -24,6 +26,8 @@ ORDERS = {
 
 
 SITES_SHOWN_MAX = 40  # the others stand on the page Links, and in the filter
+GROUPS_SHOWN_MAX = 200  # domains, and bundles, to choose from
+_ID_CHARS_MAX = 64
 
 
 async def show(request: Request) -> Response:
@@ -50,6 +54,8 @@ async def show(request: Request) -> Response:
         link=lambda **change: link(query, **change),
         doors=() if total or asked.box(request).hub else await _doors(request),
         lines=view.sites[:SITES_SHOWN_MAX],
+        domain_choices=_chosen([(one.id, one.name) for one in view.drift.domains if one.id], query.domain),
+        bundle_choices=_chosen([(one.id, one.name) for one in view.drift.policies], query.bundle),
         http=request.headers.get("host", ""),
     )
 
@@ -59,6 +65,7 @@ async def _then(request: Request, query: NodeQuery, moment: asked.Moment) -> Res
     view = await moment.past.site(asked.who(request), query, moment.at_ns)
     if asked.wants_json(request):
         return render.data(view)
+    domains, bundles = await asked.box(request).policies.names()
     return render.page(
         request,
         "site_then",
@@ -70,7 +77,16 @@ async def _then(request: Request, query: NodeQuery, moment: asked.Moment) -> Res
         kinds=tuple(Kind),
         link=lambda **change: link(query, **change),
         lines=view.sites[:SITES_SHOWN_MAX],
+        domain_choices=_chosen(domains, query.domain),
+        bundle_choices=_chosen(bundles, query.bundle),
     )
+
+
+def _chosen(groups: Sequence[tuple[str, str]], chosen: str | None) -> list[tuple[str, str]]:
+    """Ids and names to choose from, by name; what is chosen is among them."""
+    shown = sorted(groups, key=lambda one: one[::-1])[:GROUPS_SHOWN_MAX]
+    missing = [(chosen, dict(groups).get(chosen, chosen))] if chosen and chosen not in dict(shown) else []
+    return [*shown, *missing]
 
 
 async def _doors(request: Request) -> tuple[tuple[str, str], ...]:
@@ -87,12 +103,15 @@ def query_of(request: Request) -> NodeQuery:
     order = asked_for.get("order") or "attention"
     if order not in ORDERS:
         raise Refused(f"“order” is one of {', '.join(ORDERS)}.", 400)
+    domain = forms.text(asked_for, "domain", chars_max=_ID_CHARS_MAX)
     return NodeQuery(
         text=forms.text(asked_for, "text", chars_max=limits.name_chars_max),
         reach=forms.choice(asked_for, "reach", Reach),
         kind=forms.choice(asked_for, "kind", Kind),
         tag=forms.text(asked_for, "tag", chars_max=limits.name_chars_max) or None,
         site=forms.text(asked_for, "site", chars_max=limits.name_chars_max) or None,
+        domain="" if domain == NO_DOMAIN else domain or None,
+        bundle=forms.text(asked_for, "bundle", chars_max=_ID_CHARS_MAX) or None,
         order=order,
         offset=forms.number(asked_for, "offset", default=0, low=0, high=1_000_000),
         limit=forms.number(asked_for, "limit", default=limits.page_items_default, low=1, high=limits.page_items_max),
@@ -107,6 +126,8 @@ def link(query: NodeQuery, **change: object) -> str:
         "kind": query.kind,
         "tag": query.tag,
         "site": query.site,
+        "domain": NO_DOMAIN if query.domain == "" else query.domain,
+        "bundle": query.bundle,
         "order": "" if query.order == "attention" else query.order,
         "limit": "" if query.limit == limits.page_items_default else query.limit,
         **change,
