@@ -111,6 +111,16 @@ class Taken(NamedTuple):
     secret: bool = False
 
 
+class Newcomers(Protocol):
+    """Who is behind a gateway, by sender (`@GATEWAY/NAME`): told of when it is first spoken of, a node soon after."""
+
+    def heard(self, sender: str) -> None: ...
+
+    def coming(self, sender: str) -> bool: ...
+
+    def __len__(self) -> int: ...
+
+
 class DeviceApi(Protocol):
     """What topics mean, whichever protocol carries them. All synchronous and quick: what takes longer is begun here and
     answered later by `Line.send`."""

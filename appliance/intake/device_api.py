@@ -20,7 +20,7 @@ import msgspec
 from appliance.intake import attributes, topics
 from appliance.intake import device_attributes as told
 from appliance.intake import device_bodies as bodies
-from appliance.intake.device import PROVISION, Device, Line, Provision, Provisioned, Taken, Turned
+from appliance.intake.device import PROVISION, Device, Line, Newcomers, Provision, Provisioned, Taken, Turned
 from appliance.intake.device_attributes import Ask, Attributes, Nodes, Values
 from appliance.intake.device_bodies import Fault
 from appliance.intake.device_calls import Calls
@@ -62,8 +62,9 @@ class Api:
         now_ns: Callable[[], int],
         now_s: Callable[[], float] = time.monotonic,
         limits_of: Callable[[Device], SessionLimits] = session_limits,
+        newcomers: Newcomers | None = None,
     ) -> None:
-        self._nodes = nodes
+        self._nodes, self._newcomers = nodes, newcomers
         self.seats = Seats(now_s=now_s)
         self.calls = Calls(self.seats, nodes.senders)
         self.attributes = Attributes(self.seats, nodes)
@@ -142,7 +143,10 @@ class Api:
     def _heard(self, line: Line, behind: str) -> None:
         """A gateway that speaks for a device has connected it."""
         if behind and self.seats.enter(line, behind):
-            self.attributes.opened(sender(line.device, behind))
+            who = sender(line.device, behind)
+            if self._newcomers is not None:
+                self._newcomers.heard(who)
+            self.attributes.opened(who)
 
     def _gateway_connect(self, line: Line, meant: Meant, payload: bytes) -> Taken:
         said = _named(payload)
@@ -247,6 +251,7 @@ class Api:
             "attribute_requests": len(self.attributes),
             "provisions": len(self._provisioning),
             "claims": len(self.claims),
+            "newcomers": len(self._newcomers or ()),
         }
 
     def connected(self, node_id: str) -> bool:

@@ -6,7 +6,8 @@ Rules of the file
   3  What people want is read from the documents on a thread, never on the event loop; questions wait for that in a queue.
   4  A device is told what changed since it was last told, and what went. One that opens its line hears nothing by
      itself: it asks, and from there on hears of changes. A long poll goes on where the one before it ended. A device
-     that became a node while it was connected is told all at the first change.
+     that became a node while it was connected is told all at the first change; one that becomes a node because it is
+     spoken of (`Nodes.coming`) is waited for, and so are its questions.
 
 Name: attribute requests. Bound: `limits.attribute_requests_max`. When full: the question is refused, the device asks again.
 """
@@ -49,6 +50,7 @@ class Nodes(NamedTuple):
     said: Callable[[str], Mapping[str, str]]
     wanted: Wanted
     ready: Callable[[], bool]
+    coming: Callable[[str], bool] = lambda sender: False  # whether a sender will have a node in a moment
 
 
 class Ask(NamedTuple):
@@ -89,7 +91,8 @@ class Attributes:
     def ask(self, ask: Ask) -> bool:
         """Answered in a moment; False when too many wait."""
         node_id = self._nodes.of(ask.sender)
-        if not node_id or (ask.shared is None and self._nodes.ready()):
+        alone = not node_id and not self._nodes.coming(ask.sender)
+        if alone or (ask.shared is None and self._nodes.ready()):
             ask.answer(self._client(ask, node_id), {})
             return True
         if len(self._asks) >= limits.attribute_requests_max:
@@ -145,9 +148,16 @@ class Attributes:
                     await asyncio.sleep(_BEHIND_S)
 
     async def _some(self) -> None:
-        dirty = _first(self._dirty)
-        opened = {sender: self._opened.pop(sender) for sender in _first(self._opened)}
-        asks, self._asks = self._asks[:_BATCH], self._asks[_BATCH:]
+        dirty, coming = _first(self._dirty), self._nodes.coming
+        opened = {sender: self._opened.pop(sender) for sender in _first(self._opened) if not coming(sender)}
+        asks: list[Ask] = []
+        later: list[Ask] = []
+        for ask in self._asks:
+            (later if len(asks) >= _BATCH or coming(ask.sender) else asks).append(ask)
+        self._asks = later
+        if not dirty and not opened and not asks:
+            await asyncio.sleep(_BEHIND_S)
+            return
         for node_id in dirty:
             del self._dirty[node_id]
         senders = dict.fromkeys((*opened, *(ask.sender for ask in asks)))

@@ -40,6 +40,7 @@ class Site:
         self.said: dict[str, dict[str, str]] = {}
         self.wanted: dict[str, dict[str, bytes]] = {"01KESTREL": {"target_version": b'"2.5"', "name": b'"kestrel"'}}
         self.ready = True
+        self.coming: set[str] = set()
         self.code = "GOOD-CODE"
         nodes = Nodes(
             lambda who: self.claims.get(who, ""),
@@ -47,6 +48,7 @@ class Site:
             lambda node: self.said.get(node, {}),
             self._wants,
             lambda: self.ready,
+            self.coming.__contains__,
         )
         self.api = Api(nodes, self._provision, now_ns=lambda: 1_795_253_400 * 10**9, now_s=lambda: self.now_s)
 

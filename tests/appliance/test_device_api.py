@@ -165,6 +165,25 @@ async def test_after_a_start_a_question_waits_until_what_was_stored_is_read() ->
     running.cancel()
 
 
+async def test_a_question_for_one_that_is_about_to_be_a_node_waits_for_that() -> None:
+    site, wire = Site(), Wire(MAST, "v1/gateway/attributes/response", "v1/gateway/attributes")
+    site.coming.add("@01MAST/tern")
+    say(site, wire, "v1/gateway/connect", {"device": "tern"})
+    say(site, wire, "v1/gateway/attributes/request", {"id": 1, "device": "tern", "client": False, "key": "name"})
+    await site.api.attributes._some()
+    assert wire.heard == []
+    site.coming.clear()
+    site.claims["@01MAST/tern"] = "01TERN"
+    site.wanted["01TERN"] = {"name": b'"tern"'}
+    await site.settle()
+    assert wire.heard == [("v1/gateway/attributes/response", {"id": 1, "device": "tern", "value": "tern"})]
+    site.wanted["01TERN"]["target_version"] = b'"2.5"'
+    site.api.attributes.changed(["01TERN"])
+    await site.settle()
+    news = {"device": "tern", "data": {"target_version": "2.5"}}
+    assert wire.heard[1:] == [("v1/gateway/attributes", news)], "what it opened its line with is no news"
+
+
 @pytest.mark.parametrize("body", [b"[]", b"7", b"{", b'{"a"}', b"\xff"])
 def test_what_is_no_attributes_is_refused(body: bytes) -> None:
     assert say(Site(), Wire(KESTREL), "v1/devices/me/attributes", body).refused in (
