@@ -98,6 +98,15 @@ class Line(Protocol):
         device that does not read is cut off by the way in, never waited for."""
 
 
+class Away(Protocol):
+    """A device that is away and comes back to what it subscribed to."""
+
+    device: Device
+
+    def takes(self, topic: str) -> bool:
+        """Whether it is told again and again what is said there, until it says that it has it."""
+
+
 class Taken(NamedTuple):
     """What a message from a device comes to: records to store (each under which name behind the gateway, "" for the device
     itself, with its bytes as they came), or a reason why not, for quarantine. Answers go by `Line.send`.
@@ -128,6 +137,15 @@ class DeviceApi(Protocol):
     def opened(self, line: Line) -> None: ...
 
     def closed(self, line: Line) -> None: ...
+
+    def left(self, line: Line, away: Away) -> None:
+        """Before `closed`: it means to come back."""
+
+    def back(self, away: Away, line: Line) -> None:
+        """Before `opened`: here it is again."""
+
+    def gone(self, away: Away) -> None:
+        """It is not waited for any more."""
 
     def may_subscribe(self, device: Device, topic_filter: str) -> bool: ...
 

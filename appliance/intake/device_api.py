@@ -20,7 +20,7 @@ import msgspec
 from appliance.intake import attributes, topics
 from appliance.intake import device_attributes as told
 from appliance.intake import device_bodies as bodies
-from appliance.intake.device import PROVISION, Device, Line, Newcomers, Provision, Provisioned, Taken, Turned
+from appliance.intake.device import PROVISION, Away, Device, Line, Newcomers, Provision, Provisioned, Taken, Turned
 from appliance.intake.device_attributes import Ask, Attributes, Nodes, Values
 from appliance.intake.device_bodies import Fault
 from appliance.intake.device_calls import Calls
@@ -80,6 +80,17 @@ class Api:
 
     def closed(self, line: Line) -> None:
         self.seats.close(line)
+
+    def left(self, line: Line, away: Away) -> None:
+        self.seats.leave_for_now(line, away, self.attributes.told)
+
+    def back(self, away: Away, line: Line) -> None:
+        for who, left in self.seats.come_back(away).items():
+            if self.seats.enter(line, left.behind):
+                self.attributes.back(who, Seat(line, left.behind), left.told)
+
+    def gone(self, away: Away) -> None:
+        self.seats.come_back(away)
 
     def may_subscribe(self, device: Device, topic_filter: str) -> bool:
         return topics.may_subscribe(device, topic_filter)

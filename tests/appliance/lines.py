@@ -31,6 +31,16 @@ class Wire:
         return matches
 
 
+class Session:
+    """Of one that is away."""
+
+    def __init__(self, device: Device, *topics: str) -> None:
+        self.device, self.topics = device, topics
+
+    def takes(self, topic: str) -> bool:
+        return topic.startswith(self.topics)
+
+
 class Site:
     """What the API is told of the site: claims, what nodes said, what is wanted of them."""
 
@@ -66,5 +76,5 @@ class Site:
     async def settle(self) -> None:
         """Until every question is answered and every change told."""
         attributes = self.api.attributes
-        while attributes._dirty or attributes._opened or attributes._asks:
+        while attributes._dirty or attributes._opened or attributes._asks or attributes._back:
             await attributes._some()

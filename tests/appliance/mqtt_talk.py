@@ -6,7 +6,7 @@ from __future__ import annotations
 from typing import Any, TypeVar
 
 from appliance.intake import mqtt_codec as codec
-from appliance.intake.device import Device, Line, Taken, Turned
+from appliance.intake.device import Away, Device, Line, Taken, Turned
 from appliance.intake.mqtt_codec import NONE, V5, V311, Ack, Connack, Connect, Kind, Packet, Publish, Subscribe
 from appliance.intake.mqtt_session import Batch, Connection, Said, Session, Sessions, Terms
 from fleet.limits import SECOND
@@ -21,6 +21,7 @@ class Api:
 
     def __init__(self) -> None:
         self.lines: list[Line] = []
+        self.away: list[Away] = []
         self.heard: list[tuple[str, bytes]] = []
 
     def opened(self, line: Line) -> None:
@@ -28,6 +29,15 @@ class Api:
 
     def closed(self, line: Line) -> None:
         self.lines.remove(line)
+
+    def left(self, line: Line, away: Away) -> None:
+        self.away.append(away)
+
+    def back(self, away: Away, line: Line) -> None:
+        self.away.remove(away)
+
+    def gone(self, away: Away) -> None:
+        self.away.remove(away)
 
     def may_subscribe(self, device: Device, topic_filter: str) -> bool:
         return not topic_filter.startswith("mallory/")

@@ -11,9 +11,10 @@ from appliance.intake import attributes
 from appliance.intake.device import Taken, Turned
 from appliance.intake.device_bodies import Fault
 from appliance.intake.device_calls import UNASKED
+from appliance.intake.device_seats import LATELY_S
 from fleet import limits, snapshot
 from fleet.people import Refused
-from tests.appliance.lines import KESTREL, MAST, NEW, STRANGER, Site, Wire
+from tests.appliance.lines import KESTREL, MAST, NEW, STRANGER, Session, Site, Wire
 from tests.cast import eventually_async
 
 CALLS = "v1/devices/me/rpc/request/"
@@ -149,6 +150,72 @@ async def test_a_device_that_subscribes_late_is_told_all_that_changed() -> None:
     site.api.attributes.changed(["01KESTREL"])
     await site.settle()
     assert wire.heard == [("v1/devices/me/attributes", {"name": "kestrel-1", "tags": ["scout"]})]
+
+
+async def test_who_comes_back_is_told_in_one_word_what_changed_since_it_left_whoever_else_was_told_meanwhile() -> None:
+    site, first, other = Site(), Wire(KESTREL, "v1/devices/me/attributes"), Wire(KESTREL, "v1/devices/me/attributes")
+    site.api.opened(first)
+    site.api.opened(other)
+    await site.settle()
+    away = Session(KESTREL)
+    site.api.left(first, away)
+    site.api.closed(first)
+    for wanted in (b'"2.6"', b'"2.7"'):
+        site.wanted["01KESTREL"]["target_version"] = wanted
+        site.api.attributes.changed(["01KESTREL"])
+        await site.settle()
+    assert first.heard == []
+    assert len(other.heard) == 2
+    back = Wire(KESTREL, "v1/devices/me/attributes")
+    site.api.back(away, back)
+    site.api.opened(back)
+    await site.settle()
+    assert back.heard == [("v1/devices/me/attributes", {"target_version": "2.7"})]
+    assert len(other.heard) == 2
+    site.api.left(back, away)
+    site.api.closed(back)
+    site.api.gone(away)
+    assert site.api.seats.away(["@01KESTREL/"]) == []
+    again = Wire(KESTREL, "v1/devices/me/attributes")
+    site.api.back(away, again)
+    await site.settle()
+    assert again.heard == []
+
+
+async def test_a_gateway_that_comes_back_brings_those_behind_it_with_it() -> None:
+    site, wire = Site(), Wire(MAST, "v1/gateway/attributes", "v1/gateway/rpc")
+    site.api.opened(wire)
+    say(site, wire, "v1/gateway/connect", {"device": "buoy"})
+    site.wanted["01BUOY"] = {"name": b'"buoy"'}
+    await site.settle()
+    away = Session(MAST, "v1/gateway/rpc")
+    site.api.left(wire, away)
+    site.api.closed(wire)
+    assert not site.api.connected("01BUOY")
+    site.api.calls.check("01BUOY")  # it is worth waiting
+    asked = asyncio.create_task(site.api.calls.call("01BUOY", "blink", 1, 20.0, one_way=True))
+    site.wanted["01BUOY"]["target_version"] = b'"2.5"'
+    site.api.attributes.changed(["01BUOY"])
+    await site.settle()
+    back = Wire(MAST, "v1/gateway/attributes", "v1/gateway/rpc")
+    site.api.back(away, back)
+    site.api.opened(back)
+    await site.settle()
+    assert await asked is None
+    assert back.heard == [
+        ("v1/gateway/attributes", {"device": "buoy", "data": {"target_version": "2.5"}}),
+        ("v1/gateway/rpc", {"device": "buoy", "data": {"id": 1, "method": "blink", "params": 1}}),
+    ]
+
+
+async def test_a_call_to_one_who_listens_to_none_when_it_is_back_is_refused_at_once() -> None:
+    site, wire = Site(), Wire(KESTREL)
+    site.api.opened(wire)
+    site.api.left(wire, Session(KESTREL, "v1/devices/me/attributes"))
+    site.api.closed(wire)
+    site.now_s += LATELY_S + 1
+    with pytest.raises(Refused, match="not connected, so nothing was sent"):
+        site.api.calls.check("01KESTREL")
 
 
 async def test_after_a_start_a_question_waits_until_what_was_stored_is_read() -> None:
