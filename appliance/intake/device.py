@@ -30,6 +30,10 @@ class Turned(StrEnum):
     FLOOD = "too much at once"
 
 
+class Unreadable(StrEnum):
+    """Why the body of a message is not what its topic asks for: the members are those of whoever reads it."""
+
+
 class Device(NamedTuple):
     """Who is at the other end. `node_id` is empty for one that nobody knows and that the mode DEV lets in all the same:
     its records are an unclaimed source under its network address, as syslog's are."""

@@ -33,6 +33,7 @@ from fleet.limits import MS
 _TELEMETRY = topics.TELEMETRY
 _NOTHING = Taken()
 BUSY = "too many questions wait for an answer; ask again"
+NO_PACKAGE = "there is no package for this device here"
 _encode = msgspec.json.Encoder().encode
 
 Provisioner = Callable[[Provision, str], Awaitable[Provisioned | Turned]]
@@ -223,6 +224,11 @@ class Api:
             return self._now_ns() // MS
         return {"error": f"there is no method {call.method[:100]!r} here; there is getSessionLimits and getCurrentTime"}
 
+    def _chunk_asked(self, line: Line, meant: Meant, payload: bytes) -> Taken:
+        """In ThingsBoard's words, on its topic for errors; refused where the device does not listen there."""
+        told = line.send(topics.chunk_error(meant.request), NO_PACKAGE.encode())
+        return _NOTHING if told else Taken(refused=NO_PACKAGE)
+
     def _answer(self, line: Line, meant: Meant, payload: bytes) -> Taken:
         return Taken(refused=self.calls.hear(Seat(line, meant.behind), meant.request, payload))
 
@@ -322,6 +328,7 @@ _HANDLERS: Mapping[Means, Callable[[Api, Line, Meant, bytes], Taken]] = {
     Means.ATTRIBUTES_ASKED: Api._attributes_asked,
     Means.CALL: Api._call,
     Means.ANSWER: Api._answer,
+    Means.CHUNK: Api._chunk_asked,
     Means.CLAIM: Api._claim,
     Means.PROVISION: Api._provision_asked,
     Means.GATEWAY_CONNECT: Api._gateway_connect,

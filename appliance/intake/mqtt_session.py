@@ -23,7 +23,7 @@ from functools import partial
 from typing import Final, NamedTuple
 
 from appliance.intake import mqtt_codec as codec
-from appliance.intake.device import Device, DeviceApi, Line, Turned
+from appliance.intake.device import Device, DeviceApi, Line, Turned, Unreadable
 from appliance.intake.mqtt_codec import V5, Kind, Malformed, Properties, Property, ProtocolError, Reason, Will
 from fleet import limits
 from fleet.limits import SECOND
@@ -694,7 +694,7 @@ class Connection:
 
     def _refuse(self, why: str, payload: bytes) -> int:
         self.said.append(Said(why, payload, self.source))
-        return Reason.NOT_AUTHORIZED if why == Turned.FOREIGN else Reason.IMPLEMENTATION
+        return _reason(why)
 
     def _count_in(self, messages: int) -> None:
         """[4.9]"""
@@ -748,8 +748,7 @@ class Connection:
         batch = self.batch
         assert batch is not None
         if len(self.said) > before and self.level == V5:  # a PUBREC that says no ends the exchange [4.3.3]
-            reason = Reason.NOT_AUTHORIZED if self.said[-1].reason == Turned.FOREIGN else Reason.IMPLEMENTATION
-            batch.acks.append(b"\x50\x03" + number + bytes((reason,)))
+            batch.acks.append(b"\x50\x03" + number + bytes((_reason(self.said[-1].reason),)))
             return end
         session.received[packet.packet_id] = Storing.STORING
         batch.acks.append(b"")
@@ -937,6 +936,13 @@ _PLAIN: Final = frozenset((0x30, 0x32, 0x3A))  # PUBLISH of QoS 0, of QoS 1, of 
 
 def _because(words: str) -> Properties:
     return Properties({Property.REASON_STRING: words})
+
+
+def _reason(why: str) -> Reason:
+    """Of what the device API refused."""
+    if why == Turned.FOREIGN:
+        return Reason.NOT_AUTHORIZED
+    return Reason.PAYLOAD_FORMAT if isinstance(why, Unreadable) else Reason.IMPLEMENTATION
 
 
 _TURNED: Final = {

@@ -281,10 +281,12 @@ def test_a_topic_of_somebody_else_is_refused_and_one_of_its_own_choice_is_not(al
 
     assert publish("galley/oven", "temp=180 door=shut").stderr == ""
     assert "Not authorized" in publish("v1/devices/kestrel/telemetry", '{"temperature":1}').stderr
+    assert "Payload format invalid" in publish("v1/devices/me/telemetry", "{").stderr
     assert records(alder, node_id) == [(f"mqtt/@{node_id}/", "temp=180 door=shut")]
-    (item,) = eventually(
+    first, second = eventually(
         lambda: [
             one for one in alder.call("GET", "/api/v1/quarantine")["items"] if one["source"] == f"mqtt/@{node_id}/"
-        ]
+        ],
+        lambda found: len(found) == 2,
     )
-    assert item["reason"] == "not the device's own"
+    assert {first["reason"], second["reason"]} == {"not the device's own", "this is no valid JSON"}

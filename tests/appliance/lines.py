@@ -23,11 +23,12 @@ class Wire:
         self.device = device
         self.filters = list(filters)
         self.heard: list[tuple[str, Any]] = []
+        self.raw = False  # whether what it hears is no JSON
 
     def send(self, topic: str, payload: bytes) -> bool:
         matches = any(topic == one or (one[-1] in "+#" and topic.startswith(one[:-1])) for one in self.filters)
         if matches:
-            self.heard.append((topic, json.loads(payload)))
+            self.heard.append((topic, payload if self.raw else json.loads(payload)))
         return matches
 
 

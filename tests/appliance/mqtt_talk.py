@@ -6,7 +6,7 @@ from __future__ import annotations
 from typing import Any, TypeVar
 
 from appliance.intake import mqtt_codec as codec
-from appliance.intake.device import Away, Device, Line, Taken, Turned
+from appliance.intake.device import Away, Device, Line, Taken, Turned, Unreadable
 from appliance.intake.mqtt_codec import NONE, V5, V311, Ack, Connack, Connect, Kind, Packet, Publish, Subscribe
 from appliance.intake.mqtt_session import Batch, Connection, Said, Session, Sessions, Terms
 from fleet.limits import SECOND
@@ -14,6 +14,10 @@ from fleet.limits import SECOND
 P = TypeVar("P")
 LEVELS = (V311, V5)
 AT_NS = 1_795_239_626 * SECOND
+
+
+class Broken(Unreadable):
+    JSON = "this is no JSON"
 
 
 class Api:
@@ -48,6 +52,8 @@ class Api:
             return Taken(refused=Turned.FOREIGN)
         if topic.startswith("secret/"):
             return Taken(refused="wrong key", secret=True)
+        if topic == "broken":
+            return Taken(refused=Broken.JSON)
         if topic == "nothing":
             return Taken()
         if topic == "gateway":

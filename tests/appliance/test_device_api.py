@@ -9,6 +9,7 @@ import pytest
 
 from appliance.intake import attributes
 from appliance.intake.device import Taken, Turned
+from appliance.intake.device_api import NO_PACKAGE
 from appliance.intake.device_bodies import Fault
 from appliance.intake.device_calls import UNASKED
 from appliance.intake.device_seats import LATELY_S
@@ -277,6 +278,17 @@ def test_the_record_of_attributes_is_a_reading_with_bounds() -> None:
     many = json.dumps({f"k{n}": n for n in range(1_000)}).encode()
     snapshot.fold(held, 3, 30, "attributes/@K/", attributes.parse(many, 0))
     assert len(held.attributes) == limits.attributes_per_node_max
+
+
+@pytest.mark.parametrize("which", ["fw", "sw"])
+def test_who_asks_for_a_package_is_told_that_there_is_none(which: str) -> None:
+    site, listens, deaf = Site(), Wire(KESTREL, f"v2/{which}/error"), Wire(KESTREL, f"v2/{which}/response/+")
+    listens.raw = True
+    for chunk in (0, 1):
+        assert say(site, listens, f"v2/{which}/request/7/chunk/{chunk}", b"16384") == Taken()
+    assert listens.heard == [(f"v2/{which}/error", NO_PACKAGE.encode())] * 2
+    assert say(site, deaf, f"v2/{which}/request/7/chunk/0", b"16384") == Taken(refused=NO_PACKAGE)
+    assert say(site, deaf, f"v2/{which}/request/x/chunk/0", b"").refused == "this topic has no meaning here"
 
 
 # -- calls --------------------------------------------------------------------------------------------------------

@@ -175,22 +175,26 @@ def test_a_pubrec_that_was_due_on_a_broken_connection_goes_to_the_one_that_asked
 @both
 def test_what_the_api_refuses_is_kept_apart_and_the_rest_of_the_read_is_stored(box: Box, level: int) -> None:
     bob = box.client(level)
-    for topic in ("t", "mallory/t", "secret/t"):
+    for topic in ("t", "mallory/t", "secret/t", "broken"):
         bob.publishes(b"known", topic=topic)
     box.said.clear()
     box.stored.clear()
     data = b"".join(
         codec.encode(Publish(topic, b"%d" % number, 1, packet_id=number), level)
-        for number, topic in enumerate(("t", "mallory/t", "t", "secret/t"), 1)
+        for number, topic in enumerate(("t", "mallory/t", "t", "secret/t", "broken"), 1)
     )
     heard = bob.bytes_say(data)
-    no, wrong = (Reason.NOT_AUTHORIZED, Reason.IMPLEMENTATION) if level == V5 else (0, 0)
-    assert heard == [ack(Kind.PUBACK, 1), ack(Kind.PUBACK, 2, no), ack(Kind.PUBACK, 3), ack(Kind.PUBACK, 4, wrong)]
+    reasons = (0, Reason.NOT_AUTHORIZED, 0, Reason.IMPLEMENTATION, Reason.PAYLOAD_FORMAT)
+    said = reasons if level == V5 else (0,) * 5
+    assert heard == [ack(Kind.PUBACK, number, reason) for number, reason in enumerate(said, 1)]
     assert box.raws == [b"1", b"3"]
     assert [(one.reason, one.raw) for one in box.said] == [
         (Turned.FOREIGN, b"2"),
-        ("wrong key", b""),
-    ]  # a secret is not kept
+        ("wrong key", b""),  # a secret is not kept
+        ("this is no JSON", b"5"),
+    ]
+    answer = bob.publishes(b"x", 2, 9, topic="broken")
+    assert answer == [ack(Kind.PUBREC, 9, Reason.PAYLOAD_FORMAT if level == V5 else 0)]
 
 
 @both
