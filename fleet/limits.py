@@ -43,6 +43,7 @@ buckets_max = 20_000  # beyond it the one that was used longest ago is full agai
 gateway_devices_max = 1_000  # that one message names, or that one connection stands for
 gateway_nodes_max = 1_000  # that one gateway brings by itself; who comes beyond them is a source that a person adopts
 newcomers_max = 10_000  # devices behind gateways that are about to become nodes; the same
+away_seats_max = 20_000  # of devices that are to come back; one beyond asks anew what is wanted of it
 attributes_per_node_max = 128
 attribute_bytes_max = 1_024  # of one value, as JSON
 attribute_requests_max = 10_000  # that wait for an answer

@@ -264,6 +264,7 @@ class Api:
         """How much there is of what has a bound."""
         return {
             "seats": len(self.seats),
+            "seats_away": self.seats.away_count,
             "calls": len(self.calls),
             "attribute_requests": len(self.attributes),
             "provisions": len(self._provisioning),

@@ -7,7 +7,8 @@ Rules of the file
   1  One that nobody knows has no seat: nothing is said to it that it did not ask for.
   2  A line has at most `limits.gateway_devices_max` seats; a device beyond that is stored and not spoken to.
   3  Of several seats of one device the newest is the one that counts.
-  4  Whoever leaves and means to come back has its seats again then, with what each had been told when it left.
+  4  Whoever leaves and means to come back has its seats again then, with what each had been told when it left: as many as
+     `limits.away_seats_max`, the device's own first.
 """
 
 from __future__ import annotations
@@ -49,6 +50,7 @@ class Seats:
         self._left: OrderedDict[str, float] = OrderedDict()
         self._away: dict[int, dict[str, Left]] = {}  # by the identity of who is away, by sender
         self._away_by_sender: dict[str, dict[int, Left]] = {}
+        self.away_count = 0
 
     def enter(self, line: Line, behind: str = "") -> bool:
         """Whether it is new there."""
@@ -68,6 +70,9 @@ class Seats:
 
     def leave_for_now(self, line: Line, away: Away, told: Callable[[str], bytes | None]) -> None:
         for who, behind in self._of_line.get(id(line), {}).items():
+            if self.away_count >= limits.away_seats_max:
+                return
+            self.away_count += 1
             left = Left(away, behind, told(who))
             self._away.setdefault(id(away), {})[who] = left
             self._away_by_sender.setdefault(who, {})[id(away)] = left
@@ -75,6 +80,7 @@ class Seats:
     def come_back(self, away: Away) -> dict[str, Left]:
         """The seats that it had, by sender; it has them no more."""
         found = self._away.pop(id(away), {})
+        self.away_count -= len(found)
         for who in found:
             held = self._away_by_sender[who]
             del held[id(away)]

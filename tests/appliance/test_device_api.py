@@ -209,6 +209,27 @@ async def test_a_gateway_that_comes_back_brings_those_behind_it_with_it() -> Non
     ]
 
 
+def test_so_many_may_be_away_and_who_is_beyond_them_begins_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "away_seats_max", 2)
+    site, wire, other = Site(), Wire(MAST), Wire(KESTREL)
+    site.api.opened(wire)
+    site.api.opened(other)
+    say(site, wire, "v1/gateway/connect", {"device": "buoy"})
+    mast, kestrel = Session(MAST), Session(KESTREL)
+    for line, away in ((wire, mast), (other, kestrel)):
+        site.api.left(line, away)
+        site.api.closed(line)
+    assert site.api.waiting()["seats_away"] == 2
+    site.api.back(kestrel, Wire(KESTREL))
+    site.api.back(mast, Wire(MAST))
+    assert (site.api.connected("01KESTREL"), site.api.connected("01MAST"), site.api.connected("01BUOY")) == (
+        False,
+        True,
+        True,
+    )
+    assert site.api.waiting()["seats_away"] == 0
+
+
 async def test_a_call_to_one_who_listens_to_none_when_it_is_back_is_refused_at_once() -> None:
     site, wire = Site(), Wire(KESTREL)
     site.api.opened(wire)
