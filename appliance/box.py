@@ -42,6 +42,7 @@ from store.devices import source_of
 from store.drifting import Drifting
 from store.faults import StoreFault
 from store.frames import Record
+from store.gateways import Brought
 from store.link_file import LinkFile
 from store.shared import told
 from store.then import Documents
@@ -750,6 +751,19 @@ class ApplianceBox:
 
         self._parts.interpreter.post(change)
         await asyncio.wait_for(claimed, 10)
+
+    async def brought(self, brought: Sequence[Brought]) -> None:
+        """Devices behind gateways became nodes: what they said, and will say, is theirs."""
+        entered, loop = asyncio.get_running_loop().create_future(), asyncio.get_running_loop()
+
+        def change() -> None:
+            for node, source in brought:
+                self._parts.interpreter.enter_newcomer(node, source)
+            loop.call_soon_threadsafe(_done, entered)
+
+        self._parts.interpreter.post(change)
+        await asyncio.wait_for(entered, 10)
+        self._list = None
 
     async def claim(self, who: Identity, source: str, node_id: str) -> None:
         if node_id not in self._parts.world.nodes:

@@ -53,6 +53,7 @@ from appliance.intake.http_listener import Ingest
 from appliance.intake.upload_listener import Uploads
 from appliance.interpreter import Interpreter
 from appliance.keeper import Keeper
+from appliance.newcomers import Newcomers, is_behind
 from appliance.pages import Pages
 from appliance.parts import Line, Parts
 from appliance.plan import Plans
@@ -78,6 +79,7 @@ from store.database import connect_reader
 from store.devices import Devices
 from store.faults import Fault, StoreFault
 from store.folder import Folder
+from store.gateways import Gateways
 from store.ground import SET_META, Ground, readable
 from store.history import HistoryIndex
 from store.link_file import LinkFile
@@ -235,6 +237,8 @@ class Appliance:
                 claims[source_key(text).sender] = node_id
         for sender, node_id in claims.items():  # a claim is the sender's: it holds for every way in it uses
             self.world.claim(sender, node_id)
+        unclaimed = [one.key.sender for one in self.world.sources.values() if one.node_id is None]
+        self.world.let_go.update(filter(is_behind, unclaimed))
         self.world.cursor = min(cursor, self.series.record) if self.series.record else cursor
 
     def _wire(self) -> None:
@@ -296,7 +300,7 @@ class Appliance:
         self._wire_link()
         commands = Commands(self.journal, self.site, tenant, self.shared)
         self._wire_devices(commands)
-        self._wire_device_api()
+        self._wire_device_api(commands)
         self._wire_sensors()
         ways = (syslog_listeners.UDP, syslog_listeners.TCP, "http", mqtt_session.INTAKE, lines_listener.INTAKE)
         self.lines = {name: Line(name) for name in (*ways, SENSOR, "ping")}
@@ -401,17 +405,30 @@ class Appliance:
             tenant_rate=Rate(intake.tenant_rate, intake.tenant_byte_rate, intake.burst_s),
         )
 
-    def _wire_device_api(self) -> None:
+    def _wire_device_api(self, commands: Commands) -> None:
         """What devices may say and ask, whichever protocol carries it."""
-        nodes = device_nodes.nodes(
-            self.world, self.interpreter.newest, self.folder.site_db, self.identity.log.tenant, self.shared.look
+        tenant, loop = self.identity.log.tenant, asyncio.get_running_loop()
+        self.newcomers = Newcomers(
+            Gateways(self.site, commands, tenant=tenant, now_ns=self.clock.now_ns),
+            self.world,
+            lambda brought: self.box.brought(brought),
+            self.interpreter.forget_newcomer,
         )
+
+        def newcomer(source: str) -> None:
+            with contextlib.suppress(RuntimeError):  # the loop has ended; the next start finds a source to adopt
+                loop.call_soon_threadsafe(self.newcomers.told, source)
+
+        self.interpreter.newcomer = newcomer
+        stored, look = self.interpreter.newest, self.shared.look
+        nodes = device_nodes.nodes(self.world, stored, self.folder.site_db, tenant, look, self.newcomers)
         rate = self.config.intake.device_rate
         self.device_api = Api(
             nodes,
             self.doorkeeper.provision,
             now_ns=self.clock.now_ns,
             limits_of=lambda device: session_limits(device, messages_per_s=rate),
+            newcomers=self.newcomers,
         )
         self.device_http = DeviceHttp(
             self.device_api, self.doorkeeper, self.gate, self.quarantine.put, now_ns=self.clock.now_ns
@@ -624,6 +641,7 @@ class Appliance:
         self.supervisor.run("tls", self._tls_loop)
         self.supervisor.run("doorkeeper", self.doorkeeper.run)
         self.supervisor.run("attributes", self.device_api.attributes.run)
+        self.supervisor.run("newcomers", self.newcomers.run)
         self.journal.listen(device_nodes.listener(asyncio.get_running_loop(), self.device_api.attributes.changed))
         self.supervisor.run("clock", self.ground.watch_clock)
         self.supervisor.run("threads", self._threads_loop)

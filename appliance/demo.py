@@ -1,12 +1,14 @@
 """The demo: a hub, two sites and their devices on this machine, as real processes that talk over real sockets.
 
 It starts `skerry hub run` and two `skerry appliance run`, joins the sites to the hub by link files, adopts the simulated
-devices as a person would, and prints where to look. It keeps its data in the folder it names and removes nothing.
+devices as a person would, and prints where to look and where devices of your own deliver. It keeps its data in the folder it
+names and removes nothing.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import secrets
 import signal
 import socket
@@ -36,15 +38,25 @@ class Plan(NamedTuple):
     domain: str
 
 
+class Ways(NamedTuple):
+    """Where devices reach a site, HOST:PORT each. `syslog` is UDP and TCP; line protocol comes in over `http`."""
+
+    http: str
+    syslog: str
+    syslog_tls: str
+    mqtt: str
+    mqtt_tls: str
+
+
 class Running(NamedTuple):
-    """A box that answers: its page, a sign-in link, a viewer's token."""
+    """A box that answers: its page, a sign-in link, a viewer's token; of a site, where its devices reach it."""
 
     name: str
     data: Path
     http: str
-    syslog: str
     link: str
     token: str
+    ways: Ways | None = None
 
 
 def plans(devices: int, seed: int) -> tuple[Plan, ...]:
@@ -95,32 +107,45 @@ def _boxes(
     data: Path, sites: Sequence[Plan], port: int, log: Any, children: list[subprocess.Popen[bytes]]
 ) -> tuple[Running, list[Running]]:
     """Start hub and sites side by side; join each site to the hub once both answer."""
-    ports = [free_port(port + index if port else 0) for index in range(len(sites) + 1)]
-    hub_http, line = f"127.0.0.1:{ports[0]}", f"127.0.0.1:{free_port(4222 if port else 0)}"
+    given: set[int] = set()
+
+    def address(wanted: int) -> str:
+        """Of that port if it is free, and of any with `port` 0; none is given twice, though nobody listens yet."""
+        while (found := free_port(wanted if port else 0)) in given:
+            pass
+        given.add(found)
+        return f"127.0.0.1:{found}"
+
+    hub_http, line = address(port), address(4222)
     started = [(HUB, start("hub", data / HUB, HUB, log, "--http", hub_http, "--link", line))]
-    at: list[tuple[str, str]] = []
-    for index, plan in enumerate(sites):
-        http = f"127.0.0.1:{ports[index + 1]}"
-        syslog = f"127.0.0.1:{free_port(5514 + index if port else 0)}"
-        mqtt = f"127.0.0.1:{free_port(1883 + index if port else 0)}"
-        at.append((http, syslog))
-        flags = ("--http", http, "--syslog-udp", syslog, "--syslog-tcp", syslog, "--mqtt", mqtt)
-        started.append((plan.name, start("appliance", data / plan.name, plan.name, log, *flags)))
+    ways = [
+        Ways(*map(address, (port + 1 + index, 5514 + index, 6514 + index, 1883 + index, 8883 + index)))
+        for index in range(len(sites))
+    ]
+    for plan, at in zip(sites, ways, strict=True):
+        flags = ("--http", at.http, "--syslog-udp", at.syslog, "--syslog-tcp", at.syslog, "--mqtt", at.mqtt)
+        # Whoever has no certificate is let in over TLS as over the other ways in: a demo takes in who is unknown.
+        tls = {"SYSLOG_TLS": at.syslog_tls, "SYSLOG_TLS_CLIENTS": "optional", "MQTT_TLS_LISTEN": at.mqtt_tls}
+        started.append((plan.name, start("appliance", data / plan.name, plan.name, log, *flags, settings=tls)))
     children += [child for _, child in started]
     for name, child in started:
         wait_until_ready(data / name / "control.sock", child, data / "demo.log", name)
-    hub = Running(HUB, data / HUB, hub_http, "", *people(data / HUB / "control.sock"))
+    hub = Running(HUB, data / HUB, hub_http, *people(data / HUB / "control.sock"))
     boxes: list[Running] = []
-    for plan, (http, syslog) in zip(sites, at, strict=True):
+    for plan, at in zip(sites, ways, strict=True):
         _join(data, plan.name)
-        boxes.append(Running(plan.name, data / plan.name, http, syslog, *people(data / plan.name / "control.sock")))
+        boxes.append(Running(plan.name, data / plan.name, at.http, *people(data / plan.name / "control.sock"), at))
     return hub, boxes
 
 
-def start(what: str, data: Path, name: str, log: Any, *flags: str) -> subprocess.Popen[bytes]:
+def start(
+    what: str, data: Path, name: str, log: Any, *flags: str, settings: Mapping[str, str] | None = None
+) -> subprocess.Popen[bytes]:
+    """`settings`: keys of the configuration without flags, as SECTION_KEY."""
     front = Path(__file__).parent.parent / "skerry.py"
     command = [sys.executable, str(front), what, "run", "--data", str(data), "--name", name, *flags]
-    return subprocess.Popen(command, stdout=log, stderr=log)
+    environment = {**os.environ, **{f"SKERRY_{key}": value for key, value in (settings or {}).items()}}
+    return subprocess.Popen(command, stdout=log, stderr=log, env=environment)
 
 
 def _join(data: Path, site: str) -> None:
@@ -173,7 +198,10 @@ def _simulator(plan: Plan, box: Running, speed: float) -> list[str]:
 
     command = [sys.executable, str(simulator_path()), "--devices", str(plan.devices), "--seed", str(plan.seed)]
     command += ["--base", plan.base, "--home", *plan.home, "--speed", str(speed)]
-    return [*command, "--syslog-udp", box.syslog, "--syslog-tcp", box.syslog, "--http", f"http://{box.http}"]
+    ways = box.ways
+    assert ways is not None
+    command += ["--syslog-udp", ways.syslog, "--syslog-tcp", ways.syslog, "--mqtt", ways.mqtt]
+    return [*command, "--http", f"http://{ways.http}"]
 
 
 _DRONES, _STATIONS = "Drones", "Ground stations"
@@ -247,32 +275,49 @@ def _nodes(control: Path) -> list[Any]:
 
 def _tell(as_json: bool, hub: Running, boxes: Sequence[Running], sites: Sequence[Plan]) -> None:
     if as_json:
-        said = [
-            {
-                "name": box.name,
-                "url": f"http://{box.http}",
-                "token": box.token,
-                "syslog_udp": box.syslog,
-                "syslog_tcp": box.syslog,
-                "data": str(box.data),
-            }
-            for box in boxes
-        ]
         held = {"url": f"http://{hub.http}", "token": hub.token, "data": str(hub.data)}
-        print(json.dumps({"hub": held, "sites": said}), flush=True)
+        print(json.dumps({"hub": held, "sites": [_card(box) for box in boxes]}), flush=True)
         return
     print(f"Hub {hub.name}: every site, as it is now\n")
     print(f"  open     http://{hub.http}/enter/{hub.link}")
     print(f"  token    {hub.token} (viewer, for scripts)\n")
     for box, plan in zip(boxes, sites, strict=True):
+        said = _card(box)
         print(f"Site {box.name} with {plan.devices} simulated devices:\n")
-        print(f"  open     http://{box.http}/enter/{box.link}")
-        print(f"  syslog   {box.syslog} (UDP and TCP)")
+        print(f"  open     {said['url']}/enter/{box.link}")
         print(f"  token    {box.token} (viewer, for scripts)\n")
+        print(f"  syslog   {said['syslog_udp']} (UDP and TCP), {said['syslog_tls']} (TLS)")
+        print(f"  MQTT     {said['mqtt']}, {said['mqtt_tls']} (TLS), ThingsBoard's devices too")
+        print(f"  HTTP     {said['http']}")
+        print(f"  lines    {said['lines']} (line protocol, InfluxDB's clients)")
+        print(f"  CA       {said['ca']} (what clients of TLS trust)")
+        print(f"  devices  of your own deliver there; a token for one: {said['enrol']}\n")
     first = boxes[0]
     print(f"Cut a link, look at both sides, restore it: skerry link cut --data {first.data}")
     print(f"Data is kept in {first.data.parent}; remove that folder yourself when you are done.")
     print("Stop with Ctrl-C.", flush=True)
+
+
+def _card(box: Running) -> dict[str, str]:
+    """What a script needs of a site: its page and token, where devices deliver, and how they get what they show."""
+    ways = box.ways
+    assert ways is not None
+    url = f"http://{box.http}"
+    return {
+        "name": box.name,
+        "url": url,
+        "token": box.token,
+        "syslog_udp": ways.syslog,
+        "syslog_tcp": ways.syslog,
+        "syslog_tls": ways.syslog_tls,
+        "mqtt": ways.mqtt,
+        "mqtt_tls": ways.mqtt_tls,
+        "http": f"{url}/v1/ingest",
+        "lines": url,
+        "ca": str(box.data / "tls" / "ca.pem"),
+        "enrol": f"skerry device token --data {box.data} --name NAME",
+        "data": str(box.data),
+    }
 
 
 def _until_one_ends(children: list[subprocess.Popen[bytes]]) -> int:

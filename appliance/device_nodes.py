@@ -13,6 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Protocol
 
+from appliance.intake.device import Newcomers
 from appliance.intake.device_attributes import Nodes
 from appliance.world import World
 from fleet.document import Kind
@@ -22,7 +23,7 @@ from store.database import connect_reader
 from store.wanted import Look
 
 
-def nodes(world: World, stored: int, site_db: Path, tenant: str, look: Look) -> Nodes:
+def nodes(world: World, stored: int, site_db: Path, tenant: str, look: Look, newcomers: Newcomers) -> Nodes:
     """`stored`: the last record from before the start."""
 
     def of(sender: str) -> str:
@@ -44,7 +45,7 @@ def nodes(world: World, stored: int, site_db: Path, tenant: str, look: Look) -> 
         with contextlib.closing(connect_reader(site_db)) as db:
             return wanted.wanted(db, tenant, node_ids, look)
 
-    return Nodes(of, senders, said, read, lambda: world.cursor >= stored)
+    return Nodes(of, senders, said, read, lambda: world.cursor >= stored, newcomers.coming)
 
 
 class Changed(Protocol):

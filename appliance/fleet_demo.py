@@ -189,7 +189,7 @@ def _hub(data: Path, port: int, line: int, log: Any, children: list[subprocess.P
     child = start("hub", data / HUB, HUB, log, "--http", http, "--link", f"127.0.0.1:{line}")
     children.append(child)
     wait_until_ready(data / HUB / "control.sock", child, data / "demo.log", HUB)
-    return Running(HUB, data / HUB, http, "", *people(data / HUB / "control.sock"))
+    return Running(HUB, data / HUB, http, *people(data / HUB / "control.sock"))
 
 
 def _tell(as_json: bool, hub: Running, begun: Begun) -> None:

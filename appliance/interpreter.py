@@ -64,6 +64,8 @@ _JUST_NS = 5 * SECOND
 _STOP_S = 3.0
 _READ_RECORDS = 4_096
 _SAMPLE_BYTES = 512
+_NEWCOMER_RECORDS = 64  # of one that is about to become a node; what came before them is not in its first values
+_NEWCOMER_BYTES_MAX = 8 * 1024 * 1024  # of all of them
 
 REPEATED = "repeated"  # the mark of a record whose message had come before
 
@@ -111,6 +113,9 @@ class Interpreter:
         self._turns: list[tuple[str, Body]] = []
         self._repeats = signs.Repeats(limits.mids_max)
         self._activating: set[str] = set()  # nodes whose first step to ACTIVE waits among the turns
+        self.newcomer: Callable[[str], None] = lambda source: None  # told of a source behind a gateway that is new
+        self._newcomers: dict[str, list[Record]] = {}  # what they said until they are nodes, by sender
+        self._newcomer_bytes = 0
         self._forgotten: list[str] = []
         self._saved_ns = self._series_ns = self._ticked_ns = steady_ns()
         self.loop = Loop("interpreter", self._turn)
@@ -160,6 +165,23 @@ class Interpreter:
                 self._interpret(state, record, held, self._steady_ns(), judge=record is past[-1])
         self._stale("site")
         self._stale("intake")
+
+    def enter_newcomer(self, node: Node, source: str) -> None:
+        """`enter` for one behind a gateway: all its past is what it said since it was first spoken of."""
+        self.enter(node, source, self._no_newcomer(source_key(source).sender))
+
+    def forget_newcomer(self, sender: str) -> None:
+        """It will not be a node by itself."""
+
+        def forget() -> None:
+            self._no_newcomer(sender)
+
+        self.post(forget)
+
+    def _no_newcomer(self, sender: str) -> list[Record]:
+        held = self._newcomers.pop(sender, [])
+        self._newcomer_bytes -= _size(held)
+        return held
 
     def stop(self) -> None:
         """Read what is stored, as far as that is quick (the next start reads on), save, end."""
@@ -236,6 +258,8 @@ class Interpreter:
                 source.records += 1
             node_id = source.node_id
             if node_id is None:
+                if self._newcomers:
+                    self._keep_for_newcomer(source.key.sender, record)
                 continue
             state = world.nodes[node_id]
             self._interpret(state, record, source, now_ns)
@@ -255,8 +279,18 @@ class Interpreter:
         self.world.sources[record.source] = source
         if node_id is not None:
             self._turns.append((node_id, SourceClaimed(record.source, node_id, "same sender")))
+        elif key.address[:1] == "@" and key.name:  # only the doorkeeper's devices have such addresses
+            self._newcomers.setdefault(key.sender, [])
+            self.newcomer(record.source)
         self._stale("intake")
         return source
+
+    def _keep_for_newcomer(self, sender: str, record: Record) -> None:
+        held, size = self._newcomers.get(sender), _size((record,))
+        if held is None or len(held) >= _NEWCOMER_RECORDS or self._newcomer_bytes + size > _NEWCOMER_BYTES_MAX:
+            return
+        held.append(record)
+        self._newcomer_bytes += size
 
     def _forget_sources(self) -> None:
         """A flood of invented senders must not fill the memory: a tenth of those nobody claims goes, longest silent

@@ -89,10 +89,12 @@ class World:
         self.nodes: dict[str, NodeState] = {}
         self.sources: dict[str, SourceState] = {}
         self.claims: dict[str, str] = {}  # sender → node id
+        self.let_go: set[str] = set()  # senders that a person released, or found unclaimed at the start
         self.cursor = 0  # the last record that was read
 
     def claim(self, sender: str, node_id: str) -> None:
         self.claims[sender] = node_id
+        self.let_go.discard(sender)
         state = self.nodes[node_id]
         state.claims = state.claims | {sender}
         for source in tuple(self.sources.values()):
@@ -101,6 +103,7 @@ class World:
 
     def release(self, sender: str) -> None:
         node_id = self.claims.pop(sender, None)
+        self.let_go.add(sender)
         if node_id in self.nodes:
             state = self.nodes[node_id]
             state.claims = state.claims - {sender}

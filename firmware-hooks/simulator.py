@@ -65,10 +65,11 @@ class Way(StrEnum):
     UDP = "syslog-udp"
     TCP = "syslog-tcp"
     HTTP = "http"
+    MQTT = "mqtt"
 
 
 class Dialect(StrEnum):
-    JSON = "json"  # RFC 5424 with a JSON object as message; over HTTP the object alone
+    JSON = "json"  # RFC 5424 with a JSON object as message; over HTTP and MQTT the object alone
     STRUCTURED = "structured data"  # RFC 5424 with the numbers as structured data
     PAIRS = "key=value"  # RFC 3164
     MAVLINK = "mavlink"  # RFC 5424 with frames in hex; over HTTP in base64
@@ -104,6 +105,7 @@ HABITS = {
         (Way.UDP, Dialect.MAVLINK_OLD),
         (Way.HTTP, Dialect.MAVLINK),
         (Way.TCP, Dialect.STRUCTURED),
+        (Way.MQTT, Dialect.JSON),
     ),
     Role.LAPTOP: ((Way.HTTP, Dialect.JSON),),
     Role.STATION: ((Way.TCP, Dialect.JSON), (Way.UDP, Dialect.JSON)),
@@ -261,7 +263,7 @@ class World(NamedTuple):
     def _body(self, device: Device, second: int, mid: str) -> bytes:
         at = second + device.late_s
         message = Words(device, mid, self.start_ns + int(at * 1000) * 1_000_000, self.state(device, at), second)
-        return (_http if device.way is Way.HTTP else _DIALECTS[device.dialect])(message)
+        return (_http if device.way in (Way.HTTP, Way.MQTT) else _DIALECTS[device.dialect])(message)
 
     def around(self, device: Device, east_m: float = 0.0, north_m: float = 0.0) -> tuple[float, float]:
         """Latitude and longitude of a place by the device's pad; groups lie on a spiral, four kilometres apart."""
@@ -536,7 +538,7 @@ class Ledger:
         self.tally[fate] += len(packet.mids)
         if self._file is None:
             return
-        acked = fate is Fate.ACKED if packet.device.way is Way.HTTP else None
+        acked = fate is Fate.ACKED if packet.device.way in (Way.HTTP, Way.MQTT) else None
         for mid, body in zip(packet.mids, packet.bodies, strict=True):
             line = {"mid": mid, "sha256": hashlib.sha256(body).hexdigest(), "way": packet.device.way}
             self._file.write(json.dumps(line | {"fate": fate, "acked": acked}) + "\n")
@@ -553,6 +555,7 @@ class Line:
 
     The queue holds QUEUE_PACKETS_MAX; when it is full, what comes next is lost. With 429, 5xx or no answer a packet
     stays first in the queue and is tried again later. Over TCP syslog nothing comes back: what the system took is sent.
+    Over MQTT (3.1.1, QoS 1) a packet has arrived when its PUBACK is here.
     """
 
     def __init__(self, device: Device, target: Target, ledger: Ledger, seed: int) -> None:
@@ -594,6 +597,14 @@ class Line:
                     self.hang_up()
                     host, port, _ = self._target
                     self._streams = await asyncio.open_connection(host, port, local_addr=(self._device.address, 0))
+                    if way is Way.MQTT:
+                        await _ask_mqtt(self._streams, _connect(self._device.name), CONNECTED)
+                if way is Way.MQTT:
+                    for number, body in enumerate(packet.bodies, 1):
+                        await _ask_mqtt(
+                            self._streams, _publication(number, body), PUBLISHED + number.to_bytes(2, "big")
+                        )
+                    return Fate.ACKED
                 reader, writer = self._streams
                 writer.write(self._request(packet) if way is Way.HTTP else _counted(packet))
                 await writer.drain()
@@ -635,6 +646,42 @@ class Line:
         while self.queue:
             self._ledger.write(self.queue.popleft(), Fate.OPEN)
         self.hang_up()
+
+
+MQTT_TOPIC = b"v1/devices/me/telemetry"
+CONNECTED, PUBLISHED = b"\x20\x02\0\0", b"\x40\x02"  # CONNACK that lets in; PUBACK before its packet identifier
+
+
+def _control(kind: int, body: bytes) -> bytes:
+    """An MQTT control packet (MQTT 3.1.1, 2.2)."""
+    length, left = b"", len(body)
+    while not length or left:
+        left, low = divmod(left, 128)
+        length += bytes((low | (0x80 if left else 0),))
+    return bytes((kind,)) + length + body
+
+
+def _text(text: bytes) -> bytes:
+    return len(text).to_bytes(2, "big") + text
+
+
+def _connect(name: str) -> bytes:
+    """A clean session without keep alive: these devices fall silent for minutes of their own time."""
+    return _control(0x10, _text(b"MQTT") + b"\x04\x02\0\0" + _text(name.encode()))
+
+
+def _publication(number: int, body: bytes) -> bytes:
+    return _control(0x32, _text(MQTT_TOPIC) + number.to_bytes(2, "big") + body)
+
+
+async def _ask_mqtt(streams: tuple[asyncio.StreamReader, asyncio.StreamWriter], packet: bytes, wanted: bytes) -> None:
+    """Send a packet and wait for the answer that it wants; ValueError for any other."""
+    reader, writer = streams
+    writer.write(packet)
+    await writer.drain()
+    answer = await reader.readexactly(len(wanted))
+    if answer != wanted:
+        raise ValueError(f"MQTT answered {answer.hex()}")
 
 
 def _counted(packet: Packet) -> bytes:
@@ -748,6 +795,7 @@ def _flags() -> argparse.ArgumentParser:
     flags.add_argument("--syslog-udp", type=_target, metavar="HOST:PORT")
     flags.add_argument("--syslog-tcp", type=_target, metavar="HOST:PORT")
     flags.add_argument("--http", type=_target, metavar="URL", help="path /v1/ingest unless the URL has one")
+    flags.add_argument("--mqtt", type=_target, metavar="HOST:PORT")
     flags.add_argument("--devices", type=int, default=25, metavar="N", help=f"1 to {DEVICES_MAX:,}")
     flags.add_argument("--seed", type=int, default=7)
     flags.add_argument("--speed", type=float, default=1.0, help="simulated seconds per second")
@@ -771,12 +819,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """0 when all went as asked, 2 when it cannot be done as asked. The tally goes to the error stream as JSON."""
     flags = _flags()
     asked = flags.parse_args(arguments)
-    targets = {Way.UDP: asked.syslog_udp, Way.TCP: asked.syslog_tcp, Way.HTTP: asked.http}
+    targets = {Way.UDP: asked.syslog_udp, Way.TCP: asked.syslog_tcp, Way.HTTP: asked.http, Way.MQTT: asked.mqtt}
     targets = {way: target for way, target in targets.items() if target is not None}
     if not 1 <= asked.devices <= DEVICES_MAX or not 0 < asked.speed <= 1000 or asked.duration < 0:
         flags.error(f"--devices is 1 to {DEVICES_MAX:,}, --speed above 0 and at most 1,000, --duration not negative")
     if not targets and not asked.list:
-        flags.error("say where to: --syslog-udp, --syslog-tcp, --http, or --list")
+        flags.error("say where to: --syslog-udp, --syslog-tcp, --http, --mqtt, or --list")
     try:
         devices = fleet(asked.seed, asked.devices, asked.base, targets or Way)
     except ValueError as error:

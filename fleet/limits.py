@@ -41,6 +41,9 @@ buckets_max = 20_000  # beyond it the one that was used longest ago is full agai
 
 # What devices ask and are asked
 gateway_devices_max = 1_000  # that one message names, or that one connection stands for
+gateway_nodes_max = 1_000  # that one gateway brings by itself; who comes beyond them is a source that a person adopts
+newcomers_max = 10_000  # devices behind gateways that are about to become nodes; the same
+away_seats_max = 20_000  # of devices that are to come back; one beyond asks anew what is wanted of it
 attributes_per_node_max = 128
 attribute_bytes_max = 1_024  # of one value, as JSON
 attribute_requests_max = 10_000  # that wait for an answer
@@ -60,6 +63,8 @@ mqtt_topics_max = 4_096  # names that are remembered as judged, over all connect
 mqtt_client_id_chars_max = 256
 mqtt_subscriptions_max = 100  # of a session; a further one is refused in the SUBACK
 mqtt_outgoing_max = 100  # unacknowledged messages to a device; `Line.send` says False beyond
+mqtt_kept_each_bytes_max = 256 * 1024  # for a device that is away; beyond it, or the count above, the oldest goes
+mqtt_kept_bytes_max = 16 * 1024 * 1024  # for all that are away; a further message is not kept
 mqtt_sessions_max = 10_000  # without a connection; beyond it the one longest alone goes
 mqtt_retained_each_max = 100  # of one device
 mqtt_retained_max = 10_000

@@ -50,9 +50,14 @@ class Commands:
         return await self._writer.write(self.adopting(actor, node, sources, source_rows))
 
     def adopting(
-        self, actor: str, node: Node, sources: tuple[str, ...], source_rows: tuple[tuple[object, ...], ...]
+        self,
+        actor: str,
+        node: Node,
+        sources: tuple[str, ...],
+        source_rows: tuple[tuple[object, ...], ...],
+        words: Mapping[str, Value] | None = None,
     ) -> Callable[[sqlite3.Connection], Node]:
-        """`adopt` as a job, for whoever does more in the same transaction."""
+        """`adopt` as a job, for whoever does more in the same transaction. `words`: what its document says besides."""
         _check_name(node.name)
         _check_tags(node.tags)
 
@@ -70,7 +75,7 @@ class Commands:
                 self._journal.stage(node.id, events.SourceClaimed(source, node.id, actor))
             moved = events.LifecycleMoved(lifecycle.Phase.PROVISIONING, lifecycle.Phase.ENROLLED, "adopted", actor)
             self._journal.stage(node.id, moved)
-            self._edit(db, node, node_words.of_node(node), actor)
+            self._edit(db, node, {**node_words.of_node(node), **(words or {})}, actor)
             return node
 
         return job

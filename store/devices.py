@@ -251,7 +251,7 @@ class Devices:
             who = Who(f"activation code {code_id}", address)
             node_id = keys.new_ulid(now_ns)
             chosen = wanted or name or f"device-{node_id[-8:].lower()}"
-            node, fresh = self._node(db, who, node_id, chosen, node_kind, known=bool(wanted))
+            node, fresh = self._node(db, who, node_id, chosen, _kind(node_kind, gateway=gateway), known=bool(wanted))
             self._enter(db, who, node, gateway=gateway, code_id=code_id)
             new = self._certificate(db, node, pem, 0, now_ns) if pem else self._token(now_ns)
             return Enrolled(self._issue(db, who, node, new, "activation code"), node, fresh)
@@ -272,7 +272,8 @@ class Devices:
         proof, password = await self._password_of(wish)
 
         def job(db: sqlite3.Connection) -> Enrolled:
-            node, fresh = self._node(db, who, keys.new_ulid(now_ns), wish.name, wish.node_kind, known=True)
+            kind = _kind(wish.node_kind, gateway=wish.gateway)
+            node, fresh = self._node(db, who, keys.new_ulid(now_ns), wish.name, kind, known=True)
             self._enter(db, who, node, gateway=wish.gateway, code_id="")
             new = self._made_for(db, node, wish, proof, password, now_ns)
             return Enrolled(self._issue(db, who, node, new, why), node, fresh)
@@ -523,6 +524,11 @@ def proves(proof: str, password: str) -> bool:
 def _check_name(name: str) -> None:
     if name and (len(name) > limits.name_chars_max or not name.isprintable() or not name.strip()):
         raise Refused(f"a node's name has 1 to {limits.name_chars_max} printable characters", 422)
+
+
+def _kind(said: Kind, *, gateway: bool) -> Kind:
+    """Of a new node: one that brings others is no edge of the fleet, unless somebody says what it is."""
+    return Kind.GATEWAY if gateway and said is Kind.EDGE else said
 
 
 def _credential(columns: Sequence[object]) -> CredentialView:

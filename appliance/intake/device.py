@@ -30,6 +30,10 @@ class Turned(StrEnum):
     FLOOD = "too much at once"
 
 
+class Unreadable(StrEnum):
+    """Why the body of a message is not what its topic asks for: the members are those of whoever reads it."""
+
+
 class Device(NamedTuple):
     """Who is at the other end. `node_id` is empty for one that nobody knows and that the mode DEV lets in all the same:
     its records are an unclaimed source under its network address, as syslog's are."""
@@ -98,6 +102,15 @@ class Line(Protocol):
         device that does not read is cut off by the way in, never waited for."""
 
 
+class Away(Protocol):
+    """A device that is away and comes back to what it subscribed to."""
+
+    device: Device
+
+    def takes(self, topic: str) -> bool:
+        """Whether it is told again and again what is said there, until it says that it has it."""
+
+
 class Taken(NamedTuple):
     """What a message from a device comes to: records to store (each under which name behind the gateway, "" for the device
     itself, with its bytes as they came), or a reason why not, for quarantine. Answers go by `Line.send`.
@@ -111,6 +124,16 @@ class Taken(NamedTuple):
     secret: bool = False
 
 
+class Newcomers(Protocol):
+    """Who is behind a gateway, by sender (`@GATEWAY/NAME`): told of when it is first spoken of, a node soon after."""
+
+    def heard(self, sender: str) -> None: ...
+
+    def coming(self, sender: str) -> bool: ...
+
+    def __len__(self) -> int: ...
+
+
 class DeviceApi(Protocol):
     """What topics mean, whichever protocol carries them. All synchronous and quick: what takes longer is begun here and
     answered later by `Line.send`."""
@@ -118,6 +141,15 @@ class DeviceApi(Protocol):
     def opened(self, line: Line) -> None: ...
 
     def closed(self, line: Line) -> None: ...
+
+    def left(self, line: Line, away: Away) -> None:
+        """Before `closed`: it means to come back."""
+
+    def back(self, away: Away, line: Line) -> None:
+        """Before `opened`: here it is again."""
+
+    def gone(self, away: Away) -> None:
+        """It is not waited for any more."""
 
     def may_subscribe(self, device: Device, topic_filter: str) -> bool: ...
 

@@ -20,7 +20,7 @@ import msgspec
 from appliance.intake import attributes, topics
 from appliance.intake import device_attributes as told
 from appliance.intake import device_bodies as bodies
-from appliance.intake.device import PROVISION, Device, Line, Provision, Provisioned, Taken, Turned
+from appliance.intake.device import PROVISION, Away, Device, Line, Newcomers, Provision, Provisioned, Taken, Turned
 from appliance.intake.device_attributes import Ask, Attributes, Nodes, Values
 from appliance.intake.device_bodies import Fault
 from appliance.intake.device_calls import Calls
@@ -33,6 +33,7 @@ from fleet.limits import MS
 _TELEMETRY = topics.TELEMETRY
 _NOTHING = Taken()
 BUSY = "too many questions wait for an answer; ask again"
+NO_PACKAGE = "there is no package for this device here"
 _encode = msgspec.json.Encoder().encode
 
 Provisioner = Callable[[Provision, str], Awaitable[Provisioned | Turned]]
@@ -62,8 +63,9 @@ class Api:
         now_ns: Callable[[], int],
         now_s: Callable[[], float] = time.monotonic,
         limits_of: Callable[[Device], SessionLimits] = session_limits,
+        newcomers: Newcomers | None = None,
     ) -> None:
-        self._nodes = nodes
+        self._nodes, self._newcomers = nodes, newcomers
         self.seats = Seats(now_s=now_s)
         self.calls = Calls(self.seats, nodes.senders)
         self.attributes = Attributes(self.seats, nodes)
@@ -79,6 +81,17 @@ class Api:
 
     def closed(self, line: Line) -> None:
         self.seats.close(line)
+
+    def left(self, line: Line, away: Away) -> None:
+        self.seats.leave_for_now(line, away, self.attributes.told)
+
+    def back(self, away: Away, line: Line) -> None:
+        for who, left in self.seats.come_back(away).items():
+            if self.seats.enter(line, left.behind):
+                self.attributes.back(who, Seat(line, left.behind), left.told)
+
+    def gone(self, away: Away) -> None:
+        self.seats.come_back(away)
 
     def may_subscribe(self, device: Device, topic_filter: str) -> bool:
         return topics.may_subscribe(device, topic_filter)
@@ -142,7 +155,10 @@ class Api:
     def _heard(self, line: Line, behind: str) -> None:
         """A gateway that speaks for a device has connected it."""
         if behind and self.seats.enter(line, behind):
-            self.attributes.opened(sender(line.device, behind))
+            who = sender(line.device, behind)
+            if self._newcomers is not None:
+                self._newcomers.heard(who)
+            self.attributes.opened(who)
 
     def _gateway_connect(self, line: Line, meant: Meant, payload: bytes) -> Taken:
         said = _named(payload)
@@ -208,6 +224,11 @@ class Api:
             return self._now_ns() // MS
         return {"error": f"there is no method {call.method[:100]!r} here; there is getSessionLimits and getCurrentTime"}
 
+    def _chunk_asked(self, line: Line, meant: Meant, payload: bytes) -> Taken:
+        """In ThingsBoard's words, on its topic for errors; refused where the device does not listen there."""
+        told = line.send(topics.chunk_error(meant.request), NO_PACKAGE.encode())
+        return _NOTHING if told else Taken(refused=NO_PACKAGE)
+
     def _answer(self, line: Line, meant: Meant, payload: bytes) -> Taken:
         return Taken(refused=self.calls.hear(Seat(line, meant.behind), meant.request, payload))
 
@@ -243,10 +264,12 @@ class Api:
         """How much there is of what has a bound."""
         return {
             "seats": len(self.seats),
+            "seats_away": self.seats.away_count,
             "calls": len(self.calls),
             "attribute_requests": len(self.attributes),
             "provisions": len(self._provisioning),
             "claims": len(self.claims),
+            "newcomers": len(self._newcomers or ()),
         }
 
     def connected(self, node_id: str) -> bool:
@@ -306,6 +329,7 @@ _HANDLERS: Mapping[Means, Callable[[Api, Line, Meant, bytes], Taken]] = {
     Means.ATTRIBUTES_ASKED: Api._attributes_asked,
     Means.CALL: Api._call,
     Means.ANSWER: Api._answer,
+    Means.CHUNK: Api._chunk_asked,
     Means.CLAIM: Api._claim,
     Means.PROVISION: Api._provision_asked,
     Means.GATEWAY_CONNECT: Api._gateway_connect,

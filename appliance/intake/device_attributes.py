@@ -4,9 +4,11 @@ Rules of the file
   1  What a device said counts for its own questions at once, and for everybody when it is read back from the records.
   2  After a start nothing is answered before what was stored until then has been read: late is better than wrong.
   3  What people want is read from the documents on a thread, never on the event loop; questions wait for that in a queue.
-  4  A device is told what changed since it was last told, and what went. One that opens its line hears nothing by
+  4  A device is told what changed since it was last told, and what went; one that was away and comes back to its session
+     likewise, in one message, however much was changed meanwhile. One that opens its line anew hears nothing by
      itself: it asks, and from there on hears of changes. A long poll goes on where the one before it ended. A device
-     that became a node while it was connected is told all at the first change.
+     that became a node while it was connected is told all at the first change; one that becomes a node because it is
+     spoken of (`Nodes.coming`) is waited for, and so are its questions.
 
 Name: attribute requests. Bound: `limits.attribute_requests_max`. When full: the question is refused, the device asks again.
 """
@@ -49,6 +51,7 @@ class Nodes(NamedTuple):
     said: Callable[[str], Mapping[str, str]]
     wanted: Wanted
     ready: Callable[[], bool]
+    coming: Callable[[str], bool] = lambda sender: False  # whether a sender will have a node in a moment
 
 
 class Ask(NamedTuple):
@@ -66,6 +69,7 @@ class Attributes:
         self._fresh: OrderedDict[str, dict[str, bytes]] = OrderedDict()  # said since the start, by sender
         self._asks: list[Ask] = []
         self._opened: dict[str, bool] = {}  # senders; whether it goes on where it was
+        self._back: dict[str, tuple[Seat, bytes]] = {}  # senders that came back, and what each had been told
         self._dirty: dict[str, None] = {}  # nodes of which something else is wanted now
         self._told: OrderedDict[str, bytes] = OrderedDict()  # by node: what it was told last
         self._wake = asyncio.Event()
@@ -89,7 +93,8 @@ class Attributes:
     def ask(self, ask: Ask) -> bool:
         """Answered in a moment; False when too many wait."""
         node_id = self._nodes.of(ask.sender)
-        if not node_id or (ask.shared is None and self._nodes.ready()):
+        alone = not node_id and not self._nodes.coming(ask.sender)
+        if alone or (ask.shared is None and self._nodes.ready()):
             ask.answer(self._client(ask, node_id), {})
             return True
         if len(self._asks) >= limits.attribute_requests_max:
@@ -100,6 +105,17 @@ class Attributes:
 
     def opened(self, sender: str, *, goes_on: bool = False) -> None:
         self._opened[sender] = goes_on
+        self._wake.set()
+
+    def told(self, sender: str) -> bytes | None:
+        """What it knows of, as far as that is known."""
+        return self._told.get(self._nodes.of(sender))
+
+    def back(self, sender: str, seat: Seat, told: bytes | None) -> None:
+        if told is None:
+            self.opened(sender)
+            return
+        self._back[sender] = seat, told
         self._wake.set()
 
     async def goes_on(self, sender: str) -> None:
@@ -138,19 +154,27 @@ class Attributes:
         while True:
             await self._wake.wait()
             self._wake.clear()
-            while self._dirty or self._opened or self._asks:
+            while self._dirty or self._opened or self._asks or self._back:
                 if self._nodes.ready():
                     await self._some()
                 else:
                     await asyncio.sleep(_BEHIND_S)
 
     async def _some(self) -> None:
-        dirty = _first(self._dirty)
-        opened = {sender: self._opened.pop(sender) for sender in _first(self._opened)}
-        asks, self._asks = self._asks[:_BATCH], self._asks[_BATCH:]
+        dirty, coming = _first(self._dirty), self._nodes.coming
+        opened = {sender: self._opened.pop(sender) for sender in _first(self._opened) if not coming(sender)}
+        asks: list[Ask] = []
+        later: list[Ask] = []
+        for ask in self._asks:
+            (later if len(asks) >= _BATCH or coming(ask.sender) else asks).append(ask)
+        self._asks = later
+        back = {sender: self._back.pop(sender) for sender in _first(self._back)}
+        if not dirty and not opened and not asks and not back:
+            await asyncio.sleep(_BEHIND_S)
+            return
         for node_id in dirty:
             del self._dirty[node_id]
-        senders = dict.fromkeys((*opened, *(ask.sender for ask in asks)))
+        senders = dict.fromkeys((*opened, *back, *(ask.sender for ask in asks)))
         node_ids = {sender: node_id for sender in senders if (node_id := self._nodes.of(sender))}
         wanted = tuple(dict.fromkeys((*dirty, *node_ids.values())))
         try:
@@ -158,6 +182,7 @@ class Attributes:
         except StoreFault as fault:
             log.error("what is wanted of nodes cannot be read: %s (%s)", fault, fault.detail)
             self._dirty.update(dict.fromkeys(dirty))  # whoever asked asks again
+            self._back = {**back, **self._back}
             await asyncio.sleep(_FAULT_S)
             return
         for node_id in dirty:
@@ -168,6 +193,11 @@ class Attributes:
                 self._tell(node_id, found.get(node_id, {}))
             elif node_id:
                 self._remember(node_id, found.get(node_id, {}))
+        for sender, (seat, told) in back.items():
+            values = found.get(node_ids.get(sender, ""), {})
+            body = _news(told, values)
+            if node_ids.get(sender) and body is not None and _say(seat, body):
+                self._remember(node_ids[sender], values)
         for ask in asks:
             node_id = node_ids.get(ask.sender, "")
             shared = {} if ask.shared is None else _chosen(found.get(node_id, {}), ask.shared)
@@ -180,15 +210,22 @@ class Attributes:
             self._told.popitem(last=False)
 
     def _tell(self, node_id: str, values: Values) -> None:
-        former = {name: bytes(value) for name, value in _members(self._told.get(node_id, b"{}")).items()}
-        news = {name: value for name, value in values.items() if former.get(name) != value}
-        gone = [name for name in former if name not in values]
-        if not news and not gone:
+        body = _news(self._told.get(node_id, b"{}"), values)
+        if body is None:
             return
-        body = _json({**news, "deleted": _encode(gone)} if gone else news)
         heard = [_say(seat, body) for seat in self._seats.of(self._nodes.senders(node_id))]
         if any(heard):
             self._remember(node_id, values)
+
+
+def _news(told: bytes, values: Values) -> bytes | None:
+    """What is to be said to one who was told that; None when it is nothing."""
+    former = {name: bytes(value) for name, value in _members(told).items()}
+    news = {name: value for name, value in values.items() if former.get(name) != value}
+    gone = [name for name in former if name not in values]
+    if not news and not gone:
+        return None
+    return _json({**news, "deleted": _encode(gone)} if gone else news)
 
 
 def _say(seat: Seat, body: bytes) -> bool:

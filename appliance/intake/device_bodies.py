@@ -11,17 +11,17 @@ Rules of the file
 from __future__ import annotations
 
 from collections.abc import Mapping
-from enum import StrEnum
 from typing import Any, NamedTuple, TypeVar
 
 import msgspec
 
 from appliance.intake import payload, topics
+from appliance.intake.device import Unreadable
 from appliance.intake.payload import Mark
 from fleet import limits
 
 
-class Fault(StrEnum):
+class Fault(Unreadable):
     """Why a body is not what its topic asks for."""
 
     TOO_LONG = f"a message has at most {limits.record_bytes_max} bytes"

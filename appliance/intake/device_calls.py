@@ -3,7 +3,8 @@
 Rules of the file
   1  A call lives as long as whoever made it waits for it, `limits.call_seconds_max` at most; nothing is kept for later.
   2  A device that is not connected is refused at once. One that is between two long polls, or has not subscribed yet, is
-     tried until the time is over.
+     tried until the time is over; so is one that is away and comes back to its session (MQTT), where it listens for calls
+     with QoS 1 or 2.
   3  An answer counts only from the device that was asked, once.
 
 Name: calls. Bound: `limits.calls_waiting_max`. When full: refused (429).
@@ -49,8 +50,16 @@ class Calls:
         """Refused when the node cannot be asked now."""
         if len(self._open) >= limits.calls_waiting_max:
             raise Refused("as many devices as may be are being asked just now; try again in a moment", 429)
-        if not self._seats.lately(self._senders_of(node_id)):
+        senders = self._senders_of(node_id)
+        if not self._seats.lately(senders) and not self._comes_back(senders):
             raise Refused("the device is not connected, so nothing was sent; try again when it is")
+
+    def _comes_back(self, senders: Collection[str]) -> bool:
+        return any(
+            left.away.takes(style.call if style is topics.GATEWAY else f"{style.call}0")
+            for left in self._seats.away(senders)
+            for style in topics.styles(left.away.device, left.behind)
+        )
 
     async def call(self, node_id: str, method: str, params: object, timeout_s: float, *, one_way: bool) -> object:
         """What the device answers; None when nothing is awaited. Refused: 409 not connected, 429, 502 an answer that
@@ -67,7 +76,7 @@ class Calls:
                 sent = True
                 return None if one_way else await answer
         except TimeoutError:
-            raise Refused(_late(timeout_s, sent=sent), 504) from None
+            raise Refused(_late(timeout_s, sent=sent, here=bool(self._seats.of(senders))), 504) from None
         finally:
             del self._open[number]
 
@@ -106,7 +115,9 @@ def _say(seat: Seat, number: int, method: str, params: object) -> bool:
     return False
 
 
-def _late(timeout_s: float, *, sent: bool) -> str:
+def _late(timeout_s: float, *, sent: bool, here: bool) -> str:
     if sent:
         return f"the device did not answer within {timeout_s:g} s; it may have done what was asked all the same"
+    if not here:
+        return f"the device was not connected within {timeout_s:g} s; nothing was sent"
     return f"the device did not listen for calls within {timeout_s:g} s; nothing was sent"

@@ -322,15 +322,18 @@ class Peer:
             self.device = who
         self._let(Held.ASKING)
         self.connection.admit(wish, who, endpoint.steady_ns(), endpoint.now_ns(), fault)
-        if self.connection.session is not None and not self.known and not self.connection.ended:
-            self.known = True
-            endpoint.api.opened(self)
+        if self.connection.session is not None and not self.known:
+            self.known = True  # also when it has ended already: it may have come back to what it had
+            if not self.connection.ended:
+                endpoint.api.opened(self)
         self.after()
         endpoint.settle()
 
     def send(self, topic: str, payload: bytes) -> bool:
         sent = self.connection.send(topic, payload)
-        if sent:
+        if self.connection.ended:
+            self.endpoint.settle()  # it may have gone out on the line that the client is on now
+        elif sent:
             self._flush()
         return sent
 
@@ -498,9 +501,8 @@ class TcpPeer(Peer, asyncio.BufferedProtocol):
     def __init__(self, endpoint: Endpoint) -> None:
         Peer.__init__(self, endpoint)
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self.transport = transport
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        self.transport = transport  # of any loop: uvloop's are no asyncio.Transport by their class
         self.address = (transport.get_extra_info("peername") or ("",))[0]
         if not self.came():
             transport.abort()

@@ -23,7 +23,7 @@ from functools import partial
 from typing import Final, NamedTuple
 
 from appliance.intake import mqtt_codec as codec
-from appliance.intake.device import Device, DeviceApi, Line, Turned
+from appliance.intake.device import Device, DeviceApi, Line, Turned, Unreadable
 from appliance.intake.mqtt_codec import V5, Kind, Malformed, Properties, Property, ProtocolError, Reason, Will
 from fleet import limits
 from fleet.limits import SECOND
@@ -100,8 +100,8 @@ class Storing(IntEnum):
 class Session:
     """What outlives a connection [4.1]."""
 
-    __slots__ = ("client_id", "connection", "device", "expires_ns", "expiry_s", "line", "outgoing", "owner", "received",
-                 "subscriptions", "turn", "will", "will_due_ns")  # fmt: skip
+    __slots__ = ("client_id", "connection", "device", "expires_ns", "expiry_s", "kept", "kept_bytes", "line", "outgoing",
+                 "owner", "received", "subscriptions", "turn", "will", "will_due_ns")  # fmt: skip
 
     def __init__(self, owner: str, client_id: str, device: Device) -> None:
         self.owner, self.client_id, self.device = owner, client_id, device
@@ -115,11 +115,27 @@ class Session:
         self.received: dict[int, Storing] = {}
         self.outgoing: dict[int, Outgoing] = {}
         self.turn = 0  # the last packet identifier given
+        self.kept: deque[int] = deque()  # of those going out, what was said while nobody was connected
+        self.kept_bytes = 0
 
     def matching(self, topic: str) -> Iterator[Subscription]:
         for words, subscription in self.subscriptions.items():
             if words == topic or (("+" in words or "#" in words) and matches(words, topic)):
                 yield subscription
+
+    def takes(self, topic: str) -> bool:
+        """Whether a message there is kept until it is acknowledged."""
+        return any(one.qos for one in self.matching(topic))
+
+    def hold(self, message: Outgoing) -> int:
+        """The packet identifier under which it goes out."""
+        self.turn = next(
+            number
+            for step in range(1, len(self.outgoing) + 2)
+            if (number := (self.turn + step - 1) % 0xFFFF + 1) not in self.outgoing
+        )
+        self.outgoing[self.turn] = message
+        return self.turn
 
 
 def matches(topic_filter: str, topic: str) -> bool:
@@ -161,6 +177,7 @@ class Sessions:
         self.topics: dict[bytes, str] = {}  # names that were judged already
         self.retained: dict[str, dict[str, Retained]] = {}
         self.retained_count = self.retained_bytes = 0
+        self.kept_bytes = 0  # for clients that are away
 
     def tick(self, now_ns: int, at_ns: int) -> None:
         """Wills that are due, sessions that are over."""
@@ -193,7 +210,9 @@ class Sessions:
         if session is None:
             session = Session(device.node_id or f"?{wish.client_id}", wish.client_id, device)
             self.held[key] = session
-        self.detached.pop(key, None)
+        if self.detached.pop(key, None) is not None:
+            self._no_longer_kept(session)
+            self.api.back(session, connection.line)
         session.will_due_ns = 0  # a new connection in time: the will of the one before is not sent [3.1.3.2.2]
         session.device, session.connection, session.expires_ns = device, connection, 0
         return session
@@ -211,6 +230,8 @@ class Sessions:
             return
         session.expires_ns = now_ns + session.expiry_s * SECOND
         self.detached[key] = session
+        if session.line is not None:
+            self.api.left(session.line, session)
         if len(self.detached) > limits.mqtt_sessions_max:
             self.refused.append(Said("session let go"))
             self._forget(next(iter(self.detached.values())), now_ns, at_ns)
@@ -218,7 +239,10 @@ class Sessions:
     def _forget(self, session: Session, now_ns: int, at_ns: int) -> None:
         key = (session.device.node_id, session.client_id)
         self.held.pop(key, None)
-        self.detached.pop(key, None)
+        if self.detached.pop(key, None) is not None:
+            self._no_longer_kept(session)
+            self.api.gone(session)
+        session.expires_ns = 0
         if session.will is not None:  # the end of the session is the end of its delay
             self._last_words(session, now_ns, at_ns)
 
@@ -239,6 +263,42 @@ class Sessions:
             self.refused.append(Said(taken.refused, kept, device.source(INTAKE)))
         intake = taken.intake or INTAKE
         self.orphans += [Offer(at_ns, device.source(intake, behind), raw) for behind, raw in taken.records]
+
+    # -- what waits for a client that is away ----------------------------------------------------------------------
+
+    def keep(self, session: Session, topic: str, payload: bytes) -> bool:
+        """What is said to a line that ended: to the one that its client is on now, or kept for its return where it has
+        subscribed with QoS 1 or 2 [3.1.1: 3.1.2-5]. Of too much the oldest goes; False when it is not kept."""
+        line = session.connection
+        if line is not None:
+            self.touched.append(line)
+            return line.send(topic, payload)
+        found, size = list(session.matching(topic)), len(payload)
+        qos = max((one.qos for one in found), default=0)
+        if not session.expires_ns or not qos:
+            return False
+        most, bytes_max = limits.mqtt_outgoing_max, limits.mqtt_kept_each_bytes_max
+        while session.kept and (len(session.outgoing) >= most or session.kept_bytes + size > bytes_max):
+            dropped = len(session.outgoing.pop(session.kept.popleft()).payload)
+            session.kept_bytes -= dropped
+            self.kept_bytes -= dropped
+            self.refused.append(Said("kept message let go"))
+        if (
+            len(session.outgoing) >= most
+            or max(size - bytes_max, self.kept_bytes + size - limits.mqtt_kept_bytes_max) > 0
+        ):
+            self.refused.append(Said("too much kept"))
+            return False
+        numbers = [one.number for one in found if one.number]
+        session.kept.append(session.hold(Outgoing(topic, payload, qos, False, numbers)))
+        session.kept_bytes += size
+        self.kept_bytes += size
+        return True
+
+    def _no_longer_kept(self, session: Session) -> None:
+        self.kept_bytes -= session.kept_bytes
+        session.kept_bytes = 0
+        session.kept.clear()
 
     # -- retained messages: a device's own, for its own subscriptions ---------------------------------------------
 
@@ -634,7 +694,7 @@ class Connection:
 
     def _refuse(self, why: str, payload: bytes) -> int:
         self.said.append(Said(why, payload, self.source))
-        return Reason.NOT_AUTHORIZED if why == Turned.FOREIGN else Reason.IMPLEMENTATION
+        return _reason(why)
 
     def _count_in(self, messages: int) -> None:
         """[4.9]"""
@@ -688,8 +748,7 @@ class Connection:
         batch = self.batch
         assert batch is not None
         if len(self.said) > before and self.level == V5:  # a PUBREC that says no ends the exchange [4.3.3]
-            reason = Reason.NOT_AUTHORIZED if self.said[-1].reason == Turned.FOREIGN else Reason.IMPLEMENTATION
-            batch.acks.append(b"\x50\x03" + number + bytes((reason,)))
+            batch.acks.append(b"\x50\x03" + number + bytes((_reason(self.said[-1].reason),)))
             return end
         session.received[packet.packet_id] = Storing.STORING
         batch.acks.append(b"")
@@ -812,11 +871,11 @@ class Connection:
         self._write(codec.Granted(Kind.UNSUBACK, packet.packet_id, tuple(reasons)))
 
     def send(self, topic: str, payload: bytes) -> bool:
-        """To the device, at the highest QoS of its matching subscriptions. False when it has none, is gone, has too much
-        unacknowledged already, or takes no packet of this size."""
+        """To the device, at the highest QoS of its matching subscriptions. False when it has none, is gone for good, has
+        too much unacknowledged already, or takes no packet of this size."""
         session = self.session
         if session is None or self.state is not State.OPEN:
-            return False
+            return session is not None and self.sessions.keep(session, topic, payload)
         found = list(session.matching(topic))
         if not found:
             return False
@@ -835,12 +894,7 @@ class Connection:
             return True
         if len(session.outgoing) >= limits.mqtt_outgoing_max:
             return False
-        session.turn = next(
-            number
-            for step in range(1, len(session.outgoing) + 2)
-            if (number := (session.turn + step - 1) % 0xFFFF + 1) not in session.outgoing
-        )
-        session.outgoing[session.turn] = message
+        session.hold(message)
         self._pump()
         return True
 
@@ -857,7 +911,7 @@ class Connection:
         session = self.session
         assert session is not None
         going = sum(message.sent for message in session.outgoing.values())
-        for number, message in session.outgoing.items():
+        for number, message in tuple(session.outgoing.items()):
             if message.sent:
                 continue
             if message.received:
@@ -865,7 +919,11 @@ class Connection:
             elif going >= self.quota:
                 break
             else:
-                self._write(self._publication(message, number))
+                said = codec.encode(self._publication(message, number), self.level)
+                if len(said) > self.out_bytes_max:  # kept for a client that takes less now: as good as sent [3.1.2-25]
+                    del session.outgoing[number]
+                    continue
+                self.out.append(said)
             message.sent = message.tried = True
             going += 1
 
@@ -878,6 +936,13 @@ _PLAIN: Final = frozenset((0x30, 0x32, 0x3A))  # PUBLISH of QoS 0, of QoS 1, of 
 
 def _because(words: str) -> Properties:
     return Properties({Property.REASON_STRING: words})
+
+
+def _reason(why: str) -> Reason:
+    """Of what the device API refused."""
+    if why == Turned.FOREIGN:
+        return Reason.NOT_AUTHORIZED
+    return Reason.PAYLOAD_FORMAT if isinstance(why, Unreadable) else Reason.IMPLEMENTATION
 
 
 _TURNED: Final = {

@@ -32,6 +32,7 @@ class Means(Enum):
     CLAIM = auto()
     PROVISION = auto()
     FREE = auto()  # data, on a topic of its own choice
+    CHUNK = auto()  # of firmware or software that it asks for
     GATEWAY_CONNECT = auto()
     GATEWAY_DISCONNECT = auto()
     GATEWAY_TELEMETRY = auto()
@@ -106,6 +107,7 @@ _FREE = Meant(Means.FREE, ME)
 _OURS = ("v1/", "v2/", "/provision/", "$")
 _DEVICES, _GATEWAYS = "v1/devices/", "v1/gateway/"
 _NUMBER = re.compile(r"[0-9]{1,10}", re.ASCII)
+_CHUNK = re.compile(r"v2/(fw|sw)/request/[0-9]{1,10}/chunk/[0-9]{1,10}", re.ASCII)
 
 
 class Not(Enum):
@@ -123,7 +125,7 @@ def meaning(topic: str, device: Device) -> Meant | Not:
 def _meaning(topic: str, device: Device) -> Meant | Not:
     if is_new(device):
         return _PROVISION if topic == PROVISIONING else Not.FOREIGN
-    found = _WHOLE.get(topic) or _numbered(topic)
+    found = _WHOLE.get(topic) or _numbered(topic) or _chunk(topic)
     if found is not None:
         return found
     if topic.startswith(_GATEWAYS):
@@ -159,6 +161,16 @@ def _numbered(topic: str) -> Meant | None:
             request = topic[len(start) :]
             return meant._replace(request=request) if _NUMBER.fullmatch(request) else None
     return None
+
+
+def _chunk(topic: str) -> Meant | None:
+    found = _CHUNK.fullmatch(topic)
+    return Meant(Means.CHUNK, SHORT, request=found[1]) if found else None
+
+
+def chunk_error(which: str) -> str:
+    """Where it is told that there is no chunk; `which` is fw or sw."""
+    return f"v2/{which}/error"
 
 
 def holds_secret(topic: str) -> bool:

@@ -32,6 +32,7 @@ def devices(site: Site, *flags: str) -> Iterator[None]:
     """The simulated devices, sending to this site."""
     command = [sys.executable, str(simulator_path()), *flags, "--http", site.url]
     command += ["--syslog-udp", f"127.0.0.1:{site.udp}", "--syslog-tcp", f"127.0.0.1:{site.tcp}"]
+    command += ["--mqtt", f"127.0.0.1:{site.mqtt}"]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         yield
@@ -173,7 +174,8 @@ def test_the_demo_says_one_line_of_json_and_serves_what_it_says(tmp_path: Path) 
         assert set(said["hub"]) == {"url", "token", "data"}
         assert [site["name"] for site in said["sites"]] == ["alder", "birch"]
         site = said["sites"][0]
-        assert set(site) == {"name", "url", "token", "syslog_udp", "syslog_tcp", "data"}
+        ways = {"syslog_udp", "syslog_tcp", "syslog_tls", "mqtt", "mqtt_tls", "http", "lines"}
+        assert set(site) == {"name", "url", "token", "ca", "enrol", "data", *ways}
         names = eventually(lambda: live_names(site), lambda names: len(names) == 5)
         assert len(names) == 5
         assert Path(site["data"], "site.db").exists()

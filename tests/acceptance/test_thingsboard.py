@@ -176,14 +176,22 @@ def test_a_gateway_delivers_for_two_devices_behind_it(alder: Site) -> None:
             (f"mqtt/@{node_id}/buoy-2", '[{"temperature":5.5}]'),
             (f"attributes/@{node_id}/buoy-1", '{"depth":12}'),
         ]
-        buoy = alder.adopt(f"mqtt/@{node_id}/buoy-1", "buoy-1")
+        assert mast.heard("who am I") == [{"id": 1, "device": "buoy-1", "values": {"name": "buoy-1"}}]
+        names = eventually(lambda: {one["name"]: one["id"] for one in alder.nodes()}, lambda found: "buoy-3" in found)
+        buoy = names["buoy-1"]
+        for name in ("buoy-1", "buoy-2", "buoy-3"):  # the last one is connected and has said nothing yet
+            assert alder.call("GET", f"/api/v1/nodes/{names[name]}")["upstream"] == node_id
+        (adopted,) = [one["body"] for one in alder.events("node.adopted") if one["subject"] == buoy]
+        assert (adopted["actor"], adopted["source"]) == ("gateway mast-1", f"device/@{node_id}/buoy-1")
+        assert all(not one["key"].startswith("mqtt/@") for one in alder.call("GET", "/api/v1/sources")["sources"])
         eventually(lambda: value(alder, buoy, "temp_c"), lambda found: found == 4.5)
+        eventually(lambda: value(alder, names["buoy-2"], "temp_c"), lambda found: found == 5.5)
         change(alder, buoy, "tags", "sea")
         mast.heard("ready")
         mast.go_on()
-        assert mast.heard("client") == [{"id": 1, "device": "buoy-1", "values": {"depth": 12}}]
+        assert mast.heard("client") == [{"id": 2, "device": "buoy-1", "values": {"depth": 12}}]
         (shared,) = mast.heard("shared")
-        assert shared == {"id": 2, "device": "buoy-1", "values": {"name": "buoy-1", "tags": ["sea"]}}
+        assert shared == {"id": 3, "device": "buoy-1", "values": {"name": "buoy-1", "tags": ["sea"]}}
         change(alder, buoy, "tags", "sea deep")
         deeper = {"device": "buoy-1", "data": {"tags": ["deep", "sea"]}}
         eventually(lambda: mast.all("told")[-1:], lambda found: found == [deeper])
@@ -191,6 +199,8 @@ def test_a_gateway_delivers_for_two_devices_behind_it(alder: Site) -> None:
         assert (answer.status_code, answer.json()) == (200, {"answer": {"echo": {"n": 2}}})
         (wish,) = mast.heard("called")
         assert wish["device"] == "buoy-1"
+        assert call(alder, names["buoy-3"], "blink", {"n": 3}).json() == {"answer": {"echo": {"n": 3}}}
+        assert mast.heard("called", 2)[1]["device"] == "buoy-3"
 
 
 def test_a_newcomer_trades_its_code_over_mqtt_and_its_token_lets_it_in(alder: Site) -> None:
@@ -271,10 +281,12 @@ def test_a_topic_of_somebody_else_is_refused_and_one_of_its_own_choice_is_not(al
 
     assert publish("galley/oven", "temp=180 door=shut").stderr == ""
     assert "Not authorized" in publish("v1/devices/kestrel/telemetry", '{"temperature":1}').stderr
+    assert "Payload format invalid" in publish("v1/devices/me/telemetry", "{").stderr
     assert records(alder, node_id) == [(f"mqtt/@{node_id}/", "temp=180 door=shut")]
-    (item,) = eventually(
+    first, second = eventually(
         lambda: [
             one for one in alder.call("GET", "/api/v1/quarantine")["items"] if one["source"] == f"mqtt/@{node_id}/"
-        ]
+        ],
+        lambda found: len(found) == 2,
     )
-    assert item["reason"] == "not the device's own"
+    assert {first["reason"], second["reason"]} == {"not the device's own", "this is no valid JSON"}

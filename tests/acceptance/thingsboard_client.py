@@ -68,8 +68,9 @@ def gateway(port: int, token: str) -> None:
     client.connect()
     while not client.rate_limits_received or client.get_subscriptions_in_progress():
         time.sleep(0.02)
-    for name in ("buoy-1", "buoy-2"):
+    for name in ("buoy-1", "buoy-2", "buoy-3"):
         client.gw_connect_device(name, "float")
+    client.gw_request_shared_attributes("buoy-1", ["name"], lambda content, error: say("who am I", content))
     client.gw_subscribe_to_all_attributes(lambda content: say("told", content))
     say(
         "telemetry",

@@ -23,12 +23,23 @@ class Wire:
         self.device = device
         self.filters = list(filters)
         self.heard: list[tuple[str, Any]] = []
+        self.raw = False  # whether what it hears is no JSON
 
     def send(self, topic: str, payload: bytes) -> bool:
         matches = any(topic == one or (one[-1] in "+#" and topic.startswith(one[:-1])) for one in self.filters)
         if matches:
-            self.heard.append((topic, json.loads(payload)))
+            self.heard.append((topic, payload if self.raw else json.loads(payload)))
         return matches
+
+
+class Session:
+    """Of one that is away."""
+
+    def __init__(self, device: Device, *topics: str) -> None:
+        self.device, self.topics = device, topics
+
+    def takes(self, topic: str) -> bool:
+        return topic.startswith(self.topics)
 
 
 class Site:
@@ -40,6 +51,7 @@ class Site:
         self.said: dict[str, dict[str, str]] = {}
         self.wanted: dict[str, dict[str, bytes]] = {"01KESTREL": {"target_version": b'"2.5"', "name": b'"kestrel"'}}
         self.ready = True
+        self.coming: set[str] = set()
         self.code = "GOOD-CODE"
         nodes = Nodes(
             lambda who: self.claims.get(who, ""),
@@ -47,6 +59,7 @@ class Site:
             lambda node: self.said.get(node, {}),
             self._wants,
             lambda: self.ready,
+            self.coming.__contains__,
         )
         self.api = Api(nodes, self._provision, now_ns=lambda: 1_795_253_400 * 10**9, now_s=lambda: self.now_s)
 
@@ -64,5 +77,5 @@ class Site:
     async def settle(self) -> None:
         """Until every question is answered and every change told."""
         attributes = self.api.attributes
-        while attributes._dirty or attributes._opened or attributes._asks:
+        while attributes._dirty or attributes._opened or attributes._asks or attributes._back:
             await attributes._some()

@@ -6,7 +6,7 @@ from __future__ import annotations
 from typing import Any, TypeVar
 
 from appliance.intake import mqtt_codec as codec
-from appliance.intake.device import Device, Line, Taken, Turned
+from appliance.intake.device import Away, Device, Line, Taken, Turned, Unreadable
 from appliance.intake.mqtt_codec import NONE, V5, V311, Ack, Connack, Connect, Kind, Packet, Publish, Subscribe
 from appliance.intake.mqtt_session import Batch, Connection, Said, Session, Sessions, Terms
 from fleet.limits import SECOND
@@ -16,11 +16,16 @@ LEVELS = (V311, V5)
 AT_NS = 1_795_239_626 * SECOND
 
 
+class Broken(Unreadable):
+    JSON = "this is no JSON"
+
+
 class Api:
     """What is published is a record; a topic below `bob/` is Bob's alone, and `lines` are those that are connected."""
 
     def __init__(self) -> None:
         self.lines: list[Line] = []
+        self.away: list[Away] = []
         self.heard: list[tuple[str, bytes]] = []
 
     def opened(self, line: Line) -> None:
@@ -28,6 +33,15 @@ class Api:
 
     def closed(self, line: Line) -> None:
         self.lines.remove(line)
+
+    def left(self, line: Line, away: Away) -> None:
+        self.away.append(away)
+
+    def back(self, away: Away, line: Line) -> None:
+        self.away.remove(away)
+
+    def gone(self, away: Away) -> None:
+        self.away.remove(away)
 
     def may_subscribe(self, device: Device, topic_filter: str) -> bool:
         return not topic_filter.startswith("mallory/")
@@ -38,6 +52,8 @@ class Api:
             return Taken(refused=Turned.FOREIGN)
         if topic.startswith("secret/"):
             return Taken(refused="wrong key", secret=True)
+        if topic == "broken":
+            return Taken(refused=Broken.JSON)
         if topic == "nothing":
             return Taken()
         if topic == "gateway":

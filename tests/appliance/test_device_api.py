@@ -9,11 +9,13 @@ import pytest
 
 from appliance.intake import attributes
 from appliance.intake.device import Taken, Turned
+from appliance.intake.device_api import NO_PACKAGE
 from appliance.intake.device_bodies import Fault
 from appliance.intake.device_calls import UNASKED
+from appliance.intake.device_seats import LATELY_S
 from fleet import limits, snapshot
 from fleet.people import Refused
-from tests.appliance.lines import KESTREL, MAST, NEW, STRANGER, Site, Wire
+from tests.appliance.lines import KESTREL, MAST, NEW, STRANGER, Session, Site, Wire
 from tests.cast import eventually_async
 
 CALLS = "v1/devices/me/rpc/request/"
@@ -151,6 +153,93 @@ async def test_a_device_that_subscribes_late_is_told_all_that_changed() -> None:
     assert wire.heard == [("v1/devices/me/attributes", {"name": "kestrel-1", "tags": ["scout"]})]
 
 
+async def test_who_comes_back_is_told_in_one_word_what_changed_since_it_left_whoever_else_was_told_meanwhile() -> None:
+    site, first, other = Site(), Wire(KESTREL, "v1/devices/me/attributes"), Wire(KESTREL, "v1/devices/me/attributes")
+    site.api.opened(first)
+    site.api.opened(other)
+    await site.settle()
+    away = Session(KESTREL)
+    site.api.left(first, away)
+    site.api.closed(first)
+    for wanted in (b'"2.6"', b'"2.7"'):
+        site.wanted["01KESTREL"]["target_version"] = wanted
+        site.api.attributes.changed(["01KESTREL"])
+        await site.settle()
+    assert first.heard == []
+    assert len(other.heard) == 2
+    back = Wire(KESTREL, "v1/devices/me/attributes")
+    site.api.back(away, back)
+    site.api.opened(back)
+    await site.settle()
+    assert back.heard == [("v1/devices/me/attributes", {"target_version": "2.7"})]
+    assert len(other.heard) == 2
+    site.api.left(back, away)
+    site.api.closed(back)
+    site.api.gone(away)
+    assert site.api.seats.away(["@01KESTREL/"]) == []
+    again = Wire(KESTREL, "v1/devices/me/attributes")
+    site.api.back(away, again)
+    await site.settle()
+    assert again.heard == []
+
+
+async def test_a_gateway_that_comes_back_brings_those_behind_it_with_it() -> None:
+    site, wire = Site(), Wire(MAST, "v1/gateway/attributes", "v1/gateway/rpc")
+    site.api.opened(wire)
+    say(site, wire, "v1/gateway/connect", {"device": "buoy"})
+    site.wanted["01BUOY"] = {"name": b'"buoy"'}
+    await site.settle()
+    away = Session(MAST, "v1/gateway/rpc")
+    site.api.left(wire, away)
+    site.api.closed(wire)
+    assert not site.api.connected("01BUOY")
+    site.api.calls.check("01BUOY")  # it is worth waiting
+    asked = asyncio.create_task(site.api.calls.call("01BUOY", "blink", 1, 20.0, one_way=True))
+    site.wanted["01BUOY"]["target_version"] = b'"2.5"'
+    site.api.attributes.changed(["01BUOY"])
+    await site.settle()
+    back = Wire(MAST, "v1/gateway/attributes", "v1/gateway/rpc")
+    site.api.back(away, back)
+    site.api.opened(back)
+    await site.settle()
+    assert await asked is None
+    assert back.heard == [
+        ("v1/gateway/attributes", {"device": "buoy", "data": {"target_version": "2.5"}}),
+        ("v1/gateway/rpc", {"device": "buoy", "data": {"id": 1, "method": "blink", "params": 1}}),
+    ]
+
+
+def test_so_many_may_be_away_and_who_is_beyond_them_begins_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "away_seats_max", 2)
+    site, wire, other = Site(), Wire(MAST), Wire(KESTREL)
+    site.api.opened(wire)
+    site.api.opened(other)
+    say(site, wire, "v1/gateway/connect", {"device": "buoy"})
+    mast, kestrel = Session(MAST), Session(KESTREL)
+    for line, away in ((wire, mast), (other, kestrel)):
+        site.api.left(line, away)
+        site.api.closed(line)
+    assert site.api.waiting()["seats_away"] == 2
+    site.api.back(kestrel, Wire(KESTREL))
+    site.api.back(mast, Wire(MAST))
+    assert (site.api.connected("01KESTREL"), site.api.connected("01MAST"), site.api.connected("01BUOY")) == (
+        False,
+        True,
+        True,
+    )
+    assert site.api.waiting()["seats_away"] == 0
+
+
+async def test_a_call_to_one_who_listens_to_none_when_it_is_back_is_refused_at_once() -> None:
+    site, wire = Site(), Wire(KESTREL)
+    site.api.opened(wire)
+    site.api.left(wire, Session(KESTREL, "v1/devices/me/attributes"))
+    site.api.closed(wire)
+    site.now_s += LATELY_S + 1
+    with pytest.raises(Refused, match="not connected, so nothing was sent"):
+        site.api.calls.check("01KESTREL")
+
+
 async def test_after_a_start_a_question_waits_until_what_was_stored_is_read() -> None:
     site, wire = Site(), Wire(KESTREL, "#")
     site.ready = False
@@ -163,6 +252,25 @@ async def test_after_a_start_a_question_waits_until_what_was_stored_is_read() ->
     await eventually_async(lambda: _heard(wire))
     assert wire.heard == [("v1/devices/me/attributes/response/1", {"client": {"mode": "as stored"}})]
     running.cancel()
+
+
+async def test_a_question_for_one_that_is_about_to_be_a_node_waits_for_that() -> None:
+    site, wire = Site(), Wire(MAST, "v1/gateway/attributes/response", "v1/gateway/attributes")
+    site.coming.add("@01MAST/tern")
+    say(site, wire, "v1/gateway/connect", {"device": "tern"})
+    say(site, wire, "v1/gateway/attributes/request", {"id": 1, "device": "tern", "client": False, "key": "name"})
+    await site.api.attributes._some()
+    assert wire.heard == []
+    site.coming.clear()
+    site.claims["@01MAST/tern"] = "01TERN"
+    site.wanted["01TERN"] = {"name": b'"tern"'}
+    await site.settle()
+    assert wire.heard == [("v1/gateway/attributes/response", {"id": 1, "device": "tern", "value": "tern"})]
+    site.wanted["01TERN"]["target_version"] = b'"2.5"'
+    site.api.attributes.changed(["01TERN"])
+    await site.settle()
+    news = {"device": "tern", "data": {"target_version": "2.5"}}
+    assert wire.heard[1:] == [("v1/gateway/attributes", news)], "what it opened its line with is no news"
 
 
 @pytest.mark.parametrize("body", [b"[]", b"7", b"{", b'{"a"}', b"\xff"])
@@ -191,6 +299,17 @@ def test_the_record_of_attributes_is_a_reading_with_bounds() -> None:
     many = json.dumps({f"k{n}": n for n in range(1_000)}).encode()
     snapshot.fold(held, 3, 30, "attributes/@K/", attributes.parse(many, 0))
     assert len(held.attributes) == limits.attributes_per_node_max
+
+
+@pytest.mark.parametrize("which", ["fw", "sw"])
+def test_who_asks_for_a_package_is_told_that_there_is_none(which: str) -> None:
+    site, listens, deaf = Site(), Wire(KESTREL, f"v2/{which}/error"), Wire(KESTREL, f"v2/{which}/response/+")
+    listens.raw = True
+    for chunk in (0, 1):
+        assert say(site, listens, f"v2/{which}/request/7/chunk/{chunk}", b"16384") == Taken()
+    assert listens.heard == [(f"v2/{which}/error", NO_PACKAGE.encode())] * 2
+    assert say(site, deaf, f"v2/{which}/request/7/chunk/0", b"16384") == Taken(refused=NO_PACKAGE)
+    assert say(site, deaf, f"v2/{which}/request/x/chunk/0", b"").refused == "this topic has no meaning here"
 
 
 # -- calls --------------------------------------------------------------------------------------------------------

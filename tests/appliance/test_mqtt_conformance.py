@@ -290,6 +290,42 @@ def test_a_session_is_resumed_or_begun_anew_as_the_client_asks(box: Box, level: 
     assert comes(**stays()).last(Connack).session_present is False
 
 
+@both
+@must("3.1.2-5", "")
+def test_what_is_said_to_a_client_that_is_away_waits_for_its_return(box: Box, level: int) -> None:
+    bob = box.client(level, **stays())
+    bob.subscribes("one", qos=1)
+    bob.subscribes("two", qos=2)
+    bob.subscribes("zero", qos=0)
+    bob.breaks()
+    said = [bob.send(topic, b"while away") for topic in ("one", "two", "zero", "other")]
+    assert said == [True, True, False, False]
+    again = box.client(level, **stays())
+    heard = [(packet.topic, packet.qos, packet.dup) for packet in again.heard if isinstance(packet, Publish)]
+    assert heard == [("one", 1, False), ("two", 2, False)]
+    again.breaks()
+    once_more = box.client(level, **stays())  # nothing was acknowledged, so it comes again
+    assert [packet.dup for packet in once_more.heard if isinstance(packet, Publish)] == [True, True]
+    once_more.says(ack(Kind.PUBACK, 1), ack(Kind.PUBREC, 2), ack(Kind.PUBCOMP, 2))
+    once_more.breaks()
+    assert not [packet for packet in box.client(level, **stays()).heard if isinstance(packet, Publish)]
+
+
+def test_what_waits_for_a_client_ends_with_its_session(box: Box) -> None:
+    bob = box.client(**stays(60))
+    bob.subscribes("t", qos=1)
+    bob.breaks()
+    assert bob.send("t", b"x")
+    box.pass_s(61)
+    assert (box.sessions.held, box.sessions.kept_bytes) == ({}, 0)
+    assert not bob.send("t", b"too late")
+    assert not [packet for packet in box.client(**stays()).heard if isinstance(packet, Publish)]
+    plain = box.client(client_id="carol")
+    plain.subscribes("t", qos=1)
+    plain.breaks()
+    assert not plain.send("t", b"it did not mean to come back")
+
+
 @must("", "4.1.0-2 3.14.2-2")
 def test_a_session_ends_when_its_expiry_has_passed(box: Box) -> None:
     box.client(**stays(60)).breaks()
@@ -389,7 +425,9 @@ def test_a_client_that_is_connected_already_is_ended_by_the_one_that_comes(box: 
         assert first.last(Disconnect).reason == Reason.TAKEN_OVER
     assert second.last(Connack).session_present
     assert second.send("t", b"x")
-    assert not first.send("t", b"x")
+    assert first.send("t", b"an answer that was under way")
+    assert second.last(Publish).payload == b"an answer that was under way"
+    assert not isinstance(first.heard[-1], Publish)
 
 
 @both
@@ -932,7 +970,6 @@ _NO_AUTH = "there is no enhanced authentication; a CONNECT that asks for it is r
 _WHOLE = "that the whole holds, for clients and servers; the other statements are its parts"
 NOT_HERE = {
     "3.1.1": {
-        "3.1.2-5": "nothing is taken for a device that is away: `Line.send` says no to whoever has something for it",
         "3.8.3-2": "wildcards are taken",
         "4.5.0-1": _NO_FORWARDING,
         "7.0.0-1": _WHOLE,

@@ -175,22 +175,26 @@ def test_a_pubrec_that_was_due_on_a_broken_connection_goes_to_the_one_that_asked
 @both
 def test_what_the_api_refuses_is_kept_apart_and_the_rest_of_the_read_is_stored(box: Box, level: int) -> None:
     bob = box.client(level)
-    for topic in ("t", "mallory/t", "secret/t"):
+    for topic in ("t", "mallory/t", "secret/t", "broken"):
         bob.publishes(b"known", topic=topic)
     box.said.clear()
     box.stored.clear()
     data = b"".join(
         codec.encode(Publish(topic, b"%d" % number, 1, packet_id=number), level)
-        for number, topic in enumerate(("t", "mallory/t", "t", "secret/t"), 1)
+        for number, topic in enumerate(("t", "mallory/t", "t", "secret/t", "broken"), 1)
     )
     heard = bob.bytes_say(data)
-    no, wrong = (Reason.NOT_AUTHORIZED, Reason.IMPLEMENTATION) if level == V5 else (0, 0)
-    assert heard == [ack(Kind.PUBACK, 1), ack(Kind.PUBACK, 2, no), ack(Kind.PUBACK, 3), ack(Kind.PUBACK, 4, wrong)]
+    reasons = (0, Reason.NOT_AUTHORIZED, 0, Reason.IMPLEMENTATION, Reason.PAYLOAD_FORMAT)
+    said = reasons if level == V5 else (0,) * 5
+    assert heard == [ack(Kind.PUBACK, number, reason) for number, reason in enumerate(said, 1)]
     assert box.raws == [b"1", b"3"]
     assert [(one.reason, one.raw) for one in box.said] == [
         (Turned.FOREIGN, b"2"),
-        ("wrong key", b""),
-    ]  # a secret is not kept
+        ("wrong key", b""),  # a secret is not kept
+        ("this is no JSON", b"5"),
+    ]
+    answer = bob.publishes(b"x", 2, 9, topic="broken")
+    assert answer == [ack(Kind.PUBREC, 9, Reason.PAYLOAD_FORMAT if level == V5 else 0)]
 
 
 @both
@@ -295,6 +299,55 @@ def test_a_device_that_acknowledges_nothing_is_sent_so_much_and_no_more(box: Box
     assert not bob.send("t", b"x")
     bob.says(ack(Kind.PUBACK, 1))
     assert bob.send("t", b"x")
+
+
+def test_of_too_much_for_a_client_that_is_away_the_oldest_goes_and_is_counted(box: Box) -> None:
+    bob = box.client(**STAYS)
+    bob.subscribes("t", qos=1)
+    for number in range(3):  # on their way already: these are not let go
+        bob.send("t", b"before %d" % number)
+    bob.breaks()
+    assert all(bob.send("t", b"%d" % number) for number in range(limits.mqtt_outgoing_max))
+    again = box.client(**STAYS)
+    heard = [packet.payload for packet in again.heard if isinstance(packet, Publish)]
+    assert heard == [b"before 0", b"before 1", b"before 2"] + [b"%d" % n for n in range(3, limits.mqtt_outgoing_max)]
+    assert box.counted == ["kept message let go"] * 3
+    assert box.sessions.kept_bytes == 0
+
+
+def test_bytes_for_those_who_are_away_are_bounded_for_each_and_for_all(
+    box: Box, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(limits, "mqtt_kept_each_bytes_max", 1_000)
+    monkeypatch.setattr(limits, "mqtt_kept_bytes_max", 1_500)
+    away = [box.client(client_id=name, **STAYS) for name in ("a", "b")]
+    for one in away:
+        one.subscribes("t", qos=2)
+        one.breaks()
+    assert not away[0].send("t", b"x" * 1_001)
+    assert [away[0].send("t", b"%d" % number * 400) for number in range(5)] == [True] * 5
+    assert box.sessions.kept_bytes == 800
+    assert away[1].send("t", b"x" * 700)
+    assert not away[1].send("t", b"y" * 200)
+    assert box.counted == ["too much kept", *["kept message let go"] * 3, "too much kept"]
+    back = box.client(client_id="a", **STAYS)
+    assert [packet.payload[:1] for packet in back.heard if isinstance(packet, Publish)] == [b"3", b"4"]
+    assert away[1].send("t", b"y" * 200)
+    box.sessions.revoke("", box.now_ns, 0)
+    box.pass_s(601)
+    assert box.sessions.kept_bytes == 0
+    assert box.api.away == []
+
+
+def test_one_who_comes_back_and_takes_less_is_not_sent_what_is_too_large(box: Box) -> None:
+    bob = box.client(**STAYS)
+    bob.subscribes("t", qos=1)
+    bob.breaks()
+    assert bob.send("t", b"x" * 500)
+    assert bob.send("t", b"short")
+    small = {Property.SESSION_EXPIRY: 600, Property.PACKET_MAXIMUM: 100}
+    again = box.client(clean=False, properties=Properties(small))
+    assert [packet.payload for packet in again.heard if isinstance(packet, Publish)] == [b"short"]
 
 
 def test_retained_messages_are_bounded_for_each_device_and_a_topic_counts_once(box: Box) -> None:

@@ -22,7 +22,8 @@ from typing import Any
 
 import pytest
 
-from appliance.intake import http, syslog
+from appliance.intake import http, mqtt_codec, payload, syslog
+from fleet.reading import Reading
 
 SCRIPT = Path(__file__).parents[2] / "firmware-hooks" / "simulator.py"
 START_NS = 1_795_253_400_123_000_000
@@ -186,14 +187,14 @@ def test_messages_are_well_formed_in_every_dialect() -> None:
                 assert len(body) < 2048
                 assert mid.encode() in body
                 match = NEW.fullmatch(body) or OLD.fullmatch(body)
-                if device.way is simulator.Way.HTTP:
+                if device.way in (simulator.Way.HTTP, simulator.Way.MQTT):
                     assert json.loads(body)["device"] == device.name
                 else:
                     assert match is not None
                     assert match["name"].decode() == device.name
                     if device.dialect is simulator.Dialect.JSON:
                         assert json.loads(match["text"])["mid"] == mid
-    assert len(seen) >= 9
+    assert len(seen) >= 10
 
 
 def test_the_appliance_reads_what_the_devices_meant() -> None:
@@ -201,10 +202,9 @@ def test_the_appliance_reads_what_the_devices_meant() -> None:
     for second in range(0, 600, 13):
         for packet in one.messages(second):
             device = packet.device
-            parser = http.parse if device.way is simulator.Way.HTTP else syslog.parse
             for mid, body in zip(packet.mids, packet.bodies, strict=True):
                 at = int(mid.rpartition("-")[2]) - START_NS // 10**9 + device.late_s
-                state, reading = one.state(device, at), parser(body, received_ns=START_NS + second * 10**9)
+                state, reading = one.state(device, at), read(device.way, body, START_NS + second * 10**9)
                 assert (reading.name, reading.heartbeat, reading.marks) == (device.name, True, ())
                 assert reading.version == device.firmware
                 assert reading.position is not None
@@ -215,6 +215,12 @@ def test_the_appliance_reads_what_the_devices_meant() -> None:
                     assert abs(reading.metrics["battery_pct"] - state.metrics["battery_pct"]) <= 0.5
                 else:
                     assert state.metrics.items() <= reading.metrics.items()
+
+
+def read(way: Any, body: bytes, at_ns: int) -> Reading:
+    if way is simulator.Way.MQTT:
+        return payload.reading(payload.read(body))
+    return (http.parse if way is simulator.Way.HTTP else syslog.parse)(body, received_ns=at_ns)
 
 
 def test_the_old_timestamp_pads_the_day_with_a_space() -> None:
@@ -269,11 +275,13 @@ def agree(said: dict[str, Any], state: Any) -> None:
 
 
 class Harbor:
-    """A real receiver on three ports that writes down who said what; answers HTTP with the next of `statuses`."""
+    """A real receiver on four ports that writes down who said what; answers HTTP with the next of `statuses`, and lets so
+    many PUBACKs be lost with their connections as `deaf` says."""
 
-    def __init__(self, statuses: list[int]) -> None:
-        self.statuses = statuses
-        self.heard: dict[str, list[tuple[str, bytes]]] = {"syslog-udp": [], "syslog-tcp": [], "http": []}
+    def __init__(self, statuses: list[int], deaf: int = 0) -> None:
+        self.statuses, self.deaf = statuses, deaf
+        self.heard: dict[str, list[tuple[str, bytes]]] = {"syslog-udp": [], "syslog-tcp": [], "http": [], "mqtt": []}
+        self.names: list[str] = []
         self.datagrams = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         self.datagrams.bind(("127.0.0.1", 0))
         self.datagrams.setblocking(False)
@@ -284,19 +292,21 @@ class Harbor:
         asyncio.get_running_loop().add_reader(self.datagrams, self._datagram)
         self.tcp = await asyncio.start_server(self._counted, "127.0.0.1", 0)
         self.http = await asyncio.start_server(self._requests, "127.0.0.1", 0)
-        ports = [self.datagrams.getsockname()[1], *(s.sockets[0].getsockname()[1] for s in (self.tcp, self.http))]
+        self.mqtt = await asyncio.start_server(self._messages, "127.0.0.1", 0)
+        servers = (self.tcp, self.http, self.mqtt)
+        ports = [self.datagrams.getsockname()[1], *(one.sockets[0].getsockname()[1] for one in servers)]
         self.flags = [f"--syslog-udp=127.0.0.1:{ports[0]}", f"--syslog-tcp=127.0.0.1:{ports[1]}"]
-        self.flags.append(f"--http=http://127.0.0.1:{ports[2]}")
+        self.flags += [f"--http=http://127.0.0.1:{ports[2]}", f"--mqtt=127.0.0.1:{ports[3]}"]
         return self
 
     async def __aexit__(self, *_: object) -> None:
         asyncio.get_running_loop().remove_reader(self.datagrams)
         self.datagrams.close()
-        for server in (self.tcp, self.http):
+        for server in (self.tcp, self.http, self.mqtt):
             server.close()
         for writer in self.writers:
             writer.close()
-        for server in (self.tcp, self.http):
+        for server in (self.tcp, self.http, self.mqtt):
             await server.wait_closed()
 
     def _datagram(self) -> None:
@@ -328,6 +338,29 @@ class Harbor:
                 self.posted.set()
         writer.close()
 
+    async def _messages(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.writers.add(writer)
+        address, data = writer.get_extra_info("peername")[0], b""
+        while more := await reader.read(65_536):
+            data += more
+            while (found := mqtt_codec.head(data, 0, 1 << 20)) is not None and found[2] <= len(data):
+                first, begin, end = found
+                packet, data = mqtt_codec.decode(first, data[begin:end], mqtt_codec.V311), data[end:]
+                if isinstance(packet, mqtt_codec.Connect):
+                    self.names.append(packet.client_id)
+                    writer.write(mqtt_codec.encode(mqtt_codec.Connack(0), mqtt_codec.V311))
+                    continue
+                assert isinstance(packet, mqtt_codec.Publish)
+                assert (packet.topic, packet.qos) == ("v1/devices/me/telemetry", 1)
+                self.heard["mqtt"].append((address, packet.payload))
+                if self.deaf:
+                    self.deaf -= 1
+                    writer.close()
+                    return
+                puback = mqtt_codec.Ack(mqtt_codec.Kind.PUBACK, packet.packet_id)
+                writer.write(mqtt_codec.encode(puback, mqtt_codec.V311))
+        writer.close()
+
 
 async def sail(*flags: str) -> dict[str, int]:
     process = await asyncio.create_subprocess_exec(
@@ -339,7 +372,7 @@ async def sail(*flags: str) -> dict[str, int]:
     return tally
 
 
-async def test_25_devices_are_heard_from_25_addresses_on_three_ways(tmp_path: Path) -> None:
+async def test_25_devices_are_heard_from_25_addresses_on_four_ways(tmp_path: Path) -> None:
     ledger = tmp_path / "ledger"
     async with Harbor([]) as harbor:
         await sail(*harbor.flags, "--speed=2", "--duration=1.9", f"--start={START_NS / 1e9}", f"--ledger={ledger}")
@@ -349,8 +382,9 @@ async def test_25_devices_are_heard_from_25_addresses_on_three_ways(tmp_path: Pa
     assert set(bodies(world(), range(1))) <= {part for body in said for part in elements(body)}
     rows = [json.loads(line) for line in ledger.read_text().splitlines()]
     assert len({row["mid"] for row in rows}) == len(rows) >= 25
-    assert {row["acked"] for row in rows if row["way"] == "http"} == {True}
-    assert {row["acked"] for row in rows if row["way"] != "http"} == {None}
+    assert {row["acked"] for row in rows if row["way"] in ("http", "mqtt")} == {True}
+    assert {row["acked"] for row in rows if row["way"].startswith("syslog")} == {None}
+    assert harbor.names == ["drone-10"]
 
 
 def elements(body: bytes) -> list[bytes]:
@@ -370,6 +404,18 @@ async def test_what_is_not_taken_is_kept_and_tried_again(tmp_path: Path) -> None
     arrived = {json.loads(part)["mid"] for _, body in harbor.heard["http"] for part in elements(body)}
     assert acked == arrived
     assert len(acked) >= 20
+
+
+async def test_a_message_whose_puback_was_lost_is_sent_again(tmp_path: Path) -> None:
+    ledger = tmp_path / "ledger"
+    async with Harbor([], deaf=2) as harbor:
+        await sail(harbor.flags[3], "--devices=1", "--duration=3.5", f"--ledger={ledger}")
+    rows = [json.loads(line) for line in ledger.read_text().splitlines()]
+    arrived = [json.loads(body)["mid"] for _, body in harbor.heard["mqtt"]]
+    assert arrived[0] == arrived[1] == arrived[2]
+    assert {row["mid"] for row in rows if row["acked"]} == set(arrived)
+    assert len(set(arrived)) > 1
+    assert harbor.names == ["drone-01"] * 3
 
 
 async def test_a_refused_message_is_let_go_and_written_down(tmp_path: Path) -> None:
@@ -421,7 +467,7 @@ def test_the_list_names_every_device_with_its_address() -> None:
     rows = [json.loads(line) for line in command("--list", "--base", "127.9.0.0").stdout.splitlines()]
     assert len(rows) == 25
     assert set(rows[0]) == {"name", "kind", "role", "address", "intake", "model", "serial", "firmware"}
-    assert Counter(row["intake"] for row in rows) == {"syslog": 17, "http": 8}
+    assert Counter(row["intake"] for row in rows) == {"syslog": 16, "http": 8, "mqtt": 1}
     assert rows[0]["address"] == "127.9.0.1"
     assert Counter(row["kind"] for row in rows) == {"EDGE": 20, "RELAY": 5}
 

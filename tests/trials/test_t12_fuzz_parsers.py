@@ -21,7 +21,8 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from appliance.intake import http, payload, syslog
+from appliance.intake import bridge_topics, http, payload, syslog
+from appliance.intake.mqtt_session import matches
 from appliance.intake.payload import Mark
 from fleet import limits, mavlink
 from fleet.metrics import CANONICAL
@@ -237,12 +238,51 @@ def check_http(data: bytes, rng: random.Random) -> None:
         http.sender(refusal.raw)
 
 
+TEMPLATES = ("sensors/{node}/telemetry", "plant/dev-{node}/#", "a/+/{node}", "lines/+/state", "$SYS/#", "+/+/+")
+TOPICS = (
+    b"sensors/alder-7/telemetry",
+    b"plant/dev-17/a/b",
+    b"a/b/c",
+    b"lines/4/state",
+    "mast/é/\U0001f6f0".encode(),
+    b"/",
+)
+
+
+def bridge_bytes(rng: random.Random) -> bytes:
+    """A topic, and what came on it."""
+    topic, raw = mutated(rng, TOPICS), rng.choice((in_json, in_words, lambda rng: mutated(rng, BODIES)))(rng)
+    return topic.replace(b"\0", b"") + b"\0" + raw
+
+
+def check_bridge(data: bytes, rng: random.Random) -> None:
+    """Whatever a broker brings: the templates agree with what was subscribed, and a name is one."""
+    words, _, raw = data.partition(b"\0")
+    topic = words.decode(errors="replace")
+    texts = rng.sample(TEMPLATES, 2) + [topic] * (rng.random() < 0.2)
+    made = [one for one in map(bridge_topics.template, texts) if isinstance(one, bridge_topics.Template)]
+    for one in made:
+        if not (topic.startswith("$") and one.filter[:1] in "+#"):
+            assert matches(one.filter, topic) or not one.pattern.fullmatch(topic)
+    name = bridge_topics.node_of(made, "machine.serial", topic, raw)
+    assert len(name) <= limits.name_chars_max
+    assert name.isprintable()
+    bridge_topics.wrong_with(texts, rng.choice(("", "a.b")))
+    mind(bridge_topics.parse(raw, RECEIVED_NS))
+    memory = bridge_topics.Memory(2)
+    seen = bridge_topics.came(rng.randrange(3), topic, raw)
+    assert not memory.repeated(seen, dup=True, retained=True)
+    memory.stored(seen)
+    assert memory.repeated(seen, dup=True, retained=True)
+
+
 FAMILIES: dict[str, tuple[Callable[[random.Random], bytes], Check]] = {
     "mavlink": (mavlink_bytes, check_mavlink),
     "payload": (payload_bytes, check_payload),
     "syslog": (lambda rng: mutated(rng, SYSLOG), check_syslog),
     "framer": (lambda rng: b"\n".join(mutated(rng, SYSLOG) for _ in range(rng.randrange(1, 3))), check_framer),
     "http": (http_bytes, check_http),
+    "bridge": (bridge_bytes, check_bridge),
 }
 
 
