@@ -15,7 +15,7 @@ Rules of the file
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime
 from enum import StrEnum
 from typing import NamedTuple
@@ -179,5 +179,9 @@ def is_quiet(one: Item, now_ns: int) -> bool:
 
 def queue(items: Iterable[Item], now_ns: int) -> list[Item]:
     """What stands in the queue, most urgent first."""
-    awake = [one for one in items if not is_quiet(one, now_ns)]
-    return sorted(awake, key=lambda one: (-score(one.cause, one.since_ns, now_ns), one.since_ns, one.subject))
+    return sorted((one for one in items if not is_quiet(one, now_ns)), key=urgency(now_ns))
+
+
+def urgency(now_ns: int) -> Callable[[Item], tuple[float, int, str]]:
+    """What the queue is sorted by."""
+    return lambda one: (-score(one.cause, one.since_ns, now_ns), one.since_ns, one.subject)

@@ -74,19 +74,15 @@ def following(site_db: Path, after: int, limit: int, stretch: Stretch) -> list[R
 
 
 def newest(db: sqlite3.Connection, stretch: Stretch, before: int) -> Iterator[Recorded]:
-    ends = [
-        (log, _head(db, log, lambda one: one.position < before and one.hlc <= stretch.high, stretch.high) + 1)
-        for log in _logs(db)
-    ]
-    return _merged(db, ends, stretch, -1)
+    logs = _logs(db)
+    heads = _heads(db, logs, lambda one: one.position < before and one.hlc <= stretch.high, stretch.high)
+    return _merged(db, [(log, head + 1) for log, head in zip(logs, heads, strict=True)], stretch, -1)
 
 
 def oldest(db: sqlite3.Connection, stretch: Stretch, after: int) -> Iterator[Recorded]:
-    ends = [
-        (log, _head(db, log, lambda one: one.position <= after or one.hlc < stretch.low, stretch.low))
-        for log in _logs(db)
-    ]
-    return _merged(db, ends, stretch, 1)
+    logs = _logs(db)
+    heads = _heads(db, logs, lambda one: one.position <= after or one.hlc < stretch.low, stretch.low)
+    return _merged(db, list(zip(logs, heads, strict=True)), stretch, 1)
 
 
 def _merged(db: sqlite3.Connection, ends: list[tuple[_Log, int]], stretch: Stretch, way: int) -> Iterator[Recorded]:
@@ -115,13 +111,31 @@ def _logs(db: sqlite3.Connection) -> list[_Log]:
     return [_Log(*row) for row in db.execute(_ENDS) if row[3] is not None]
 
 
-def _head(db: sqlite3.Connection, log: _Log, fits: Callable[[_Probe], bool], hlc: int) -> int:
+def _heads(db: sqlite3.Connection, logs: list[_Log], fits: Callable[[_Probe], bool], hlc: int) -> list[int]:
+    """Of each log the last event that fits. A page of the past is looked at again and again, so where they were found the
+    last time is looked first; whether it still is so is looked at too."""
+    hints = _hints.pop(hlc, {})
+    found = [_head(db, log, fits, hlc, hints.get((log.writer, log.epoch))) for log in logs]
+    while len(_hints) >= _HINTS_MAX:
+        _hints.pop(next(iter(_hints), 0), None)
+    _hints[hlc] = {(log.writer, log.epoch): seq for log, seq in zip(logs, found, strict=True)}
+    return found
+
+
+_HINTS_MAX = 8
+_hints: dict[int, dict[tuple[str, int], int]] = {}  # by stamp, of the last moments that were asked for; by log
+
+
+def _head(db: sqlite3.Connection, log: _Log, fits: Callable[[_Probe], bool], hlc: int, hint: int | None) -> int:
     """The number of the last event that fits, where all before it do; one below the first when none does. Where stamps
     come evenly it is near the place that `hlc` has between the two ends, so every other look is there."""
     low, high = log.first - 1, log.last
     below = above = None  # the nearest that fit, and that did not
-    probe, guess = high, True  # most stretches end with the log
+    first = [high] if hint is None else [hint + 1, hint]  # most stretches end with the log
+    probe, guess = high, True
     while low < high:
+        if first:
+            probe = min(max(first.pop(), low + 1), high)
         one = _at(db, log, probe, -1)
         if one is None or one.seq <= low:
             low = probe

@@ -43,8 +43,10 @@ _TOLD_BY: Mapping[Cause, Track] = {
 }
 
 
-def of_nodes(every: Iterable[NodeRow], stood: Stood, silent: frozenset[str]) -> list[Item]:
-    """`silent` are the sites that have told nothing of the moment."""
+def of_nodes(
+    every: Iterable[NodeRow], stood: Stood, silent: frozenset[str], domain: Callable[[str], str], moment_ns: int
+) -> list[Item]:
+    """In order. `silent` are the sites that have told nothing of the moment; `domain` is that of a node."""
     found: list[Item] = []
     concerned = frozenset().union(*(held.keys() for held in stood.values()))
     for row in every:
@@ -63,8 +65,10 @@ def of_nodes(every: Iterable[NodeRow], stood: Stood, silent: frozenset[str]) -> 
             heartbeat_missing_ns=was[Track.HEARTBEAT][1] if Track.HEARTBEAT in was else None,
             phase=was[Track.LIFECYCLE][0] if Track.LIFECYCLE in was else str(Phase.ACTIVE),
         )
-        found += [one._replace(since_ns=was[_TOLD_BY[one.cause]][1]) for one in rows.troubles(then)]
-    return found
+        for one in rows.troubles(then):
+            since_ns = was[_TOLD_BY[one.cause]][1]
+            found.append(Item(one.cause, Kind.NODE, row.id, row.name, one.words, since_ns, row.site, domain(row.id)))
+    return attention.queue(found, moment_ns)
 
 
 def of_sites(lines: Iterable[SiteLine]) -> list[Item]:
@@ -94,12 +98,10 @@ def of_authority(chains: Iterable[Chain], called: Callable[[str], str], node: Ca
 
 
 def queue(
-    items: Sequence[Item], query: AttentionQuery, document: Callable[[str, str], View | None], moment_ns: int
+    ordered: Sequence[Item], query: AttentionQuery, document: Callable[[str, str], View | None], moment_ns: int
 ) -> Made:
-    """In the order of the moment. `document` is what was written of a subject by then; it is asked for the first that
-    match."""
-    ordered = attention.queue(items, moment_ns)
-    asked, awake = 0, list[Item]()
+    """`document` is what was written of a subject by then; it is asked for the first that match."""
+    asked, awake, quiet = 0, list[Item](), list[Item]()
     said = dict[tuple[str, str], Mapping[Cause, Handled]]()
     for one in ordered:
         place = (one.subject_kind, one.subject)
@@ -108,6 +110,9 @@ def queue(
             view = document(*place)
             said[place] = attention.handled(view.values) if view is not None else {}
         held = said.get(place, {}).get(one.cause)
-        awake.append(one._replace(handled=held) if held is not None else one)
-    quiet = [one for one in awake if attention.is_quiet(one, moment_ns)]
-    return Made(None, attention.queue(awake, moment_ns), quiet)
+        if held is None:
+            awake.append(one)
+        else:
+            one = one._replace(handled=held)
+            (quiet if attention.is_quiet(one, moment_ns) else awake).append(one)
+    return Made(None, awake, quiet)

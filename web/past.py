@@ -13,13 +13,15 @@ from __future__ import annotations
 
 import asyncio
 import heapq
+from bisect import insort
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import msgspec
 
 from fleet import authority, drift, lifecycle
+from fleet.attention import Item, urgency
 from fleet.authority import Chain, Names
 from fleet.board import Own, own
 from fleet.connectivity import REACH, Mode, Reach
@@ -159,6 +161,7 @@ class Then:
         a site its writer, under which its link's turns stand."""
         self._history, self._box, self._every, self._told, self._documents = history, box, every, told, documents
         self._rights, self._receipts, self._own = rights, receipts, own
+        self._needing: tuple[tuple[Any, ...], Sequence[object], list[Item]] | None = None
 
     async def known(self, who: Identity) -> Known:
         return await asyncio.to_thread(self._history.known)
@@ -264,15 +267,17 @@ class Then:
             owned, names = self._documents.owns(moment_ns), {one.peer: one.name for one in told}
             domains = self._documents.every(DocumentKind.DOMAIN, moment_ns)
             names |= {name: _called(view, name) for name, view in domains.items()}
-            names |= {row.id: row.name for row in every} | ({self._own: self._box.name} if self._own else {})
-            items = needed.of_nodes(every, dict(zip(needed.WORDS, found, strict=True)), _silent(told, moment_ns))
-            items = [one._replace(domain=owned.own.get(one.subject, _NOTHING).domain) for one in items]
-            items += needed.of_sites(lines)
-            if rights is not None:
-                nodes = frozenset(row.id for row in every)
-                items += needed.of_authority(
-                    rights.contested(), lambda name: names.get(name, name), lambda name: name in nodes
+            if self._own:
+                names[self._own] = self._box.name
+            others, contested = needed.of_sites(lines), rights.contested() if rights is not None else []
+            if contested:
+                called = {row.id: row.name for row in every}
+                others += needed.of_authority(
+                    contested, lambda name: called.get(name) or names.get(name, name), lambda name: name in called
                 )
+            items = self._of_nodes(every, found, owned, told, moment_ns).copy()
+            for one in others:
+                insort(items, one, key=urgency(moment_ns))
             made = needed.queue(
                 items, query, lambda kind, name: self._documents.one(DocumentKind(kind), name, moment_ns), moment_ns
             )
@@ -280,6 +285,23 @@ class Then:
             return attention.view(made, query, names, moment_ns, hub=not self._own, as_of=as_of)
 
         return await asyncio.to_thread(work)
+
+    def _of_nodes(
+        self,
+        every: Sequence[ports.NodeRow],
+        found: Sequence[Mapping[str, tuple[str, int]]],
+        owned: Owned,
+        told: Sequence[SiteTold],
+        moment_ns: int,
+    ) -> list[Item]:
+        """Of the last moment that was asked for they are kept while the history's answers are the same, for they are many."""
+        silent = _silent(told, moment_ns)
+        asked = (moment_ns, tuple(map(id, found)), len(every), owned.unread, silent)
+        if self._needing is None or self._needing[0] != asked:
+            held, said = dict(zip(needed.WORDS, found, strict=True)), owned.own
+            items = needed.of_nodes(every, held, silent, lambda node: said.get(node, _NOTHING).domain, moment_ns)
+            self._needing = (asked, found, items)
+        return self._needing[2]
 
     # -- who decided -------------------------------------------------------------------------------------------
 

@@ -69,6 +69,7 @@ def test_a_stretch_is_what_every_event_says_of_itself(told: tuple[Path, list[Rec
         after = dice.choice((0, dice.randint(1, len(every))))
         assert window.following(path, after, 9, stretch) == [one for one in wanted if one.position > after][:9]
         found = window.timeline(path, after, 9, None, stretch)
+        assert window.timeline(path, after, 9, None, stretch) == found  # from where it was found before
         below = [one for one in wanted if not after or one.position < after]
         assert found == list(reversed(below))[:9]
 
