@@ -15,7 +15,7 @@ from typing import NamedTuple
 from store.clock import WallClock
 from store.database import connect_reader
 from store.faults import StoreFault
-from store.folder import Folder, FolderProblem
+from store.folder import REVISION, Folder, FolderProblem, former, is_known, revision_of
 
 _FREE_BYTES_MIN = 256 * 1024 * 1024
 
@@ -115,7 +115,24 @@ def _readable(path: Path) -> Iterator[Finding]:
     try:
         with contextlib.closing(connect_reader(path)) as db:
             (events,) = db.execute("SELECT coalesce(max(position), 0) FROM event").fetchone()
+            revision = revision_of(db) or ""
     except (StoreFault, sqlite3.DatabaseError) as problem:
         yield Finding(False, f"{path} cannot be read: {problem}", "skerry restore BACKUP --data ANOTHER-DIR")
         return
     yield Finding(True, f"the journal holds {events:,} events; check them with: skerry journal verify {path.parent}")
+    yield from _upgraded(path, revision)
+
+
+def _upgraded(path: Path, revision: str) -> Iterator[Finding]:
+    """Whether this program can run on these tables, and the way back to the one before."""
+    kept = former(path)
+    if not is_known(revision):
+        back = f", or go back to {kept} (docs/upgrade.md)" if kept else ""
+        mend = f"install that version, or restore a backup that this one made{back}"
+        yield Finding(False, f"{path} was written by a newer Skerry (tables of revision {revision})", mend)
+    elif revision != REVISION:
+        yield Finding(True, f"{path} is of an older Skerry (tables of revision {revision}); the next start upgrades it")
+    elif kept is not None:
+        size = kept.stat().st_size
+        words = f"{kept} is site.db as it was before the last upgrade, {size:,} bytes"
+        yield Finding(True, f"{words}; remove it when nobody goes back")

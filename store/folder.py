@@ -12,6 +12,7 @@ damaged/         files that a disk gave back wrong, kept as they are
 uploads/         what devices upload, until it is whole and its records are stored
 files/           opaque files of devices, named by their SHA-256
 sticks/          files on their way to or from a stick, for as long as that takes
+former/          site.db as an older program left it, named by its revision: the way back from an upgrade, one kept
 tenants/         at a hub with several: the folder of each but the first, named as the tenant, built as this one
 control.sock     the command line's way in, for whoever may read this folder
 lock             held by the one process that runs on this folder
@@ -22,17 +23,23 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import glob
+import logging
 import os
+import shutil
 import sqlite3
 from pathlib import Path
 from typing import IO
 
-from store.database import connect
+from store.database import connect, connect_reader
 from store.faults import Fault, StoreFault, fault_of
 from store.keys import sync_folder
 
+log = logging.getLogger(__name__)
+
 REVISION = "0009"
 TENANTS = "tenants"
+FORMER = "former"
+_ROOM_TIMES = 3  # the size of site.db: for the copy, and for what the steps write
 
 
 class FolderProblem(Exception):
@@ -124,10 +131,12 @@ class Folder:
 
 
 def bring_up(path: Path) -> None:
-    """site.db at this program's revision: made from schema.sql when new, migrated by Alembic when older.
+    """site.db at this program's revision: made from schema.sql when new, migrated by Alembic when older, after a copy for
+    the way back (`former`).
 
     FolderNewer when its revision is none that this program knows; the file is left as it is.
     """
+    _refuse_newer(path)
     db = connect(path)
     try:
         found = revision_of(db)
@@ -143,14 +152,67 @@ def bring_up(path: Path) -> None:
         raise StoreFault(fault_of(error) or Fault.IO, path.name, str(error)) from error
     finally:
         db.close()
-    if found and not is_known(found):
-        raise FolderNewer(
-            f"{path} was written by a newer Skerry (tables of revision {found}; this one knows them up to {REVISION});"
-            " install that version or a newer one, or restore a backup that this version made"
-        )
     from store.migrations import upgrade
 
+    kept = _keep(path, found) if found else None
     upgrade(path)
+    way_back = f"; as it was it is kept in {kept}" if kept else ""
+    log.info("%s goes from tables of revision %s to %s%s", path, found or "none", REVISION, way_back)
+
+
+def _refuse_newer(path: Path) -> None:
+    """By a connection that only reads: one that writes would bring a write-ahead log in, in another program's file."""
+    if not path.exists():
+        return
+    try:
+        with contextlib.closing(connect_reader(path)) as db:
+            found = revision_of(db)
+    except (StoreFault, sqlite3.DatabaseError):  # whoever opens it for writing may mend it, or say what is wrong
+        return
+    if found and not is_known(found):
+        kept = former(path)
+        way_back = f", or go back to {kept} (docs/upgrade.md)" if kept else ""
+        raise FolderNewer(
+            f"{path} was written by a newer Skerry (tables of revision {found}; this one knows them up to {REVISION});"
+            f" install that version or a newer one, or restore a backup that this version made{way_back}"
+        )
+
+
+def former(path: Path) -> Path | None:
+    """The copy of site.db that was made before its last upgrade, when there is one that this program can read."""
+    found = sorted(one for one in (path.parent / FORMER).glob("*.db") if is_known(one.stem))
+    return found[-1] if found else None
+
+
+def _keep(path: Path, revision: str) -> Path | None:
+    """Copy site.db as it is, one file under its revision, for whoever has to go back to the program that wrote it. It takes
+    the place of the one before. An upgrade does not wait for it: without room it is left out, and that is said."""
+    kept = path.parent / FORMER / f"{revision}.db"
+    fresh = kept.with_suffix(".new")
+    try:
+        size = sum(one.stat().st_size for one in path.parent.glob(f"{path.name}*"))
+        if shutil.disk_usage(path.parent).free < _ROOM_TIMES * size:
+            log.warning("%s is not copied before its upgrade: that takes %d bytes free", path, _ROOM_TIMES * size)
+            return None
+        kept.parent.mkdir(mode=0o700, exist_ok=True)
+        for one in kept.parent.glob("*.new*"):  # of a copy that was cut off
+            one.unlink()
+        os.close(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
+        with contextlib.closing(connect_reader(path)) as source, contextlib.closing(sqlite3.connect(fresh)) as copy:
+            source.backup(copy)
+            copy.execute("PRAGMA journal_mode=DELETE")  # one file, nothing beside it
+        fresh.rename(kept)
+        sync_folder(kept.parent)
+        for one in kept.parent.glob("*.db"):
+            if one != kept:
+                one.unlink()
+        sync_folder(path.parent)
+    except (OSError, sqlite3.DatabaseError, StoreFault) as error:
+        log.warning("%s could not be copied before its upgrade: %s", path, error)
+        with contextlib.suppress(OSError):
+            fresh.unlink(missing_ok=True)
+        return None
+    return kept
 
 
 _STAMP = (

@@ -21,17 +21,19 @@ from tests.cast import FRONT
 
 WAIT_S = 40.0
 Clocks = dict[str, dict[str, str]]  # by the name of a box, what sets its clock
+Fronts = dict[str, Path]  # by the name of a box, the command line of its version
 
 
 class Box:
-    """`start` returns when it answers; `kill` is -9, and ends what it started too, unless told otherwise."""
+    """`start` returns when it answers; `kill` is -9, and ends what it started too, unless told otherwise. `front` is the
+    command line of the program that it runs: another one is another version."""
 
     def __init__(
         self, data: Path, what: str, name: str, *flags: str, environment: dict[str, str] | None = None
     ) -> None:
-        self.data, self.name = data, name
+        self.data, self.name, self.front = data, name, FRONT
         self.log = data.parent / f"{name}.log"
-        self._command = [sys.executable, str(FRONT), what, "run", "--data", str(data), "--name", name, *flags]
+        self._flags = [what, "run", "--data", str(data), "--name", name, *flags]
         self._environment = {**os.environ, **(environment or {})}
         self.process: subprocess.Popen[bytes] | None = None
         self.udp = 0
@@ -40,7 +42,8 @@ class Box:
         """Seconds until it answered."""
         began = time.monotonic()
         with self.log.open("ab") as log:
-            self.process = subprocess.Popen(self._command, stdout=log, stderr=log, env=self._environment)
+            command = [sys.executable, str(self.front), *self._flags]
+            self.process = subprocess.Popen(command, stdout=log, stderr=log, env=self._environment)
         while wait:
             try:
                 self.call("GET", "/readyz")
@@ -54,7 +57,7 @@ class Box:
     @property
     def http(self) -> str:
         """host:port of its pages."""
-        return next(flag for flag in self._command if flag.startswith("--http=")).removeprefix("--http=")
+        return next(flag for flag in self._flags if flag.startswith("--http=")).removeprefix("--http=")
 
     def serves(self) -> bool:
         """AssertionError when it ended by itself."""
@@ -130,9 +133,11 @@ def _site(root: Path, name: str, environment: dict[str, str]) -> Box:
 
 
 @contextlib.contextmanager
-def mainland(root: Path, *sites: str, clocks: Clocks | None = None) -> Iterator[tuple[Box, ...]]:
+def mainland(
+    root: Path, *sites: str, clocks: Clocks | None = None, fronts: Fronts | None = None
+) -> Iterator[tuple[Box, ...]]:
     """A hub and sites, started and joined; all gone afterwards."""
-    clocks = clocks or {}
+    clocks, fronts = clocks or {}, fronts or {}
     hub = Box(
         root / "harbor",
         "hub",
@@ -141,6 +146,8 @@ def mainland(root: Path, *sites: str, clocks: Clocks | None = None) -> Iterator[
         environment=clocks.get("harbor"),
     )
     boxes = [_site(root, name, {"SKERRY_PING_ENABLED": "false", **clocks.get(name, {})}) for name in sites]
+    for box in (hub, *boxes):
+        box.front = fronts.get(box.name, FRONT)
     try:
         hub.start()
         for box in boxes:
