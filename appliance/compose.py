@@ -89,7 +89,7 @@ from store.rights import Rights
 from store.series import SeriesStore
 from store.shared import Shared
 from store.supervisor import Supervisor
-from store.telemetry import History, Telemetry
+from store.telemetry import History, Telemetry, last_stray_id
 from store.views import CHECKPOINT_S, Projection, View
 from sync.link import Link
 from sync.site import Me
@@ -185,6 +185,7 @@ class Appliance:
             row = db.execute("SELECT value FROM meta WHERE key='cursor'").fetchone()
             self._load_world(db, int(row[0]) if row else 0)
             (segment_id,) = db.execute("SELECT coalesce(max(last_id), 0) FROM segment").fetchone()
+            segment_id = max(segment_id, last_stray_id(db, folder))
         self.journal.listen(self._fold)
         self.turns = HistoryIndex(folder.history_db, folder.site_db, lambda: self.journal.position)
         self.journal.listen(self.turns.noticed)

@@ -218,9 +218,7 @@ class Keeper:
             if path.name.endswith(("-wal", "-shm")) and not path.with_name(path.name[:-4]).exists():
                 path.unlink(missing_ok=True)
         with closing(connect_reader(self._folder.site_db)) as db:
-            here = {segment.sha256.hex() for segment in telemetry.live(db)}
-            strays = [path for path in self._folder.segments.glob("*.jsonl.zst") if _name(path) not in here]
-            for path in strays:
+            for path in telemetry.strays(db, self._folder):
                 self._sweep(db, path, now_ns)
 
     def _sweep(self, db: sqlite3.Connection, path: Path, now_ns: int) -> None:

@@ -22,7 +22,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -608,6 +608,21 @@ def live(db: sqlite3.Connection) -> list[Segment]:
     columns = "first_id, last_id, sha256, records, from_ns, to_ns, bytes_stored"
     rows = db.execute(f"SELECT {columns} FROM segment WHERE dropped_ns IS NULL ORDER BY first_id")
     return [Segment(*row) for row in rows]
+
+
+def strays(db: sqlite3.Connection, folder: Folder) -> list[Path]:
+    """Files of segments that stand in no table: a crash left them between two steps, or site.db was set back."""
+    here = {segment.sha256.hex() for segment in live(db)}
+    return [path for path in sorted(folder.segments.glob("*.jsonl.zst")) if path.name.partition(".")[0] not in here]
+
+
+def last_stray_id(db: sqlite3.Connection, folder: Folder) -> int:
+    """The last id that a stray holds, 0 without any: an id that stands there must not be given again."""
+    last = 0
+    for path in strays(db, folder):
+        with suppress(StoreFault, OSError):  # what cannot be read is for the keeper
+            last = max(last, 0 if series_file.is_one(path) else inspect(path).last_id)
+    return last
 
 
 def let_go(db: sqlite3.Connection) -> LetGo:

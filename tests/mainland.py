@@ -125,9 +125,10 @@ def join(hub: Box, site: Box, *urls: str) -> None:
 
 def _site(root: Path, name: str, environment: dict[str, str]) -> Box:
     http, udp, tcp, mqtt = (free_port() for _ in range(4))
-    ways = (("http", http), ("syslog-udp", udp), ("syslog-tcp", tcp), ("mqtt", mqtt))
+    ways = (("http", http), ("syslog-udp", udp), ("syslog-tcp", tcp))
     ports = [f"--{what}=127.0.0.1:{port}" for what, port in ways]
-    box = Box(root / name, "appliance", name, *ports, environment=environment)
+    made = {"SKERRY_MQTT_LISTEN": f"127.0.0.1:{mqtt}", **environment}  # older programs have no flag for it
+    box = Box(root / name, "appliance", name, *ports, environment=made)
     box.udp = udp
     return box
 

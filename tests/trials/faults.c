@@ -1,5 +1,6 @@
 /* A disk that errs on request: calls on files whose path begins with `part` fail with `error`, `times` times, once
- * `after` of them have gone by. The plan lies in a file that both sides map, so that one process lives through many.
+ * `after` of them have gone by. An `error` below zero is a signal: the process is gone before the call. The plan lies in a
+ * file that both sides map, so that one process lives through many.
  *
  * cc -shared -fPIC -O1 -o faults.so faults.c -ldl ; LD_PRELOAD=faults.so FAULTS=/plan PROGRAM
  */
@@ -8,6 +9,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <pthread.h>
+#include <signal.h>
 #include <stdarg.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -47,6 +49,8 @@ static int errs(const char *path)
 	else if (plan->times > 0) {
 		plan->times--;
 		plan->hits++;
+		if (plan->error < 0)
+			kill(getpid(), -plan->error);
 		err = errno = plan->error;
 	}
 	pthread_mutex_unlock(&lock);
