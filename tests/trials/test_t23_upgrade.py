@@ -40,7 +40,7 @@ from store.control import Refusal
 from store.database import connect, connect_reader
 from store.folder import FORMER, REVISION, FolderNewer, bring_up, revision_of
 from tests.cast import FRONT, eventually, skerry
-from tests.mainland import Box, _site
+from tests.mainland import Box, _site, mainland
 
 SEED = int(os.environ.get("SEED", "20261129"))
 OLDER = [f"{number:04d}" for number in range(1, int(REVISION))]
@@ -312,3 +312,149 @@ def shape_of(wanted: str, folder: Path) -> dict[str, list[str]]:
     path = folder / f"shape-{wanted}.db"
     migrations.upgrade(path, wanted)
     return shape(path)
+
+
+# -- the way back -------------------------------------------------------------------------------------------------
+
+
+def refuses(front: Path, what: str, data: Path) -> str:
+    """The one sentence with which a program does not run on a folder, which is as it was afterwards."""
+    before = files(data)
+    ways = {"appliance": ["--syslog-udp", "127.0.0.1:0", "--syslog-tcp", "127.0.0.1:0"], "hub": ["--link", "127.0.0.1:0"]}
+    said = former.run(front, what, "run", "--data", str(data), "--http", "127.0.0.1:0", *ways[what])
+    assert said.returncode == 1, said.stderr
+    assert files(data) == before
+    (sentence,) = (line for line in said.stderr.splitlines() if line.startswith("skerry: "))
+    assert "Traceback" not in said.stderr
+    assert "was written by a newer Skerry" in sentence
+    return sentence
+
+
+@pytest.mark.parametrize("older", ["0002", "0007"])
+def test_an_older_program_refuses_a_newer_folder_and_leaves_it_as_it_is(
+    tmp_path: Path, programs: Path, written: Alice, older: str
+) -> None:
+    data = taken_over(written.site.data, tmp_path / "alder")
+    said = refuses(former.program(older, programs), "appliance", data)
+    assert f"tables of revision {REVISION}; this one knows them up to {older}" in said
+
+
+@pytest.mark.parametrize("what", ["appliance", "hub"])
+def test_this_program_refuses_what_a_newer_one_left_in_a_crash_and_names_the_way_back(
+    tmp_path: Path, written: Alice, what: str
+) -> None:
+    data = taken_over(written.site.data, tmp_path / "alder")
+    (data / FORMER).mkdir()
+    shutil.copy(data / "site.db", data / FORMER / f"{REVISION}.db")
+    leave = (
+        "import os, sys; from pathlib import Path; from store.database import connect\n"
+        "db = connect(Path(sys.argv[1])); db.execute(\"UPDATE alembic_version SET version_num='9999'\"); os._exit(0)"
+    )
+    subprocess.run([sys.executable, "-c", leave, str(data / "site.db")], cwd=ROOT, check=True)
+    assert (data / "site.db-wal").stat().st_size  # whoever writes here would bring it in
+    said = refuses(FRONT, what, data)
+    assert f"go back to {data / FORMER / REVISION}.db" in said
+    assert "docs/upgrade.md" in said
+    found = skerry("doctor", "--data", str(data))
+    assert "tables of revision 9999" in found.stdout
+    assert "Traceback" not in found.stderr
+
+
+def comes_home(hub: Box, name: str, after_fence: int = 0) -> list[str]:
+    """Until the site is live, in a later session than that; a person at the hub releases it when it is held. What for."""
+    reasons = dict[str, None]()
+
+    def live() -> bool:
+        site = hub.site(name)
+        if site["fence"] <= after_fence:
+            return False
+        if site["quarantine"]:
+            reasons.update(dict.fromkeys(site["quarantine"]))
+            words = {"action": "release", "value": "its older image was put back on purpose"}
+            hub.call("POST", f"/api/v1/links/{site['writer']}", words)
+            return False
+        return bool(site["mode"] == "LIVE") and hub.log_of(site["writer"])[-1][:2] == (site["epoch"], site["head_seq"])
+
+    eventually(live, seconds=90)
+    return list(reasons)
+
+
+def is_whole(hub: Box) -> list[str]:
+    """C and D of every log at the hub."""
+    return JournalWatch().look(hub.data)
+
+
+def test_a_site_goes_back_to_its_older_program_in_each_way_and_returns_to_its_hub(
+    tmp_path: Path, programs: Path
+) -> None:
+    """A backup that the older program made, with the older and with the newer; the copy that the upgrade made."""
+    older = former.program("0007", programs)
+    with mainland(tmp_path, "alder", fronts={"alder": older}) as (hub, alder):
+        writer, alice = alder.writer(), Alice(alder)
+        alice.works()
+        made = former.run(older, "backup", "--data", str(alder.data), str(tmp_path / "stick"))
+        assert made.returncode == 0, made.stderr
+        backed_up = alice.ledger.answered()
+        alice.works()
+        comes_home(hub, "alder")
+
+        alder.stop()
+        alder.front = FRONT
+        alder.start()
+        alice.works()
+        comes_home(hub, "alder")
+        alice.looks()
+        kept, epochs = hub.log_of(writer), [1]
+        assert kept == alder.log_of(writer)
+        alder.kill()
+        assert "tables of revision" in refuses_to_run(older, alder.data)
+
+        def returns(how: str) -> None:
+            """Named at the first contact, in a new epoch, and nothing that the hub held is gone."""
+            nonlocal kept
+            fence = hub.site("alder")["fence"]
+            alder.start()
+            reasons = comes_home(hub, "alder", fence)
+            assert any("clone or an old image" in one for one in reasons), (how, reasons)
+            now = hub.log_of(writer)
+            assert set(kept) < set(now), how
+            assert now[-1][0] > epochs[-1], how
+            epochs.append(now[-1][0])
+            for node_id in alice.nodes:
+                alice.writes(node_id)
+            comes_home(hub, "alder")
+            for node_id, name in alice.nodes.items():
+                eventually(lambda node_id=node_id: name_at(hub, node_id), lambda said, name=name: said == name)  # type: ignore[misc]
+            kept = hub.log_of(writer)
+            alder.kill()
+
+        aside = alder.data / "aside"  # as docs/upgrade.md says
+        aside.mkdir()
+        for one in alder.data.glob("site.db*"):
+            one.rename(aside / one.name)
+        shutil.copy(alder.data / FORMER / "0007.db", alder.data / "site.db")
+        alder.front = older
+        returns("the copy that the upgrade made")
+        found = auditor.on_disk(alder.data)
+        assert not auditor.contents(alice.ledger, found)  # the raw records that came since the upgrade are still here
+        assert auditor.cli_verifies(alder.data) == []
+
+        for front in (older, FRONT):
+            shutil.rmtree(alder.data)
+            said = former.run(front, "restore", str(tmp_path / "stick"), "--data", str(alder.data))
+            assert said.returncode == 0, said.stderr
+            alder.front = front
+            returns(f"the backup, restored with {front.parent.name}")
+            assert not auditor.contents(alice.ledger, auditor.on_disk(alder.data), backed_up)
+            assert auditor.cli_verifies(alder.data) == []
+        assert revision(alder.data / "site.db") == REVISION
+        assert not is_whole(hub)
+    print(f"T23: back from {REVISION} to 0007 in three ways, epochs {epochs}, {len(kept)} events at the hub")
+
+
+def refuses_to_run(front: Path, data: Path) -> str:
+    """As `refuses`, of a folder that a kill left: an older program than this one still brought its write-ahead log in."""
+    said = former.run(front, "appliance", "run", "--data", str(data), "--http", "127.0.0.1:0", "--mqtt", "127.0.0.1:0")
+    assert said.returncode == 1, said.stderr
+    assert "Traceback" not in said.stderr
+    return said.stderr
