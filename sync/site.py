@@ -200,6 +200,7 @@ class Site:
         self._parts: deque[Present] = deque()
         self._whole = True
         self._wants: deque[Want] = deque()
+        self._asked: Heads | None = None  # about documents, while something was on its way
         self._behind_ns: int | None = None
 
     # -- the line ---------------------------------------------------------------------------------------------
@@ -247,7 +248,7 @@ class Site:
         self._control.clear()
         self._parts.clear()
         self._wants.clear()
-        self._under_way = None
+        self._under_way = self._asked = None
         self.fence = 0
 
     def _turn(self, cause: Cause, reason: str, now_ns: int, shelf: Shelf) -> None:
@@ -300,9 +301,11 @@ class Site:
                 self._turn(Cause.RELEASED, "", now_ns, shelf)
             case RosterOffered(content=content, signature=signature):
                 self._people(content, signature, now_ns, shelf)
-            case Heads():
-                if self.out.idle:  # what is on its way would be taken for missing
+            case Heads(root=root):
+                if self.out.idle:
                     self._control.extend(shelf.compare(message, now_ns))
+                elif root:  # what is on its way would be taken for missing; the hub asks every ten minutes only
+                    self._asked = message
             case Stream():
                 self._streamed(message, now_ns, shelf)
             case Ping(number=number):
@@ -489,6 +492,11 @@ class Site:
                 return said
         if not self.out.sent or self._backlog():
             return None
+        if self._asked is not None and self.out.idle:
+            self._control.extend(shelf.compare(self._asked, now_ns))
+            self._asked = None
+            if self._control:
+                return self._control.popleft()
         level = self._next_level(now_ns)
         if level is not None:
             return level

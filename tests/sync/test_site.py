@@ -8,12 +8,13 @@ from itertools import pairwise
 
 import pytest
 
+from fleet.document import Id
 from fleet.limits import MINUTE, MS, SECOND
-from store import peers, shared
+from store import document, peers, shared
 from sync import messages, receipt
-from sync.messages import Hello, Lane, Level, Released
+from sync.messages import Heads, Hello, Lane, Level, Released
 from sync.protocol import RECEIPT_NS, Caps, State
-from tests.simulation.boxes import memory_folder
+from tests.simulation.boxes import TENANT, memory_folder
 from tests.simulation.world import YEAR_NS, Copy, Quality, World
 
 
@@ -146,3 +147,15 @@ def test_a_level_speaks_of_what_is_acknowledged(world: World) -> None:
     world.hub.turn = listening  # type: ignore[method-assign]
     world.run_for(10 * SECOND)
     assert seen
+
+
+def test_what_the_hub_asks_of_documents_while_a_site_is_busy_is_answered_then(world: World) -> None:
+    """T23, seed 20261129: a bundle that was made while a site joined, and wrote, reached it ten minutes later."""
+    copy = world.copies[0]
+    site, bundle = copy.box.uplink.site, Id(TENANT, "bundle", "scouts")
+    world.hub.run(lambda db: world.hub.shared.edit(db, bundle, {"notes": "in no log that the site hears"}, "Bob"))
+    world.half_open(copy, "up", 5 * SECOND)
+    world.write(copy)
+    assert world.run_for(4 * SECOND, lambda: not site.out.idle)
+    site.heard(Heads(site.fence, world.hub.shared.root(world.hub.db, TENANT)), world.now_ns, copy.box.shelf)
+    assert world.run_for(MINUTE, lambda: "notes" in document.look(copy.box.db, bundle).values)

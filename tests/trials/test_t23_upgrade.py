@@ -16,13 +16,12 @@ import random
 import re
 import shutil
 import signal
-import sqlite3
 import subprocess
 import sys
 import time
 import urllib.request
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -35,11 +34,12 @@ from test_t04_full_disk import OPENS, SYNCS, WRITES, Faults
 from upgrading import REFUSED, UP
 
 from bench.island import ROOT
-from store import migrations
-from store.control import Refusal
-from store.database import connect, connect_reader
-from store.folder import FORMER, REVISION, FolderNewer, bring_up, revision_of
-from tests.cast import FRONT, eventually, skerry
+from fleet import envelope
+from store import migrations, peers, telemetry
+from store.database import connect_reader
+from store.folder import FORMER, REVISION, bring_up, revision_of
+from sync import receipt
+from tests.cast import FRONT, PASSWORD, eventually, skerry
 from tests.mainland import Box, _site, mainland
 
 SEED = int(os.environ.get("SEED", "20261129"))
@@ -320,7 +320,10 @@ def shape_of(wanted: str, folder: Path) -> dict[str, list[str]]:
 def refuses(front: Path, what: str, data: Path) -> str:
     """The one sentence with which a program does not run on a folder, which is as it was afterwards."""
     before = files(data)
-    ways = {"appliance": ["--syslog-udp", "127.0.0.1:0", "--syslog-tcp", "127.0.0.1:0"], "hub": ["--link", "127.0.0.1:0"]}
+    ways = {
+        "appliance": ["--syslog-udp", "127.0.0.1:0", "--syslog-tcp", "127.0.0.1:0"],
+        "hub": ["--link", "127.0.0.1:0"],
+    }
     said = former.run(front, what, "run", "--data", str(data), "--http", "127.0.0.1:0", *ways[what])
     assert said.returncode == 1, said.stderr
     assert files(data) == before
@@ -428,12 +431,7 @@ def test_a_site_goes_back_to_its_older_program_in_each_way_and_returns_to_its_hu
             kept = hub.log_of(writer)
             alder.kill()
 
-        aside = alder.data / "aside"  # as docs/upgrade.md says
-        aside.mkdir()
-        for one in alder.data.glob("site.db*"):
-            one.rename(aside / one.name)
-        shutil.copy(alder.data / FORMER / "0007.db", alder.data / "site.db")
-        alder.front = older
+        set_back(alder, "0007", older)
         returns("the copy that the upgrade made")
         found = auditor.on_disk(alder.data)
         assert not auditor.contents(alice.ledger, found)  # the raw records that came since the upgrade are still here
@@ -458,3 +456,172 @@ def refuses_to_run(front: Path, data: Path) -> str:
     assert said.returncode == 1, said.stderr
     assert "Traceback" not in said.stderr
     return said.stderr
+
+
+# -- versions side by side ----------------------------------------------------------------------------------------
+
+
+def policy(box: Box, name: str) -> dict[str, Any]:
+    """What stands in a bundle: value by field; empty while it has not come."""
+    listed = box.call("GET", "/api/v1/policies")["groups"]
+    if not any(one["id"] == name and one["described"] for one in listed):
+        return {}
+    return {one["field"]: one["value"] for one in box.call("GET", f"/api/v1/policies/{name}")["words"]}
+
+
+def documents(box: Box) -> dict[tuple[str, str, int], bytes]:
+    """The heads of every document, by kind, id and generation."""
+    with closing(box.database()) as db:
+        rows = db.execute("SELECT kind, id, generation, heads FROM document").fetchall()
+    return {(kind, name, generation): heads for kind, name, generation, heads in rows}
+
+
+def signed(box: Box, site: str) -> peers.Receipt | None:
+    with closing(box.database()) as db:
+        return peers.newest_receipt(db, site, both=True)
+
+
+class Fleet:
+    """A hub and two sites, whatever their versions: people work at all ends, and everything of it is everywhere."""
+
+    def __init__(self, hub: Box, *sites: Box) -> None:
+        self.hub, self.sites = hub, sites
+        self.crew = [Alice(site) for site in sites]
+        self.bundle = str(hub.call("POST", "/api/v1/policies", {"name": "scouts"})["id"])
+        self.wanted: dict[str, str] = {}
+        hub.call("POST", "/api/v1/accounts", {"name": "alice", "password": PASSWORD, "role": "operator-admin"})
+        wish = {"name": "olga", "password": PASSWORD, "role": "operator", "sites": ["alder", "birch"]}
+        hub.call("POST", "/api/v1/accounts", wish)
+
+    def works(self) -> None:
+        for alice in self.crew:
+            alice.works()
+        for alice in self.crew:  # each node has a word of its site and one of the hub
+            for number, node_id in enumerate(alice.nodes):
+                eventually(lambda node_id=node_id: name_at(self.hub, node_id))  # type: ignore[misc]
+                if number:
+                    alice.nodes[node_id] = said = alice.word()
+                    self.hub.call("PATCH", f"/api/v1/nodes/{node_id}", {"field": "name", "value": said})
+        for box in (self.hub, *self.sites):
+            eventually(lambda box=box: policy(box, self.bundle).get("name") == "scouts")  # type: ignore[misc]
+            self.wanted[f"constraints/{box.name}"] = said = f"..{len(self.wanted) + 1}"
+            wish = {"fields": {f"constraints/{box.name}": said}}
+            box.call("PATCH", f"/api/v1/policies/{self.bundle}", wish)
+
+    def seals(self) -> None:
+        """Every start begins a new partition, so the one before it is sealed, and the hub takes it over."""
+        for site in self.sites:
+            site.stop()
+            site.start()
+
+    def is_one(self) -> None:
+        """A to F, at rest."""
+        for alice in self.crew:
+            site, writer = alice.site, alice.site.writer()
+            comes_home(self.hub, site.name)
+            for node_id, name in alice.nodes.items():
+                for box in (self.hub, site):
+                    eventually(
+                        lambda box=box, node_id=node_id: name_at(box, node_id), lambda said, name=name: said == name
+                    )  # type: ignore[misc]
+            eventually(lambda site=site: people(site), lambda found: found == ["olga"])  # type: ignore[misc]
+            eventually(lambda site=site, writer=writer: self.hub.log_of(writer) == site.log_of(writer))  # type: ignore[misc]
+            eventually(lambda writer=writer: self._receipt_holds(site, writer))  # type: ignore[misc]
+            assert not alice.misses()
+            eventually(lambda site=site: self._apart(site), lambda found: not found)  # type: ignore[misc]
+        for box in (self.hub, *self.sites):
+            found = eventually(
+                lambda box=box: policy(box, self.bundle), lambda said: self.wanted.items() <= said.items()
+            )  # type: ignore[misc]
+            assert found["name"] == "scouts"
+            assert not box.call("GET", "/api/v1/quarantine")["items"]
+        assert not is_whole(self.hub)
+
+    def took_over(self) -> int:
+        """Every sealed record of the sites, at the hub, as it was sent. How many files."""
+        files = 0
+        for alice in self.crew:
+            found = eventually(lambda alice=alice: self._sealed(alice))  # type: ignore[misc]
+            files += len(found)
+        return files
+
+    def _sealed(self, alice: Alice) -> list[str]:
+        """The segments of a site, once all of them are at the hub and whole."""
+        with closing(alice.site.database()) as db:
+            wanted = [one.sha256.hex() for one in telemetry.live(db)]
+        here = [self.hub.data / "segments" / f"{name}.jsonl.zst" for name in wanted]
+        done = all(one.exists() and telemetry.intact(one, bytes.fromhex(one.name[:64])) for one in here)
+        return wanted if wanted and done else []
+
+    def _apart(self, site: Box) -> list[tuple[str, str, int]]:
+        """Documents of a site that are others at the hub."""
+        there = documents(self.hub)
+        return [place for place, heads in documents(site).items() if there.get(place) != heads]
+
+    def _receipt_holds(self, site: Box, writer: str) -> bool:
+        """Both ends have the same one, signed by both, over all that stood there."""
+        there, here = signed(self.hub, writer), signed(site, writer)
+        if there is None or here is None or there[1:5] != here[1:5]:
+            return False
+        with closing(self.hub.database()) as db:
+            (site_key,) = db.execute("SELECT public_key FROM peer WHERE writer=?", (writer,)).fetchone()
+        with closing(site.database()) as db:
+            (hub_key,) = db.execute("SELECT public_key FROM peer").fetchone()
+        made = receipt.Signed(there.content, there.hub_signature, there.site_signature)
+        verdict = receipt.check(made, envelope.public_key(hub_key), envelope.public_key(site_key))
+        assert verdict is receipt.Verdict.GOOD
+        return True
+
+
+def people(site: Box) -> list[str]:
+    return [one["name"] for one in site.call("GET", "/console/accounts")["accounts"]]
+
+
+def set_back(box: Box, older: str, front: Path) -> None:
+    """As docs/upgrade.md says."""
+    aside = box.data / "aside"
+    aside.mkdir()
+    for one in box.data.glob("site.db*"):
+        one.rename(aside / one.name)
+    shutil.copy(box.data / FORMER / f"{older}.db", box.data / "site.db")
+    box.front = front
+
+
+@pytest.mark.parametrize("older", ["0004", "0007"])
+@pytest.mark.parametrize("ahead", ["the hub", "the sites"])
+def test_two_versions_work_together_then_the_older_is_upgraded(
+    tmp_path: Path, programs: Path, older: str, ahead: str
+) -> None:
+    """Under one hub a site of each version; then all of this one, and the hub back again."""
+    front = former.program(older, programs)
+    fronts = {"birch": front} if ahead == "the hub" else {"harbor": front, "birch": front}
+    with mainland(tmp_path, "alder", "birch", fronts=fronts) as (hub, alder, birch):
+        fleet = Fleet(hub, alder, birch)
+        fleet.works()
+        fleet.seals()
+        fleet.is_one()
+        taken = fleet.took_over()
+        for box in (hub, birch):
+            if box.front == front:
+                fence = hub.site(birch.name)["fence"]
+                box.kill()
+                box.front = FRONT
+                box.start()
+                assert revision(box.data / FORMER / f"{older}.db") == older
+        comes_home(hub, "birch", fence)
+        fleet.works()
+        fleet.is_one()
+        assert fleet.took_over() >= taken
+        if ahead == "the sites":
+            known = {site.name: hub.log_of(site.writer()) for site in (alder, birch)}
+            fence = hub.site("birch")["fence"]
+            hub.stop()
+            set_back(hub, older, front)
+            hub.start()
+            assert hub.site("birch")["fence"] <= fence
+            comes_home(hub, "birch", hub.site("birch")["fence"])
+            fleet.works()
+            fleet.is_one()
+            for site in (alder, birch):
+                assert set(known[site.name]) <= set(hub.log_of(site.writer()))
+    print(f"T23: {REVISION} and {older}, {ahead} ahead: {taken} segments taken over, documents and receipts alike")
