@@ -712,6 +712,12 @@ def restore(args: argparse.Namespace) -> int:
     return _told(restore_backup(args.source, args.data, progress=_progress("restoring", "bytes")))
 
 
+def rollback(args: argparse.Namespace) -> int:
+    from appliance.archive import roll_back
+
+    return _told(roll_back(args.data))
+
+
 # -- demo, sim ---------------------------------------------------------------------------------------------------
 
 
@@ -1132,6 +1138,14 @@ def parser() -> argparse.ArgumentParser:
     )
     made.add_argument("source", type=Path, metavar="SOURCE")
     made.add_argument("--data", type=Path, required=True, metavar="DIR", help="a folder that is empty or not there yet")
+    made = add(
+        commands,
+        "rollback",
+        rollback,
+        "put a stopped box back to before its last upgrade, for the older version",
+        "skerry rollback --data DIR",
+    )
+    with_data(made)
 
     box = group("sim", "simulated devices", "skerry sim devices --syslog-udp 127.0.0.1:5514")
     made = add(

@@ -139,3 +139,13 @@ def restore_backup(source: Path, data: Path, progress: Progress) -> Told:
     except (backup.BackupProblem, StoreFault) as problem:
         return False, str(problem)
     return True, report
+
+
+def roll_back(data: Path) -> Told:
+    """The way back from an upgrade."""
+    from store import backup, rollback
+
+    try:
+        return True, rollback.roll_back(Folder(data))
+    except (backup.BackupProblem, StoreFault, FolderProblem, keys.KeyProblem) as problem:
+        return False, str(problem)

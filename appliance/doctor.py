@@ -15,7 +15,7 @@ from typing import NamedTuple
 from store.clock import WallClock
 from store.database import connect_reader
 from store.faults import StoreFault
-from store.folder import REVISION, Folder, FolderProblem, former, is_known, revision_of
+from store.folder import REVISION, Folder, FolderProblem, former, is_known, revision_of, way_back
 
 _FREE_BYTES_MIN = 256 * 1024 * 1024
 
@@ -127,8 +127,7 @@ def _upgraded(path: Path, revision: str) -> Iterator[Finding]:
     """Whether this program can run on these tables, and the way back to the one before."""
     kept = former(path)
     if not is_known(revision):
-        back = f", or go back to {kept} (docs/upgrade.md)" if kept else ""
-        mend = f"install that version, or restore a backup that this one made{back}"
+        mend = f"install that version, or {way_back(path)}"
         yield Finding(False, f"{path} was written by a newer Skerry (tables of revision {revision})", mend)
     elif revision != REVISION:
         yield Finding(True, f"{path} is of an older Skerry (tables of revision {revision}); the next start upgrades it")

@@ -156,8 +156,8 @@ def bring_up(path: Path) -> None:
 
     kept = _keep(path, found) if found else None
     upgrade(path)
-    way_back = f"; as it was it is kept in {kept}" if kept else ""
-    log.info("%s goes from tables of revision %s to %s%s", path, found or "none", REVISION, way_back)
+    words = f"; as it was it is kept in {kept}" if kept else ""
+    log.info("%s goes from tables of revision %s to %s%s", path, found or "none", REVISION, words)
 
 
 def _refuse_newer(path: Path) -> None:
@@ -170,11 +170,9 @@ def _refuse_newer(path: Path) -> None:
     except (StoreFault, sqlite3.DatabaseError):  # whoever opens it for writing may mend it, or say what is wrong
         return
     if found and not is_known(found):
-        kept = former(path)
-        way_back = f", or go back to {kept} (docs/upgrade.md)" if kept else ""
         raise FolderNewer(
             f"{path} was written by a newer Skerry (tables of revision {found}; this one knows them up to {REVISION});"
-            f" install that version or a newer one, or restore a backup that this version made{way_back}"
+            f" install that version or a newer one, or {way_back(path)}"
         )
 
 
@@ -182,6 +180,12 @@ def former(path: Path) -> Path | None:
     """The copy of site.db that was made before its last upgrade, when there is one that this program can read."""
     found = sorted(one for one in (path.parent / FORMER).glob("*.db") if is_known(one.stem))
     return found[-1] if found else None
+
+
+def way_back(path: Path) -> str:
+    """What to do with a site.db that is too new for this program, when the newer one is not wanted."""
+    backup = "restore a backup that this version made"
+    return f"go back to before the upgrade: skerry rollback --data {path.parent}" if former(path) else backup
 
 
 def _keep(path: Path, revision: str) -> Path | None:
@@ -204,7 +208,7 @@ def _keep(path: Path, revision: str) -> Path | None:
         fresh.rename(kept)
         sync_folder(kept.parent)
         for one in kept.parent.glob("*.db"):
-            if one != kept:
+            if one != kept and is_known(one.stem):
                 one.unlink()
         sync_folder(path.parent)
     except (OSError, sqlite3.DatabaseError, StoreFault) as error:

@@ -66,6 +66,7 @@ _PRESENT_BYTES = 48 * 1024  # of a whole present, in one part
 _BEHIND_EVENTS = 5_000  # a live site with more than that to send is replaying again
 _BEHIND_NS = 10 * SECOND
 _WANTS_MAX = 64  # of the hub's wishes for segments
+_ASKED_MAX = 64  # of its words about documents; the oldest goes, and the next comparison finds what differs
 _CUSTODY_MAX = 100_000
 _LEVEL_NS = 5 * SECOND  # a level that nothing came of is said again
 _CLOCK_BACK_NS = SECOND
@@ -200,7 +201,7 @@ class Site:
         self._parts: deque[Present] = deque()
         self._whole = True
         self._wants: deque[Want] = deque()
-        self._asked: Heads | None = None  # about documents, while something was on its way
+        self._asked: deque[Heads] = deque(maxlen=_ASKED_MAX)  # what the hub says of documents, until nothing is on its way
         self._behind_ns: int | None = None
 
     # -- the line ---------------------------------------------------------------------------------------------
@@ -248,7 +249,8 @@ class Site:
         self._control.clear()
         self._parts.clear()
         self._wants.clear()
-        self._under_way = self._asked = None
+        self._asked.clear()
+        self._under_way = None
         self.fence = 0
 
     def _turn(self, cause: Cause, reason: str, now_ns: int, shelf: Shelf) -> None:
@@ -301,11 +303,8 @@ class Site:
                 self._turn(Cause.RELEASED, "", now_ns, shelf)
             case RosterOffered(content=content, signature=signature):
                 self._people(content, signature, now_ns, shelf)
-            case Heads(root=root):
-                if self.out.idle:
-                    self._control.extend(shelf.compare(message, now_ns))
-                elif root:  # what is on its way would be taken for missing; the hub asks every ten minutes only
-                    self._asked = message
+            case Heads():
+                self._asked.append(message)  # what is on its way would be taken for missing, so `_next` looks at it
             case Stream():
                 self._streamed(message, now_ns, shelf)
             case Ping(number=number):
@@ -492,11 +491,10 @@ class Site:
                 return said
         if not self.out.sent or self._backlog():
             return None
-        if self._asked is not None and self.out.idle:
-            self._control.extend(shelf.compare(self._asked, now_ns))
-            self._asked = None
-            if self._control:
-                return self._control.popleft()
+        while self._asked and self.out.idle:
+            self._control.extend(shelf.compare(self._asked.popleft(), now_ns))
+        if self._control and self.caps.allows(Lane.CONTROL, now_ns):
+            return self._control.popleft()
         level = self._next_level(now_ns)
         if level is not None:
             return level

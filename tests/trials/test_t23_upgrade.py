@@ -38,6 +38,7 @@ from fleet import envelope
 from store import migrations, peers, telemetry
 from store.database import connect_reader
 from store.folder import FORMER, REVISION, bring_up, revision_of
+from store.rollback import ASIDE
 from sync import receipt
 from tests.cast import FRONT, PASSWORD, eventually, skerry
 from tests.mainland import Box, _site, mainland
@@ -356,11 +357,15 @@ def test_this_program_refuses_what_a_newer_one_left_in_a_crash_and_names_the_way
     subprocess.run([sys.executable, "-c", leave, str(data / "site.db")], cwd=ROOT, check=True)
     assert (data / "site.db-wal").stat().st_size  # whoever writes here would bring it in
     said = refuses(FRONT, what, data)
-    assert f"go back to {data / FORMER / REVISION}.db" in said
-    assert "docs/upgrade.md" in said
+    assert f"skerry rollback --data {data}" in said
     found = skerry("doctor", "--data", str(data))
     assert "tables of revision 9999" in found.stdout
     assert "Traceback" not in found.stderr
+    back = skerry("rollback", "--data", str(data))
+    assert back.returncode == 0, back.stderr
+    assert revision(data / "site.db") == REVISION
+    assert revision(data / FORMER / ASIDE) == "9999"
+    assert auditor.cli_verifies(data) == []
 
 
 def comes_home(hub: Box, name: str, after_fence: int = 0) -> list[str]:
@@ -431,7 +436,7 @@ def test_a_site_goes_back_to_its_older_program_in_each_way_and_returns_to_its_hu
             kept = hub.log_of(writer)
             alder.kill()
 
-        set_back(alder, "0007", older)
+        set_back(alder, older)
         returns("the copy that the upgrade made")
         found = auditor.on_disk(alder.data)
         assert not auditor.contents(alice.ledger, found)  # the raw records that came since the upgrade are still here
@@ -579,13 +584,10 @@ def people(site: Box) -> list[str]:
     return [one["name"] for one in site.call("GET", "/console/accounts")["accounts"]]
 
 
-def set_back(box: Box, older: str, front: Path) -> None:
-    """As docs/upgrade.md says."""
-    aside = box.data / "aside"
-    aside.mkdir()
-    for one in box.data.glob("site.db*"):
-        one.rename(aside / one.name)
-    shutil.copy(box.data / FORMER / f"{older}.db", box.data / "site.db")
+def set_back(box: Box, front: Path) -> None:
+    """As docs/upgrade.md says, of a box that is at rest or was killed."""
+    said = skerry("rollback", "--data", str(box.data))
+    assert said.returncode == 0, said.stderr
     box.front = front
 
 
@@ -616,11 +618,12 @@ def test_two_versions_work_together_then_the_older_is_upgraded(
         assert fleet.took_over() >= taken
         if ahead == "the sites":
             known = {site.name: hub.log_of(site.writer()) for site in (alder, birch)}
-            fence = hub.site("birch")["fence"]
+            fences = {site.name: hub.site(site.name)["fence"] for site in (alder, birch)}
             hub.stop()
-            set_back(hub, older, front)
+            set_back(hub, front)
             hub.start()
-            comes_home(hub, "birch", fence)
+            for name, fence in fences.items():
+                assert not comes_home(hub, name, fence)
             fleet.works()
             fleet.is_one()
             for site in (alder, birch):
