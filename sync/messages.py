@@ -14,6 +14,9 @@ Rules of the file
      length-prefixed.
   2  Everything after the welcome carries the session's fence; a message of another session is stale.
   3  What orders a site about (`Order`) is signed by the hub: who only has the line can delay, and no more.
+  4  A signature covers the fields that a message had in version 1 (`SIGNED_FIELDS`), whatever was added behind them: the
+     other end, which may be older, cannot sign or check what it does not know. A later field that must be believed asks
+     for a new version of the protocol, or for a signature of its own.
 """
 
 from __future__ import annotations
@@ -365,6 +368,15 @@ def decode(raw: bytes) -> Message | Unknown:
 
 # -- what is signed ---------------------------------------------------------------------------------------------
 
+SIGNED_FIELDS = {"hello": 15, "welcome": 7, "quarantined": 3, "released": 2, "present": 8}
+
+
+def _covered(message: Message) -> bytes:
+    """A message as its signature has it (rule 4)."""
+    names = message.__struct_fields__[: SIGNED_FIELDS[message.KIND]]
+    return _encode((message.KIND, [getattr(message, name) for name in names]))
+
+
 _LENGTH = struct.Struct(">I")
 
 
@@ -378,7 +390,7 @@ def challenge_content(hello: Hello, hub: str, nonce: bytes) -> bytes:
 
 def proof_content(hello: Hello, hub: str, nonce: bytes) -> bytes:
     """Binds the whole hello: what it says of heads and versions cannot be altered on the way."""
-    return _signed(b"skerry proof", nonce, hub.encode(), encode(hello))
+    return _signed(b"skerry proof", nonce, hub.encode(), _covered(hello))
 
 
 def refusal_content(hello: Hello, reason: str, new_epoch: bool, common: LogHead | None) -> bytes:
@@ -389,7 +401,7 @@ def refusal_content(hello: Hello, reason: str, new_epoch: bool, common: LogHead 
 def order_content(hello: Hello, order: Order) -> bytes:
     """Binds the order to the session that this hello began."""
     plain = msgspec.structs.replace(order, signature=b"")
-    return _signed(b"skerry order", hello.nonce, hello.writer.encode(), encode(plain))
+    return _signed(b"skerry order", hello.nonce, hello.writer.encode(), _covered(plain))
 
 
 def roster_content(content: bytes) -> bytes:
@@ -404,4 +416,4 @@ def withheld(raw: bytes) -> bytes:
 
 def present_content(log: Log, message: Present) -> bytes:
     plain = msgspec.structs.replace(message, signature=b"")
-    return _signed(b"skerry present", log.tenant.encode(), log.writer.encode(), encode(plain))
+    return _signed(b"skerry present", log.tenant.encode(), log.writer.encode(), _covered(plain))
