@@ -27,7 +27,6 @@ COMMITS = {
     "0001": "4760a3734cf52e1b7d414606dbccd037d1c54174",
     "0002": "458eb6337b54bdcf9b442fb8a57ea28912096f56",
     "0004": "754acafeec0036a19341fef46ad8fef15aec7336",
-    "0006": "6b6fdcd69b3c108e4985f4b61210c6f02b1bc66b",
     "0007": "d9c00b598185bd710605af1e272e77ab885d02e4",
 }
 _PARTS = ("skerry.py", "fleet", "store", "sync", "web", "hub", "appliance", "firmware-hooks")

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Mapping
+from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +60,7 @@ def encode(value: Any) -> bytes:
 
 
 document.encode = encode  # type: ignore[assignment]
+document.Kind = StrEnum("Kind", {one.name: one.value for one in document.Kind} | {"VESSEL": VESSEL})  # type: ignore[misc]
 document.SCHEMA = {  # type: ignore[misc]
     **document.SCHEMA,
     document.Kind.NODE: {**document.SCHEMA[document.Kind.NODE], COLOUR: document.Text(64)},
