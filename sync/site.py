@@ -201,7 +201,9 @@ class Site:
         self._parts: deque[Present] = deque()
         self._whole = True
         self._wants: deque[Want] = deque()
-        self._asked: deque[Heads] = deque(maxlen=_ASKED_MAX)  # what the hub says of documents, until nothing is on its way
+        self._asked: deque[Heads] = deque(
+            maxlen=_ASKED_MAX
+        )  # what the hub says of documents, until nothing is on its way
         self._behind_ns: int | None = None
 
     # -- the line ---------------------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ from fleet.people import Unavailable
 from store import budget, journal
 from store.database import connect, connect_reader
 from store.faults import Fault, StoreFault, fault_of
-from store.telemetry import History
+from store.telemetry import History, last_stray_id
 
 
 def test_a_partition_that_is_being_made_is_empty_and_not_damaged(tmp_path: Path) -> None:
@@ -86,3 +86,16 @@ def test_a_disk_that_cannot_take_a_number_still_lets_the_folder_be_held(
         monkeypatch.setattr("os.getpid", full)
         alder.folder.hold()
         alder.folder.release()
+
+
+def test_an_id_in_a_segment_is_not_given_again_when_site_db_was_set_back(tmp_path: Path) -> None:
+    """T23: sealed since the copy that was put back, it stands in no table; its ids went to other records."""
+    with Alder(tmp_path / "alder") as alder, closing(connect_reader(alder.folder.site_db)) as db:
+        assert last_stray_id(db, alder.folder) == 0
+        alder.hear(b"one", b"two", b"three")
+        db.execute("BEGIN")
+        db.execute("SELECT count(*) FROM segment").fetchone()  # as it was then
+        alder.seal()
+        assert last_stray_id(db, alder.folder) == 3
+        (alder.folder.segments / f"{'0' * 64}.jsonl.zst").write_bytes(b"cut off")
+        assert last_stray_id(db, alder.folder) == 3

@@ -37,7 +37,7 @@ from bench.island import ROOT
 from fleet import envelope
 from store import document, migrations, peers, telemetry
 from store.database import connect_reader
-from store.folder import FORMER, REVISION, bring_up, revision_of
+from store.folder import FORMER, REVISION, TENANTS, bring_up, revision_of
 from store.rollback import ASIDE
 from sync import receipt
 from tests.cast import FRONT, PASSWORD, eventually, skerry
@@ -461,6 +461,34 @@ def refuses_to_run(front: Path, data: Path) -> str:
     assert said.returncode == 1, said.stderr
     assert "Traceback" not in said.stderr
     return said.stderr
+
+
+def test_every_tenant_of_a_hub_goes_up_and_back(tmp_path: Path) -> None:
+    with mainland(tmp_path) as (hub,):
+        added = skerry("hub", "tenant", "add", "polar", "--data", str(hub.data), "--admin", "bob")
+        assert added.returncode == 0, added.stderr
+        hub.stop()
+        paths = [hub.data / "site.db", hub.data / TENANTS / "polar" / "site.db"]
+        for path in paths:
+            former.narrow(path, "0005")
+        older = shape(paths[0])
+        for kill in range(STARTS):
+            hub.start(wait=False)
+            eventually(lambda: (hub.data / FORMER).exists() or hub.serves())
+            time.sleep(random.Random(f"{SEED} {kill}").random() / 2)
+            hub.kill()
+            assert {revision(path) for path in paths} <= {"0005", REVISION}
+        hub.start()
+        assert [revision(path) for path in paths] == [REVISION, REVISION]
+        running = skerry("rollback", "--data", str(hub.data))
+        assert (running.returncode, "already runs" in running.stderr) == (1, True)
+        hub.stop()
+        set_back(hub, FRONT)
+        for path in paths:
+            assert (revision(path), shape(path)) == ("0005", older)
+            assert auditor.cli_verifies(path.parent) == []
+        hub.start()
+        assert [revision(path) for path in paths] == [REVISION, REVISION]
 
 
 # -- versions side by side ----------------------------------------------------------------------------------------
