@@ -103,6 +103,7 @@ block_bytes_max = 16 * 1024 * 1024
 
 # Store
 query_seconds_max = 2.0
+fleet_query_seconds_max = 10.0  # how a whole fleet stood at a moment; the answer is kept for whoever asks next
 telemetry_page_bytes_max = 32 * 1024 * 1024  # of raw records in one answer
 frame_bytes_max = 8 * 1024 * 1024  # of raw records in one frame
 frame_inflated_bytes_max = 128 * 1024 * 1024

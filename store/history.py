@@ -343,7 +343,7 @@ class HistoryIndex:
                     del self._moments[next(iter(self._moments))]
                 self._moments[key] = None  # gone again when something older comes while it is read
         if held is None:
-            held = self._ask(question)
+            held = self._ask(question, limits.fleet_query_seconds_max)
             with self._lock:
                 if key in self._moments:
                     self._moments[key] = held
@@ -365,10 +365,10 @@ class HistoryIndex:
         stamp = self._told.get(writer)
         return past.moment_of(stamp) if stamp is not None else None
 
-    def _ask(self, question: Callable[[sqlite3.Connection], T]) -> T:
+    def _ask(self, question: Callable[[sqlite3.Connection], T], seconds: float = limits.query_seconds_max) -> T:
         try:
             with closing(connect_reader(self.path)) as db:
-                deadline = time.monotonic() + limits.query_seconds_max
+                deadline = time.monotonic() + seconds
                 db.set_progress_handler(lambda: time.monotonic() > deadline, 100_000)
                 return question(db)
         except (StoreFault, sqlite3.DatabaseError) as error:
