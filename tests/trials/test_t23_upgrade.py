@@ -44,6 +44,7 @@ from tests.cast import FRONT, PASSWORD, eventually, skerry
 from tests.mainland import Box, _site, mainland
 
 SEED = int(os.environ.get("SEED", "20261129"))
+BEFORE = max(former.COMMITS)  # the version before this one, as a program
 OLDER = [f"{number:04d}" for number in range(1, int(REVISION))]
 CALLS = 4  # kills at a call to the disk, and errors of the disk, of each revision
 STARTS = 3  # kills in a start that upgrades, of each older program
@@ -334,7 +335,7 @@ def refuses(front: Path, what: str, data: Path) -> str:
     return sentence
 
 
-@pytest.mark.parametrize("older", ["0002", "0007"])
+@pytest.mark.parametrize("older", ["0002", BEFORE])
 def test_an_older_program_refuses_a_newer_folder_and_leaves_it_as_it_is(
     tmp_path: Path, programs: Path, written: Alice, older: str
 ) -> None:
@@ -396,7 +397,7 @@ def test_a_site_goes_back_to_its_older_program_in_each_way_and_returns_to_its_hu
     tmp_path: Path, programs: Path
 ) -> None:
     """A backup that the older program made, with the older and with the newer; the copy that the upgrade made."""
-    older = former.program("0007", programs)
+    older = former.program(BEFORE, programs)
     with mainland(tmp_path, "alder", fronts={"alder": older}) as (hub, alder):
         writer, alice = alder.writer(), Alice(alder)
         alice.works()
@@ -452,7 +453,7 @@ def test_a_site_goes_back_to_its_older_program_in_each_way_and_returns_to_its_hu
             assert auditor.cli_verifies(alder.data) == []
         assert revision(alder.data / "site.db") == REVISION
         assert not is_whole(hub)
-    print(f"T23: back from {REVISION} to 0007 in three ways, epochs {epochs}, {len(kept)} events at the hub")
+    print(f"T23: back from {REVISION} to {BEFORE} in three ways, epochs {epochs}, {len(kept)} events at the hub")
 
 
 def refuses_to_run(front: Path, data: Path) -> str:
@@ -625,7 +626,7 @@ def set_back(box: Box, front: Path) -> None:
     box.front = front
 
 
-@pytest.mark.parametrize(("older", "ahead"), [("0007", "the hub"), ("0004", "the sites")])
+@pytest.mark.parametrize(("older", "ahead"), [(BEFORE, "the hub"), ("0004", "the sites")])
 def test_two_versions_work_together_then_the_older_is_upgraded(
     tmp_path: Path, programs: Path, older: str, ahead: str
 ) -> None:
