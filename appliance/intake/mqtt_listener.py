@@ -501,8 +501,9 @@ class TcpPeer(Peer, asyncio.BufferedProtocol):
     def __init__(self, endpoint: Endpoint) -> None:
         Peer.__init__(self, endpoint)
 
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        self.transport = transport  # of any loop: uvloop's are no asyncio.Transport by their class
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self.transport = transport
         self.address = (transport.get_extra_info("peername") or ("",))[0]
         if not self.came():
             transport.abort()
