@@ -45,10 +45,18 @@ class Island:
         return 0
 
 
+_given: set[int] = set()
+
+
 def free_port() -> int:
-    """Free for TCP and UDP, and below the ports that the kernel gives to others in the meantime."""
+    """Free for TCP and UDP, below the ports that the kernel gives to others in the meantime, and not given before: who
+    was given it may not listen yet. Workers that test side by side share none."""
+    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")) % 8
     while True:
-        port = random.SystemRandom().randrange(10_000, 32_000)
+        port = random.SystemRandom().randrange(10_000, 32_000) // 8 * 8 + worker
+        if port in _given:
+            continue
+        _given.add(port)
         with socket.socket() as tcp, socket.socket(type=socket.SOCK_DGRAM) as udp, contextlib.suppress(OSError):
             tcp.bind(("127.0.0.1", port))
             udp.bind(("127.0.0.1", port))

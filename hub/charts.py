@@ -179,7 +179,7 @@ class Charts:
 
     def _save(self, now_s: int, *, everything: bool) -> None:
         """Write what has changed; then forget the minutes that will not grow any more, or all."""
-        changed = iter(tuple(self._changed))
+        changed = iter(sorted(self._changed))  # by the key of the table: its pages come out full
         while keys := tuple(islice(changed, _BATCH)):
             self._store.join([(node_id, self._live[node_id][start_s]) for node_id, start_s in keys])
             self._changed.difference_update(keys)

@@ -13,7 +13,7 @@ import pytest
 from paho.mqtt.client import Client
 from paho.mqtt.enums import CallbackAPIVersion
 
-from tests.cast import Site, eventually, island
+from tests.cast import Site, eventually, island, paho_ends
 from tests.mosquitto import Mosquitto, needs_mosquitto
 
 pytestmark = needs_mosquitto
@@ -74,8 +74,7 @@ class Publisher:
     def stop(self) -> None:
         self._stop.set()
         self._thread.join(20)
-        self._client.disconnect()
-        self._client.loop_stop()
+        paho_ends(self._client)
 
 
 def test_a_broker_and_an_appliance_that_are_killed_in_turn_lose_and_double_nothing(

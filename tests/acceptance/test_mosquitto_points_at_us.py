@@ -11,7 +11,7 @@ from paho.mqtt.client import Client
 from paho.mqtt.enums import CallbackAPIVersion
 
 from bench.island import free_port
-from tests.cast import Site, eventually, island
+from tests.cast import Site, eventually, island, paho_ends
 from tests.mosquitto import Mosquitto, needs_mosquitto
 
 pytestmark = needs_mosquitto
@@ -29,8 +29,7 @@ def publish(broker: Mosquitto, first: int) -> None:
     ]
     for one in sent:
         one.wait_for_publish(30)
-    client.disconnect()
-    client.loop_stop()
+    paho_ends(client)
 
 
 def heard(site: Site) -> Counter[str]:

@@ -17,7 +17,7 @@ import pytest
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 
-from tests.cast import Site, eventually, island
+from tests.cast import Site, eventually, island, paho_ends
 
 pytestmark = [
     pytest.mark.timeout(120),
@@ -74,8 +74,7 @@ class Device:
         assert self.up.wait(20)
 
     def goes(self) -> None:
-        self.client.disconnect()
-        self.client.loop_stop()
+        paho_ends(self.client)
         eventually(lambda: not self.is_connected())
 
     def is_connected(self) -> bool:

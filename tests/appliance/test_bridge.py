@@ -19,7 +19,7 @@ from appliance.config import Bridge
 from fleet.node import Kind
 from fleet.people import Identity, Role
 from store.frames import Record
-from tests.cast import eventually_async
+from tests.cast import eventually_async, paho_ends
 from tests.conftest import ALDER
 from tests.mosquitto import Mosquitto, needs_mosquitto
 
@@ -75,8 +75,7 @@ def publish(broker: Mosquitto, *payloads: bytes, topic: str = "sensors/kestrel/t
     sent = [client.publish(topic, one, qos=1, retain=bool(options.get("retain"))) for one in payloads]
     for one in sent:
         one.wait_for_publish(20)
-    client.disconnect()
-    client.loop_stop()
+    paho_ends(client)
 
 
 def kept(box: Appliance) -> list[Record]:
@@ -266,7 +265,6 @@ async def test_over_tls_the_broker_is_who_its_certificate_says(tmp_path: Path) -
             for number in range(300):  # more than one read of the line holds
                 client.publish("sensors/kestrel/telemetry", b"%d" % number, qos=1)
             await arrived(box, 300)
-            client.disconnect()
-            client.loop_stop()
+            paho_ends(client)
     finally:
         broker.stop()

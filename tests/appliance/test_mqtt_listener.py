@@ -47,7 +47,7 @@ from fleet import limits
 from store.certificates import ServerCertificate, ensure_server_certificate
 from tests.appliance.mqtt_talk import LEVELS, Api, ack
 from tests.appliance.plain_door import OpenDoor
-from tests.cast import Site, eventually, eventually_async, island
+from tests.cast import Site, eventually, eventually_async, island, paho_ends
 
 ALICE = Device("01ALICE", "alice", "cred-a")
 QOS = (0, 1, 2)
@@ -216,8 +216,7 @@ class Paho:
             assert self.connected.wait(20)
             yield self.client
         finally:
-            self.client.disconnect()
-            self.client.loop_stop()
+            paho_ends(self.client)
 
 
 @pytest.mark.parametrize("way", ["tcp", "tls", "websockets"])

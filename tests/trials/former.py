@@ -28,7 +28,7 @@ COMMITS = {
     "0002": "458eb6337b54bdcf9b442fb8a57ea28912096f56",
     "0004": "754acafeec0036a19341fef46ad8fef15aec7336",
     "0007": "d9c00b598185bd710605af1e272e77ab885d02e4",
-    "0008": "c88ffd2873ddc698d9fee1c0e774a4c4decaee99",
+    "0008": "e11ce4877f6926591d268e55e97b9bf2627d0a61",
 }
 _PARTS = ("skerry.py", "fleet", "store", "sync", "web", "hub", "appliance", "firmware-hooks")
 

@@ -703,13 +703,14 @@ def test_what_a_newer_version_says_is_kept_and_passed_on(tmp_path: Path, ahead: 
         with closing(box.database()) as db:
             writers = [writer for (writer,) in db.execute("SELECT writer FROM log ORDER BY id")]
         told = {writer: told_tomorrow(box, writer) for writer in writers}
-        here = {writer: told_tomorrow(other, writer) for writer in writers}
-        assert any(here.values())
+        here = eventually(
+            lambda: {writer: told_tomorrow(other, writer) for writer in writers}, lambda found: any(found.values())
+        )
         assert all(found in (told[writer], []) for writer, found in here.items()), (
             "each byte for byte, and none missing"
         )
         assert any(colours(other).values())
-        assert NOT_YET in [one["reason"] for one in other.call("GET", "/api/v1/quarantine")["items"]]
+        eventually(lambda: NOT_YET in [one["reason"] for one in other.call("GET", "/api/v1/quarantine")["items"]])
         for path in ("/", "/journal", "/links", *(f"/nodes/{node_id}" for node_id in colours(other))):
             assert other.call("GET", f"{path}?format=json"), path
         before = colours(other)

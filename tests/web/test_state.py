@@ -7,6 +7,7 @@ import contextlib
 import json
 import resource
 import socket
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 
@@ -29,7 +30,8 @@ SLOW_READERS = 200
 
 
 @pytest.fixture
-def server(island: Island, people: People) -> Iterator[Server]:
+def server(island: Island, people: People, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+    monkeypatch.setattr(state, "_open", Counter())  # a server that was stopped while somebody read counts no more
     server = Server(island, people, lambda: NOW_NS)
     yield server
     server.stop()
