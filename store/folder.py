@@ -161,13 +161,16 @@ def bring_up(path: Path) -> None:
 
 
 def _refuse_newer(path: Path) -> None:
-    """By a connection that only reads: one that writes would bring a write-ahead log in, in another program's file."""
+    """By a connection that only reads: one that writes would bring a write-ahead log in, in another program's file. A file
+    at rest is read as one that nobody changes: otherwise an empty write-ahead log would be left beside it."""
     if not path.exists():
         return
+    rests = not path.with_name(f"{path.name}-wal").exists()
     try:
-        with contextlib.closing(connect_reader(path)) as db:
+        how = f"file:{path}?mode=ro{'&immutable=1' if rests else ''}"
+        with contextlib.closing(sqlite3.connect(how, uri=True)) as db:
             found = revision_of(db)
-    except (StoreFault, sqlite3.DatabaseError):  # whoever opens it for writing may mend it, or say what is wrong
+    except sqlite3.DatabaseError:  # whoever opens it for writing may mend it, or say what is wrong
         return
     if found and not is_known(found):
         raise FolderNewer(
