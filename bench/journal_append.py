@@ -138,7 +138,8 @@ def _ours(folder: Path, facts: Sequence[Fact], batch: int) -> float:
 def _peer(folder: Path, rows: Sequence[Row], batch: int) -> float:
     path = _fresh(folder / "peer.db")
     parts = [rows[start : start + batch] for start in range(0, len(rows), batch)]
-    mentions = [list(zip(*journal.mentions([r[0] for r in part], [r[4] for r in part]), strict=True)) for part in parts]
+    columns = [tuple(zip(*part, strict=True)) for part in parts]
+    mentions = [list(zip(*journal.mentions(one[0], one[4], one[3]), strict=True)) for one in columns]
     with closing(connect(path)) as db:
         began = time.perf_counter()
         for part, mention in zip(parts, mentions, strict=True):

@@ -36,7 +36,7 @@ from store.keys import sync_folder
 
 log = logging.getLogger(__name__)
 
-REVISION = "0009"
+REVISION = "0010"
 TENANTS = "tenants"
 FORMER = "former"
 _ROOM_TIMES = 3  # the size of site.db: for the copy, and for what the steps write

@@ -332,23 +332,32 @@ def insert_block(
     positions = range(first_position, first_position + count)
     seqs = range(block.first_seq, block.first_seq + count)
     _insert(db, "event", (positions, [log_id] * count, seqs, kinds, subjects, walls_ns, block.events))
-    _insert(db, "mention", mentions(positions, subjects))
+    _insert(db, "mention", mentions(positions, subjects, kinds))
     db.execute(
         "INSERT INTO block VALUES (?,?,?,?,?,?)",
         (log_id, block.first_seq, block.head.seq, block.previous, block.hash, block.signature),
     )
 
 
-def mentions(positions: Sequence[int], subjects: Sequence[str]) -> tuple[Sequence[str], list[int], list[int]]:
-    """Where in a block each subject comes first and last: the columns of `mention`, in the order of its key.
+def mentions(
+    positions: Sequence[int], subjects: Sequence[str], kinds: Sequence[str]
+) -> tuple[Sequence[str], list[int], list[int]]:
+    """Where in a block each subject and each kind comes first and last: the columns of `mention`, in the order of its key.
 
     An index entry per event would spread a burst about every node over as many pages as there are nodes, several
     times over; an entry per subject and block halves the cost of appending.
     """
-    last = dict(zip(subjects, positions, strict=True))
-    first = dict(zip(reversed(subjects), reversed(positions), strict=True))
+    names = [name for pair in zip(subjects, map(_of_kind, kinds), strict=True) for name in pair]
+    twice = [position for position in positions for _ in range(2)]
+    last = dict(zip(names, twice, strict=True))
+    first = dict(zip(reversed(names), reversed(twice), strict=True))
     about = sorted(last)
-    return about, [first[subject] for subject in about], [last[subject] for subject in about]
+    return about, [first[name] for name in about], [last[name] for name in about]
+
+
+def _of_kind(kind: str) -> str:
+    """The name under which a kind is mentioned. A subject that is called so too only widens where is looked."""
+    return f"kind {kind}"
 
 
 def _insert(db: sqlite3.Connection, table: str, columns: Sequence[Sequence[object]]) -> None:
@@ -391,10 +400,11 @@ _SELECT = (
 AFTER = _SELECT.format(where="position > ? ORDER BY position LIMIT ?")
 
 
-_OF_SUBJECT = (
+_MENTIONED_AS = (
     "SELECT event.position, log.writer, log.epoch, event.seq, event.raw FROM mention CROSS JOIN event"
-    " ON event.position BETWEEN mention.first_position AND mention.last_position AND event.subject = mention.subject"
-    " JOIN log ON log.id = event.log_id WHERE mention.subject = ? AND mention.first_position < ? AND {where}"
+    " ON event.position BETWEEN mention.first_position AND mention.last_position JOIN log ON log.id = event.log_id"
+    " WHERE mention.subject = ? AND mention.first_position < ? AND {where}"
+    " ORDER BY mention.first_position DESC, event.position DESC LIMIT ?"
 )
 
 
@@ -410,18 +420,21 @@ def newest(
     """A query for the newest events below a position, within a stretch of time by the clocks that wrote them, and its
     parameters. `once`: without what a hub says again in its logs towards sites. For what is of no subject `store.window`
     is quicker."""
-    where = "event.position < ?" + (" AND kind = ?" if kind else "")
-    parameters: tuple[object, ...] = (before, kind) if kind else (before,)
-    if stretch.from_ns is not None:
-        where, parameters = f"{where} AND event.wall_ns >= ?", (*parameters, stretch.from_ns)
-    if stretch.until_ns is not None:
-        where, parameters = f"{where} AND event.wall_ns <= ?", (*parameters, stretch.until_ns)
+    where, parameters = "event.position < ?", list[object]([before])
+    for term, value in (
+        ("event.subject = ?", subject or None),
+        ("event.kind = ?", kind or None),
+        ("event.wall_ns >= ?", stretch.from_ns),
+        ("event.wall_ns <= ?", stretch.until_ns),
+    ):
+        if value is not None:
+            where, parameters = f"{where} AND {term}", [*parameters, value]
     if once:
         where += " AND log.writer NOT IN (SELECT log_writer FROM peer)"
-    if not subject:
+    name = subject or (_of_kind(kind) if kind else None)
+    if name is None:
         return _SELECT.format(where=f"{where} ORDER BY event.position DESC LIMIT ?"), (*parameters, limit)
-    order = " ORDER BY mention.first_position DESC, event.position DESC LIMIT ?"
-    return _OF_SUBJECT.format(where=where) + order, (subject, before, *parameters, limit)
+    return _MENTIONED_AS.format(where=where), (name, before, *parameters, limit)
 
 
 def rows_to_events(rows: Iterable[tuple[int, str, int, int, bytes]]) -> list[events.Recorded]:
@@ -473,7 +486,7 @@ def verify(db: sqlite3.Connection, progress: Callable[[int], None] = lambda even
     `progress` is told the number of events checked so far, a block at a time.
     """
     verdicts: list[Verdict] = []
-    checked = 0
+    checked, by_kind = 0, _mentions_kinds(db)
     for log_id, tenant, writer, epoch, raw_key in db.execute(
         "SELECT id, tenant, writer, epoch, public_key FROM log ORDER BY id"
     ).fetchall():
@@ -492,7 +505,7 @@ def verify(db: sqlite3.Connection, progress: Callable[[int], None] = lambda even
             if fault:
                 problem = (fault, block.first_seq, fault.value)
                 break
-            stray = _stray(db, log_id, block)
+            stray = _stray(db, log_id, block, by_kind)
             if stray:
                 problem = (Fault.HASH, block.first_seq, stray)
                 break
@@ -528,7 +541,12 @@ def _typed(block: Block) -> bool:
 _MENTIONED = "SELECT 1 FROM mention WHERE subject=? AND first_position=? AND last_position=?"
 
 
-def _stray(db: sqlite3.Connection, log_id: int, block: Block) -> str | None:
+def _mentions_kinds(db: sqlite3.Connection) -> bool:
+    """The step to revision 0010 adds what is mentioned of kinds; a folder may be looked at before that."""
+    return bool(db.execute("SELECT 1 FROM alembic_version WHERE version_num >= '0010'").fetchone())
+
+
+def _stray(db: sqlite3.Connection, log_id: int, block: Block, by_kind: bool) -> str | None:
     """Columns and mentions are copies for queries; they must say what the signed bytes say."""
     rows = db.execute(
         "SELECT seq, position, kind, subject, wall_ns, raw FROM event WHERE log_id=? AND seq BETWEEN ? AND ?"
@@ -542,8 +560,9 @@ def _stray(db: sqlite3.Connection, log_id: int, block: Block) -> str | None:
         signed = (here, first_position + index, event.seq, event.kind, event.subject, event.wall_ns)
         if signed != (seq, position, seq, kind, subject, wall_ns):
             return f"event {seq}: its columns differ from its signed bytes"
-    for mention in zip(*mentions([row[1] for row in rows], [row[3] for row in rows]), strict=True):
-        if not db.execute(_MENTIONED, mention).fetchone():
+    _, positions, kinds, subjects, _, _ = zip(*rows, strict=True)
+    for mention in zip(*mentions(positions, subjects, kinds), strict=True):
+        if (by_kind or not mention[0].startswith(_of_kind(""))) and not db.execute(_MENTIONED, mention).fetchone():
             seq = rows[mention[1] - first_position][0]
             return f"event {seq}: it is missing from the list of what is about {mention[0]}"
     return None

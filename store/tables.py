@@ -51,7 +51,8 @@ class Event(SQLModel, table=True):
 
 
 class Mention(SQLModel, table=True):
-    """Between which positions a block has events about `subject`: the way to a node's timeline (`journal.mentions`)."""
+    """Between which positions a block has events about `subject`, or of the kind that it names: the way to a node's timeline,
+    and to what happens seldom (`journal.mentions`)."""
 
     __tablename__ = "mention"
     __table_args__ = {"sqlite_with_rowid": False}

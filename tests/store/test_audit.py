@@ -99,7 +99,7 @@ def test_a_page_goes_on_where_the_one_before_it_ended(alder: Alder) -> None:
 def test_a_search_that_stops_for_its_time_says_how_far_it_has_come(
     alder: Alder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("store.audit._STEP", 3)
+    monkeypatch.setattr("store.audit._LOOK", 3)
     seen, before, stops = [], 0, 0
     while True:
         page = found(alder, Query(person="alice", before=before), 0.0)

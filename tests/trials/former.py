@@ -29,6 +29,7 @@ COMMITS = {
     "0004": "754acafeec0036a19341fef46ad8fef15aec7336",
     "0007": "d9c00b598185bd710605af1e272e77ab885d02e4",
     "0008": "e11ce4877f6926591d268e55e97b9bf2627d0a61",
+    "0009": "426845d0589d0cda2ecbbc2962bd4f33c76fac82",
 }
 _PARTS = ("skerry.py", "fleet", "store", "sync", "web", "hub", "appliance", "firmware-hooks")
 
