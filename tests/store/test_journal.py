@@ -195,7 +195,12 @@ def test_what_happens_seldom_is_found_without_looking_at_what_happens_often(alde
 
 
 def test_a_timeline_needs_no_sorting(alder: Alder) -> None:
-    for question in ((99, 5, DRONE, None), (99, 5, None, None), (99, 5, DRONE, "node.heard"), (99, 5, None, "node.heard")):
+    for question in (
+        (99, 5, DRONE, None),
+        (99, 5, None, None),
+        (99, 5, DRONE, "node.heard"),
+        (99, 5, None, "node.heard"),
+    ):
         sql, parameters = journal.newest(*question)
         with closing(connect_reader(alder.folder.site_db)) as db:
             plan = [row[3] for row in db.execute(f"EXPLAIN QUERY PLAN {sql}", parameters)]
