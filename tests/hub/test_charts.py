@@ -88,6 +88,11 @@ class Harbor:
         await self.charts.close()
 
 
+@pytest.fixture(autouse=True)
+def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(charts, "_TICK_S", 0)
+
+
 @pytest.fixture
 async def harbor(tmp_path: Path) -> AsyncIterator[Harbor]:
     made = Harbor(tmp_path / "harbor")
@@ -313,15 +318,15 @@ async def test_a_damaged_database_is_put_aside_and_filled_again_from_the_files(t
 
 
 async def test_beyond_its_bound_the_oldest_go(harbor: Harbor, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(charts, "BYTES_MAX", 120_000)
-    names: Sequence[str] = [present(0, index, SECOND).node_id for index in range(20)]
+    monkeypatch.setattr(charts, "BYTES_MAX", 80_000)
+    names: Sequence[str] = [present(0, index, SECOND).node_id for index in range(6)]
     for step in range(144):  # a day, of which the bound has room for the better part
         at_ns = (NOON + step * WINDOW_S) * SECOND
         turns: list[Turn] = [(None, Present(one, "x", values={"battery_pct": Told(80.0, at_ns)})) for one in names]
         harbor.charts.told(turns)
         harbor.turn(step * WINDOW_S + 61)
     harbor.turn(145 * WINDOW_S)
-    assert harbor.charts._store.size() < 132_000, "a page is given back when the last of its windows goes"
+    assert harbor.charts._store.size() < 88_000, "a page is given back when the last of its windows goes"
     kept = [one.start_s for one in await harbor.charts._store.windows(names[0], NOON, NOON + DAY // SECOND)]
     last_s = NOON + 143 * WINDOW_S
     assert kept == list(range(kept[0], last_s + 1, WINDOW_S)), "the latest are all there"
