@@ -16,6 +16,7 @@ from fleet.authority import Chain
 from fleet.connectivity import REACH, Mode, Reach
 from fleet.document import Kind, View
 from fleet.lifecycle import Phase
+from fleet.node import Kind as NodeKind
 from fleet.past import MISSING, Track
 from fleet.reading import Health
 from web import rows
@@ -49,26 +50,38 @@ def of_nodes(
     """In order. `silent` are the sites that have told nothing of the moment; `domain` is that of a node."""
     found: list[Item] = []
     concerned = frozenset().union(*(held.keys() for held in stood.values()))
+    tracks = tuple(stood.items())
+    alike: dict[
+        tuple[tuple[Track, str], ...], list[tuple[Cause, str, Track]]
+    ] = {}  # a hundred thousand stand in few ways
     for row in every:
         if row.id not in concerned or row.site in silent:
             continue
-        was = {track: held[row.id] for track, held in stood.items() if row.id in held}
-        mode = Mode(was[Track.CONNECTIVITY][0]) if Track.CONNECTIVITY in was else Mode.LIVE
-        then = NodeRow(
-            id=row.id,
-            name=row.name,
-            kind=row.kind,
-            site=row.site,
-            mode=mode,
-            reach=REACH[mode],
-            health=Health(was[Track.HEALTH][0]) if Track.HEALTH in was else Health.OK,
-            heartbeat_missing_ns=was[Track.HEARTBEAT][1] if Track.HEARTBEAT in was else None,
-            phase=was[Track.LIFECYCLE][0] if Track.LIFECYCLE in was else str(Phase.ACTIVE),
-        )
-        for one in rows.troubles(then):
-            since_ns = was[_TOLD_BY[one.cause]][1]
-            found.append(Item(one.cause, Kind.NODE, row.id, row.name, one.words, since_ns, row.site, domain(row.id)))
+        was = {track: held[row.id] for track, held in tracks if row.id in held}
+        way = tuple([(track, said) for track, (said, _) in was.items()])
+        troubles = alike.get(way)
+        if troubles is None:
+            troubles = alike[way] = _troubles(dict(way))
+        for cause, words, track in troubles:
+            found.append(Item(cause, Kind.NODE, row.id, row.name, words, was[track][1], row.site, domain(row.id)))
     return attention.queue(found, moment_ns)
+
+
+def _troubles(said: Mapping[Track, str]) -> list[tuple[Cause, str, Track]]:
+    """What whoever stood so needed somebody for, in which words, and the track that says since when."""
+    mode = Mode(said.get(Track.CONNECTIVITY, Mode.LIVE))
+    then = NodeRow(
+        id="",
+        name="",
+        kind=NodeKind.EDGE,
+        site="",
+        mode=mode,
+        reach=REACH[mode],
+        health=Health(said.get(Track.HEALTH, Health.OK)),
+        heartbeat_missing_ns=0 if Track.HEARTBEAT in said else None,
+        phase=said.get(Track.LIFECYCLE, str(Phase.ACTIVE)),
+    )
+    return [(one.cause, one.words, _TOLD_BY[one.cause]) for one in rows.troubles(then)]
 
 
 def of_sites(lines: Iterable[SiteLine]) -> list[Item]:
