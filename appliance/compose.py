@@ -6,7 +6,9 @@ import asyncio
 import contextlib
 import gc
 import logging
+import socket
 import sqlite3
+import ssl
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -674,6 +676,7 @@ class Appliance:
         await self.uploads.open(begun)
         listener = ports.tcp_listener("http", *configuration.address(self.config.http.listen, "http.listen"))
         self._listening("http", *listener.getsockname()[:2])
+        over_tls = self._https()
         ingest = Ingest(
             self.gate,
             self.quarantine.put,
@@ -703,8 +706,17 @@ class Appliance:
             secure_cookies=self.config.http.public_url.startswith("https:"),
             clock=self.clock.now_ns,
         )
-        self._serving = Serving(self.pages.around(app), [listener, ports.control_listener(self.folder.control)])
+        control = ports.control_listener(self.folder.control)
+        self._serving = Serving(self.pages.around(app), [listener, control], over_tls)
         await self._serving.start()
+
+    def _https(self) -> tuple[socket.socket, ssl.SSLContext] | None:
+        if not self.config.http.tls_listen:
+            return None
+        listener = ports.tcp_listener("https", *configuration.address(self.config.http.tls_listen, "http.tls_listen"))
+        self.addresses["https"] = shown = ports.shown(*listener.getsockname()[:2])
+        self.lines["http"].address += f", {shown} (TLS)"
+        return listener, self.tls.server()
 
     def _line_protocol(self, ingest: Ingest) -> tuple[Entry, ...]:
         config = self.config.lines

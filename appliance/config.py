@@ -31,6 +31,7 @@ class Site(_Section, frozen=True):
 
 class Http(_Section, frozen=True):
     listen: str = "127.0.0.1:8080"
+    tls_listen: str = ""
     public_url: str = ""  # when a proxy serves these pages under another address
 
 
@@ -149,11 +150,22 @@ class Config(_Section, frozen=True):
     bridge: tuple[Bridge, ...] = ()
 
 
+_ADDRESSES = (
+    "http.listen",
+    "http.tls_listen",
+    "syslog.udp",
+    "syslog.tcp",
+    "syslog.tls",
+    "mqtt.listen",
+    "mqtt.tls_listen",
+)
+
+
 def _check(config: Config) -> None:
-    for name in ("http.listen", "syslog.udp", "syslog.tcp", "syslog.tls", "mqtt.listen", "mqtt.tls_listen"):
+    for name in _ADDRESSES:
         section, key = name.split(".")
         text = getattr(getattr(config, section), key)
-        if text or section == "http":
+        if text or name == "http.listen":
             address(text, name)
     within("mqtt.connections_max", config.mqtt.connections_max, 1, 1_000_000)
     within("mqtt.packet_kib_max", config.mqtt.packet_kib_max, 1, 16_384)

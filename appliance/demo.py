@@ -42,6 +42,7 @@ class Ways(NamedTuple):
     """Where devices reach a site, HOST:PORT each. `syslog` is UDP and TCP; line protocol comes in over `http`."""
 
     http: str
+    https: str
     syslog: str
     syslog_tls: str
     mqtt: str
@@ -119,13 +120,14 @@ def _boxes(
     hub_http, line = address(port), address(4222)
     started = [(HUB, start("hub", data / HUB, HUB, log, "--http", hub_http, "--link", line))]
     ways = [
-        Ways(*map(address, (port + 1 + index, 5514 + index, 6514 + index, 1883 + index, 8883 + index)))
+        Ways(*map(address, (port + 1 + index, 8443 + index, 5514 + index, 6514 + index, 1883 + index, 8883 + index)))
         for index in range(len(sites))
     ]
     for plan, at in zip(sites, ways, strict=True):
         flags = ("--http", at.http, "--syslog-udp", at.syslog, "--syslog-tcp", at.syslog, "--mqtt", at.mqtt)
         # Whoever has no certificate is let in over TLS as over the other ways in: a demo takes in who is unknown.
         tls = {"SYSLOG_TLS": at.syslog_tls, "SYSLOG_TLS_CLIENTS": "optional", "MQTT_TLS_LISTEN": at.mqtt_tls}
+        tls["HTTP_TLS_LISTEN"] = at.https
         started.append((plan.name, start("appliance", data / plan.name, plan.name, log, *flags, settings=tls)))
     children += [child for _, child in started]
     for name, child in started:
@@ -288,7 +290,7 @@ def _tell(as_json: bool, hub: Running, boxes: Sequence[Running], sites: Sequence
         print(f"  token    {box.token} (viewer, for scripts)\n")
         print(f"  syslog   {said['syslog_udp']} (UDP and TCP), {said['syslog_tls']} (TLS)")
         print(f"  MQTT     {said['mqtt']}, {said['mqtt_tls']} (TLS), ThingsBoard's devices too")
-        print(f"  HTTP     {said['http']}")
+        print(f"  HTTP     {said['http']}, {said['https']} (TLS: the same, and the page)")
         print(f"  lines    {said['lines']} (line protocol, InfluxDB's clients)")
         print(f"  CA       {said['ca']} (what clients of TLS trust)")
         print(f"  devices  of your own deliver there; a token for one: {said['enrol']}\n")
@@ -313,6 +315,7 @@ def _card(box: Running) -> dict[str, str]:
         "mqtt": ways.mqtt,
         "mqtt_tls": ways.mqtt_tls,
         "http": f"{url}/v1/ingest",
+        "https": f"https://{ways.https}",
         "lines": url,
         "ca": str(box.data / "tls" / "ca.pem"),
         "enrol": f"skerry device token --data {box.data} --name NAME",

@@ -4,6 +4,8 @@ whole box; tests run it too."""
 from __future__ import annotations
 
 import gc
+import socket
+import ssl
 import sys
 from pathlib import Path
 
@@ -11,9 +13,9 @@ from hub.config import Config
 from hub.quay import Quay
 from hub.realm import Realm
 from hub.tenants import Tenants
-from store import ports
+from store import certificates, ports
 from store.accounts import Guesses
-from store.settings import address
+from store.settings import ConfigProblem, address
 from web.serving import Serving
 
 _SWITCH_S = 0.0005
@@ -65,8 +67,33 @@ class Hub(Realm):
             self.setup_path = f"/setup/{await self.accounts.setup_secret()}"
         listener = ports.tcp_listener("http", *address(self.config.http.listen, "http.listen"))
         self.addresses["http"] = ports.shown(*listener.getsockname()[:2])
-        self._serving = Serving(self.tenants.doors, [listener, ports.control_listener(self.folder.control)])
+        control = ports.control_listener(self.folder.control)
+        self._serving = Serving(self.tenants.doors, [listener, control], self._https())
         await self._serving.start()
+
+    def _https(self) -> tuple[socket.socket, ssl.SSLContext] | None:
+        http = self.config.http
+        if not http.tls_listen:
+            return None
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.minimum_version = ssl.TLSVersion.TLSv1_2
+        if http.certificate:
+            try:
+                context.load_cert_chain(http.certificate, http.key)
+            except (OSError, ssl.SSLError) as error:
+                raise ConfigProblem(
+                    f"http.certificate or http.key cannot be used ({error}); they are files in PEM, the key without a password"
+                ) from error
+        else:
+            named = [host.strip() for host in (http.hosts or self.config.link.hosts).split(",") if host.strip()]
+            hosts = named if http.hosts else [*named, "localhost", "127.0.0.1", "::1", socket.gethostname()]
+            made = certificates.ensure_server_certificate(
+                self.folder.root / "tls", hosts, self.ground.clock.now_ns(), name="pages"
+            )
+            context.load_cert_chain(made.certificate, made.key)
+        listener = ports.tcp_listener("https", *address(http.tls_listen, "http.tls_listen"))
+        self.addresses["https"] = ports.shown(*listener.getsockname()[:2])
+        return listener, context
 
     # -- stopping ---------------------------------------------------------------------------------------------
 

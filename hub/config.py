@@ -24,7 +24,13 @@ class Hub(_Section, frozen=True):
 
 
 class Http(_Section, frozen=True):
+    """Where pages are served. `hosts` are the names and addresses by which people reach them over TLS, with commas."""
+
     listen: str = "127.0.0.1:8081"
+    tls_listen: str = ""  # empty: off
+    hosts: str = ""  # empty: those of `link`, and the name of this machine
+    certificate: str = ""  # PEM files of your own; empty: one that the hub signs itself
+    key: str = ""
     public_url: str = ""  # when a proxy serves these pages under another address
 
 
@@ -62,6 +68,7 @@ class Config(_Section, frozen=True):
 def _check(config: Config) -> None:
     for name, text, needed in (
         ("http.listen", config.http.listen, True),
+        ("http.tls_listen", config.http.tls_listen, False),
         ("link.listen", config.link.listen, True),
         ("link.websocket_listen", config.link.websocket_listen, False),
     ):
@@ -70,8 +77,9 @@ def _check(config: Config) -> None:
     within("limits.sites_max", config.limits.sites_max, 1, 5_000)
     within("limits.stream_mib_max", config.limits.stream_mib_max, 16, 1 << 20)
     _check_server(config.link)
-    if bool(config.link.certificate) != bool(config.link.key):
-        raise ConfigProblem("link.certificate and link.key belong together; name both files, or none")
+    for name, section in (("http", config.http), ("link", config.link)):
+        if bool(section.certificate) != bool(section.key):
+            raise ConfigProblem(f"{name}.certificate and {name}.key belong together; name both files, or none")
     if not config.hub.name or len(config.hub.name) > 64:
         raise ConfigProblem("hub.name must have 1 to 64 characters")
 

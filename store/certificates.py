@@ -3,6 +3,7 @@ a site to its devices.
 
     ca.pem, ca.key            the authority: its certificate is copied to every site (or device), once
     server.pem, server.key    for the broker (or the ways in); made anew when its hosts change or its time comes
+    pages.pem, pages.key      the same for a hub's pages
 
 ECDSA P-256; every file 0600. Rules of the file
   1  The authority is never made anew while it can be read: every site, or device, would have to be visited.
@@ -55,11 +56,13 @@ class ServerCertificate(NamedTuple):
     key: Path
 
 
-def ensure_server_certificate(folder: Path, hosts: Iterable[str], now_ns: int, whose: str = "hub") -> ServerCertificate:
+def ensure_server_certificate(
+    folder: Path, hosts: Iterable[str], now_ns: int, whose: str = "hub", name: str = "server"
+) -> ServerCertificate:
     """A certificate for `hosts` (names or addresses), signed by the authority in `folder`; what is missing is made."""
     names = sorted({host.strip("[]").lower() for host in hosts})
     now = moment(now_ns)
-    files = ServerCertificate(folder / "ca.pem", folder / "server.pem", folder / "server.key")
+    files = ServerCertificate(folder / "ca.pem", folder / f"{name}.pem", folder / f"{name}.key")
     ca, ca_key = authority(folder, now, whose)
     if not _holds(files, names, ca, now):
         key = ec.generate_private_key(ec.SECP256R1())

@@ -27,7 +27,7 @@ class House(NamedTuple):
     box: Box
     people: People
     clock: Callable[[], int]
-    secure_cookies: bool
+    secure_cookies: bool  # also where the connection itself has no TLS: a proxy before it has
     tenant: str = ""  # of a hub; a site has one for good, and does not name it
     prefix: str = ""  # where the pages of this tenant are: /t/NAME, or nothing for the hub's first
     across: People | None = None  # of another tenant: those among the hub's first who look across all of them
@@ -37,6 +37,11 @@ class House(NamedTuple):
 def house(request: HTTPConnection) -> House:
     found: House = request.scope["skerry.house"]
     return found
+
+
+def is_secure(request: HTTPConnection) -> bool:
+    """Whether cookies are to travel over TLS only."""
+    return house(request).secure_cookies or request.url.scheme == "https"
 
 
 def box(request: HTTPConnection) -> Box:

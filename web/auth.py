@@ -144,7 +144,7 @@ def open_session(request: Request, response: Response, secret: str) -> None:
         path=f"{house.prefix}/",
         httponly=True,
         samesite="lax",
-        secure=house.secure_cookies,
+        secure=asked.is_secure(request),
     )
 
 
@@ -158,5 +158,5 @@ async def close_session(request: Request, response: Response) -> None:
         secret = cookie(headers, name)
         if people is not None and secret:
             await people.sign_out(secret, address)
-            response.delete_cookie(name, path=path, httponly=True, samesite="lax", secure=house.secure_cookies)
+            response.delete_cookie(name, path=path, httponly=True, samesite="lax", secure=asked.is_secure(request))
             return

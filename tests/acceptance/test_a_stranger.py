@@ -174,7 +174,7 @@ def test_the_demo_says_one_line_of_json_and_serves_what_it_says(tmp_path: Path) 
         assert set(said["hub"]) == {"url", "token", "data"}
         assert [site["name"] for site in said["sites"]] == ["alder", "birch"]
         site = said["sites"][0]
-        ways = {"syslog_udp", "syslog_tcp", "syslog_tls", "mqtt", "mqtt_tls", "http", "lines"}
+        ways = {"syslog_udp", "syslog_tcp", "syslog_tls", "mqtt", "mqtt_tls", "http", "https", "lines"}
         assert set(site) == {"name", "url", "token", "ca", "enrol", "data", *ways}
         names = eventually(lambda: live_names(site), lambda names: len(names) == 5)
         assert len(names) == 5

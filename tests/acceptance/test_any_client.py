@@ -150,25 +150,28 @@ INFLUXDB = """
 import sys
 from influxdb_client import InfluxDBClient, Point, WritePrecision
 from influxdb_client.client.write_api import SYNCHRONOUS
-url, token = sys.argv[1:]
-with InfluxDBClient(url=url, token=token, org="skerries") as client:
+url, token, ca = sys.argv[1:]
+with InfluxDBClient(url=url, token=token, org="skerries", ssl_ca_cert=ca) as client:
     point = Point("engine").tag("host", "ferry-1").field("rpm", 1450).time(1795253400, WritePrecision.S)
     client.write_api(write_options=SYNCHRONOUS).write(bucket="boats", record=point, write_precision=WritePrecision.S)
 """
 
 
 @needs("influxdb_client")
-def test_influxdb_client_delivers(alder: Alder) -> None:
-    node_id, token = alder.token("ferry-1")
-    client(INFLUXDB, alder.said["lines"], token)
+@pytest.mark.parametrize("way", ["lines", "https"])
+def test_influxdb_client_delivers(alder: Alder, way: str) -> None:
+    node_id, token = alder.token(f"ferry-1-{way}")
+    client(INFLUXDB, alder.said[way], token, alder.said["ca"])
     assert alder.records(node_id) == [(f"lines/@{node_id}/", "engine,host=ferry-1 rpm=1450i 1795253400")]
 
 
 @needs("curl")
-def test_curl_delivers(alder: Alder) -> None:
-    node_id, token = alder.token("lamp-3")
+@pytest.mark.parametrize("way", ["http", "https"])
+def test_curl_delivers(alder: Alder, way: str) -> None:
+    node_id, token = alder.token(f"lamp-3-{way}")
     command = ["curl", "-sS", "-f", "-H", f"Authorization: Bearer {token}", "-H", "Content-Type: application/json"]
-    command += ["-d", '{"battery_pct": 81}', alder.said["http"]]
+    place = alder.said["http"] if way == "http" else f"{alder.said['https']}/v1/ingest"
+    command += ["-d", '{"battery_pct": 81}', "--cacert", alder.said["ca"], place]
     subprocess.run(command, capture_output=True, timeout=60, check=True)
     assert alder.records(node_id) == [(f"http/@{node_id}/", '{"battery_pct": 81}')]
 

@@ -296,6 +296,6 @@ async def scheme(request: Request) -> Response:
         path="/",
         httponly=True,
         samesite="lax",
-        secure=asked.house(request).secure_cookies,
+        secure=asked.is_secure(request),
     )
     return response
