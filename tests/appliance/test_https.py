@@ -26,9 +26,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
 
 
 def port(site: Site) -> int:
-    found = re.search(r"https +127\.0\.0\.1:(\d+)", site.said())
-    assert found is not None
-    return int(found[1])
+    return int(eventually(lambda: re.findall(r"https +127\.0\.0\.1:(\d+)", site.said()))[0])
 
 
 def context(site: Site) -> ssl.SSLContext:
@@ -48,12 +46,18 @@ def test_the_same_is_served_as_without_tls(site: Site) -> None:
 
 
 def test_a_session_that_was_opened_over_tls_travels_over_tls_only(site: Site) -> None:
-    link = cast.skerry("account", "link", "--data", str(site.data)).stdout
-    found = re.search(r"/(?:enter|setup)/\S+", link)
-    assert found is not None
+    link = re.search(r"/setup/\S+", eventually(site.said, lambda said: "/setup/" in said))
+    assert link is not None
+    fields = {"name": "alice", "password": cast.PASSWORD, "again": cast.PASSWORD}
     with over_tls(site) as line:
-        answer = line.get(found[0])
-        assert all("secure" in one.lower() for one in answer.headers.get_list("set-cookie"))
+        answer = line.post(link[0], data=fields)
+        assert answer.status_code == 303
+        assert "secure" in answer.headers["set-cookie"].lower()
+        assert line.get("/").status_code == 200
+    with site.client() as line:
+        answer = line.post("/login", data={"name": "alice", "password": cast.PASSWORD})
+        assert answer.status_code == 303
+        assert "secure" not in answer.headers["set-cookie"].lower()
 
 
 async def test_programs_follow_the_state_over_wss(site: Site) -> None:
