@@ -89,6 +89,8 @@ def _log_to_stderr() -> None:
     import logging
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
+    # nats-py's streams do not know that they go over TLS, and asyncio would say so at the end of each line.
+    logging.getLogger("asyncio").addFilter(lambda record: "eof_received()" not in record.getMessage())
 
 
 # -- hub, link, receipt -----------------------------------------------------------------------------------------

@@ -27,6 +27,7 @@ def test_the_pages_are_served_over_tls_by_a_certificate_that_the_hub_signs_and_k
         assert health(hub, hub.data / "tls" / "ca.pem") == 200
         held = (hub.data / "tls" / "pages.pem").read_bytes(), (hub.data / "tls" / "server.pem").read_bytes()
         hub.stop()
+        assert " WARNING asyncio" not in hub.said()
         hub.start()
         assert health(hub, hub.data / "tls" / "ca.pem", 2) == 200
         assert held == ((hub.data / "tls" / "pages.pem").read_bytes(), (hub.data / "tls" / "server.pem").read_bytes())
