@@ -11,24 +11,27 @@ Rules of the file
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 import msgspec
 from starlette.types import ASGIApp
 
 from fleet.connectivity import Reach
-from fleet.events import Body, TenantAdded
+from fleet.events import AccountChanged, AccountCreated, Body, Recorded, TenantAdded
 from fleet.limits import tenants_max
 from fleet.people import Identity, Refused, Role
 from hub.config import Config
 from hub.debts import HEARD
 from hub.quay import Quay
 from hub.realm import Realm
-from store import keys
+from store import keys, roster
 from store.accounts import Accounts, Guesses, check_name
+from store.database import connect_reader
 from store.faults import StoreFault
 from store.folder import TENANTS, FolderProblem
 from store.keys import KeyProblem
@@ -68,6 +71,7 @@ class Tenants:
         self._closed: dict[str, str] = {}  # tenants that are not open, and why
         self._secure = config.http.public_url.startswith("https:")
         self._adding = asyncio.Lock()
+        self._changed = asyncio.Event()  # an account of the first tenant, or a tenant came
         self._nowhere: dict[str, ASGIApp] = {}
         self.doors = Doors(
             application(
@@ -90,8 +94,41 @@ class Tenants:
             await self._open(folder.name)
 
     def begin(self) -> None:
+        self._house.ground.journal.listen(self._listener())
+        self._house.supervisor.run("operators", self._operators_loop)
         for realm in self.realms.values():
             realm.begin()
+
+    def _listener(self) -> Callable[[Sequence[Recorded]], None]:
+        loop = asyncio.get_running_loop()
+
+        def heard(batch: Sequence[Recorded]) -> None:
+            if any(isinstance(one.body, AccountCreated | AccountChanged) for one in batch):
+                loop.call_soon_threadsafe(self._changed.set)
+
+        return heard
+
+    async def _operators_loop(self) -> None:
+        """Who looks across all tenants and is for all sites is for those of every tenant. A folder that was another hub's
+        tenant and is a hub of its own now lets go of that hub's."""
+        await self._tell(self._house, ())
+        while True:
+            self._changed.clear()
+            people = await asyncio.to_thread(self._across)
+            for realm in tuple(self.realms.values()):
+                await self._tell(realm, people)
+            await self._changed.wait()
+
+    async def _tell(self, realm: Realm, people: Sequence[roster.Bounded]) -> None:
+        ground = realm.ground
+        try:
+            await ground.writer.write(partial(roster.take_across, people=people, now_ns=ground.clock.now_ns()))
+        except (StoreFault, Refused) as problem:
+            log.warning("tenant %s was not told who looks across all tenants: %s", realm.tenant, problem)
+
+    def _across(self) -> tuple[roster.Bounded, ...]:
+        with contextlib.closing(connect_reader(self._house.folder.site_db)) as db:
+            return roster.across(db)
 
     @property
     def rows(self) -> tuple[Entry, ...]:
@@ -227,6 +264,7 @@ class Tenants:
                 await _end(realm)
                 raise Refused(f"tenant {name} cannot be opened: {problem}") from problem
             realm.begin()
+        self._changed.set()
         ground, added = realm.ground, TenantAdded(name, admin, who.name)
         await ground.writer.write(lambda db: ground.journal.stage(name, added))
         await realm.accounts.create_account(who, admin, keys.new_secret("first"), Role.ADMIN)

@@ -5,8 +5,8 @@ Rules of the file
   1  A roster's version only rises. One that is older than what is here is refused: a stranger may keep a copy of it, and
      whoever was removed since would be back.
   2  An account that was made at the site holds its name; the hub's of that name is told of and passed over.
-  3  A password's hash stands in the table of accounts and in a roster on its way, and nowhere else: what is returned,
-     staged or raised names people only.
+  3  A password's hash stands in the table of accounts, in a roster on its way, and, of who looks across tenants, in what
+     the other tenants' rosters are made of; nowhere else: what is returned, staged or raised names people only.
   4  Every call is inside the caller's transaction. Signatures are checked before (`sync.messages.roster_content`).
 """
 
@@ -29,6 +29,7 @@ SITES_MAX = 1_000  # named for one person
 _SAID_MAX = 200  # of what one event tells
 _VERSION_MAX = 1 << 62
 _MADE, _HERE, _HELD, _GLASS = "roster_made", "roster_here", "roster_held:", "glass_at:"
+_ACROSS = "across"  # who looks across all tenants; not among what views are made of, for their hashes stand there
 replace = msgspec.structs.replace
 _SET = "INSERT INTO meta VALUES (?,?) ON CONFLICT DO UPDATE SET value=excluded.value"
 
@@ -135,16 +136,45 @@ class Bounded(NamedTuple):
     bound: Bound
 
 
+_BOUNDED = (
+    "SELECT name, role, password_hash, disabled, sites, changed_by FROM account"
+    " WHERE sites IS NOT NULL AND (tenant=? OR role IN ('OPERATOR','OPERATOR_ADMIN')) ORDER BY name"
+)
+
+
 def bounded(db: sqlite3.Connection, tenant: str) -> tuple[Bounded, ...]:
-    """All accounts that a site of the tenant may have to know of."""
+    """All accounts that a site of the tenant may have to know of. A name of its own outweighs that of who looks across."""
+    own = _accounts(db, tenant)
+    held = _meta(db, _ACROSS)
+    across = msgspec.json.decode(held, type=tuple[Bounded, ...]) if held else ()
+    named = {one.entry.name for one in own}
+    return (*own, *(one for one in across if one.entry.name not in named))
+
+
+def _accounts(db: sqlite3.Connection, tenant: str) -> tuple[Bounded, ...]:
     return tuple(
         Bounded(Entry(name, role, bool(disabled), False, by or "", "" if disabled else hashed), bound_of(sites))
-        for name, role, hashed, disabled, sites, by in db.execute(
-            "SELECT name, role, password_hash, disabled, sites, changed_by FROM account"
-            " WHERE sites IS NOT NULL AND (tenant=? OR role IN ('OPERATOR','OPERATOR_ADMIN')) ORDER BY name",
-            (tenant,),
-        )
+        for name, role, hashed, disabled, sites, by in db.execute(_BOUNDED, (tenant,))
     )
+
+
+def across(db: sqlite3.Connection) -> tuple[Bounded, ...]:
+    """At a hub's first tenant: the accounts that look across all tenants and are, or were, for all sites."""
+    return tuple(
+        one
+        for one in _accounts(db, "")
+        if Role[one.entry.role].across and (ALL in one.bound.sites or ALL in one.bound.left)
+    )
+
+
+def take_across(db: sqlite3.Connection, people: Sequence[Bounded], now_ns: int) -> bool:
+    """At another tenant of that hub: its sites have to know of them too. Whether that is news."""
+    said = msgspec.json.encode(people).decode()
+    if said == (_meta(db, _ACROSS) or "[]"):
+        return False
+    db.execute(_SET, (_ACROSS, said))
+    changed(db, now_ns)
+    return True
 
 
 def entries_for(people: Iterable[Bounded], site: str) -> tuple[Entry, ...]:

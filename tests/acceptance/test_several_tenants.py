@@ -5,6 +5,7 @@ and nothing of one at another. A hub that had one tenant has it still.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import re
 import shutil
@@ -21,6 +22,7 @@ from store.control import Refusal
 from store.database import connect
 from store.folder import Folder
 from sync import jetstream
+from tests.acceptance.test_people_of_the_hub import PASSWORD, Browser, people
 from tests.cast import eventually, skerry
 from tests.mainland import Box, _site, mainland
 
@@ -52,7 +54,7 @@ def invited(hub: Box, name: str, tenant: str) -> dict[str, Any]:
 
 
 def test_a_hub_keeps_several_tenants_apart(tmp_path: Path) -> None:
-    with mainland(tmp_path, "alder") as (hub, _):
+    with mainland(tmp_path, "alder") as (hub, alder):
         eventually(lambda: sites(hub), lambda found: found == ["alder"])
         assert list(tenants(hub)) == ["default"]
         said = cli(hub, "hub", "tenant", "add", "tropic", "--admin", "alice")
@@ -74,11 +76,29 @@ def test_a_hub_keeps_several_tenants_apart(tmp_path: Path) -> None:
             asyncio.run(no_way_across(hub, link))
             a_stick_goes_to_its_tenant_alone(tmp_path, hub, birch)
             her_first_sign_in(hub, enter)
+            who_looks_across_comes_to_every_site(hub, alder, birch)
         finally:
             birch.stop()
         hub.stop()
         copied_and_rebuilt(tmp_path, hub)
         a_folder_of_another_name_stays_closed(hub)
+
+
+def who_looks_across_comes_to_every_site(hub: Box, alder: Box, birch: Box) -> None:
+    """And whoever is of one tenant to that tenant's."""
+    for name, role in (("olga", "operator-admin"), ("oscar", "operator"), ("vera", "viewer")):
+        hub.call("POST", "/api/v1/accounts", {"name": name, "password": PASSWORD, "role": role, "sites": ["*"]})
+    eventually(lambda: people(alder), lambda found: sorted(found) == ["olga", "oscar", "vera"])
+    eventually(lambda: people(birch), lambda found: sorted(found) == ["olga", "oscar"])
+    hub.stop()
+    with contextlib.closing(Browser(birch)) as oscar:
+        assert oscar.sign_in("oscar", PASSWORD) == 303, "with no line to anybody"
+        hub.start()
+        with contextlib.closing(Browser(hub)) as olga:
+            assert olga.sign_in("olga", PASSWORD) == 303
+            olga.send("/account/accounts/disable", name="oscar")
+        eventually(lambda: oscar.page("/"), lambda page: page == "")
+    eventually(lambda: tenants(hub)["tropic"]["sites_live"], lambda live: live == 1)
 
 
 async def no_way_across(hub: Box, link: dict[str, Any]) -> None:
