@@ -465,8 +465,10 @@ def doctor(args: argparse.Namespace) -> int:
 def journal_verify(args: argparse.Namespace) -> int:
     if args.source.is_dir():
         from appliance.archive import verify
+        from store.folder import Folder
 
-        return _told(verify(args.source, progress=_progress("verifying", "events")))
+        folders = [args.source, *(one.root for one in Folder(args.source).tenants())]  # a hub's other tenants too
+        return max([_told(verify(one, progress=_progress("verifying", "events"))) for one in folders])
     from sync.receive import check_file
 
     return _told(check_file(args.source, progress=_progress("verifying", "bytes")))

@@ -80,6 +80,8 @@ def test_a_hub_keeps_several_tenants_apart(tmp_path: Path) -> None:
         finally:
             birch.stop()
         hub.stop()
+        said = skerry("journal", "verify", str(hub.data))
+        assert said.stdout.count("every event holds") == len(list(hub.data.rglob("site.db"))) == 3, said.stderr
         copied_and_rebuilt(tmp_path, hub)
         a_folder_of_another_name_stays_closed(hub)
 
