@@ -543,6 +543,8 @@ _MENTIONED = "SELECT 1 FROM mention WHERE subject=? AND first_position=? AND las
 
 def _mentions_kinds(db: sqlite3.Connection) -> bool:
     """The step to revision 0010 adds what is mentioned of kinds; a folder may be looked at before that."""
+    if not db.execute("SELECT 1 FROM sqlite_master WHERE name='alembic_version'").fetchone():
+        return True  # tables of this program's, in no folder
     return bool(db.execute("SELECT 1 FROM alembic_version WHERE version_num >= '0010'").fetchone())
 
 

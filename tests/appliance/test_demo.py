@@ -82,7 +82,7 @@ def test_for_a_person_it_prints_an_address_that_lets_them_in(tmp_path: Path) -> 
         assert "Site alder with 3 simulated devices:" in words
         ways = re.findall(r"^  (syslog|MQTT|HTTP|lines|CA|devices) ", words, re.MULTILINE)
         assert ways == ["syslog", "MQTT", "HTTP", "lines", "CA", "devices"] * 2
-        assert len(set(re.findall(r"127\.0\.0\.1:\d+", words))) == 11, "five for each site, one for the hub"
+        assert len(set(re.findall(r"127\.0\.0\.1:\d+", words))) == 13, "six for each site, one for the hub"
         link = re.search(r"open +http://(127\.0\.0\.1):(\d+)(/enter/\S+)", words)
         assert link
         with socket.create_connection((link[1], int(link[2])), 10) as line:
