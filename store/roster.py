@@ -146,9 +146,9 @@ def bounded(db: sqlite3.Connection, tenant: str) -> tuple[Bounded, ...]:
     """All accounts that a site of the tenant may have to know of. A name of its own outweighs that of who looks across."""
     own = _accounts(db, tenant)
     held = _meta(db, _ACROSS)
-    across = msgspec.json.decode(held, type=tuple[Bounded, ...]) if held else ()
+    guests = msgspec.json.decode(held, type=tuple[Bounded, ...]) if held else ()
     named = {one.entry.name for one in own}
-    return (*own, *(one for one in across if one.entry.name not in named))
+    return (*own, *(one for one in guests if one.entry.name not in named))
 
 
 def _accounts(db: sqlite3.Connection, tenant: str) -> tuple[Bounded, ...]:
@@ -160,11 +160,8 @@ def _accounts(db: sqlite3.Connection, tenant: str) -> tuple[Bounded, ...]:
 
 def across(db: sqlite3.Connection) -> tuple[Bounded, ...]:
     """At a hub's first tenant: the accounts that look across all tenants and are, or were, for all sites."""
-    return tuple(
-        one
-        for one in _accounts(db, "")
-        if Role[one.entry.role].across and (ALL in one.bound.sites or ALL in one.bound.left)
-    )
+    found = _accounts(db, "")  # of no tenant: what is left are those who look across
+    return tuple(one for one in found if ALL in one.bound.sites or ALL in one.bound.left)
 
 
 def take_across(db: sqlite3.Connection, people: Sequence[Bounded], now_ns: int) -> bool:

@@ -47,12 +47,13 @@ async def identify(scope: Scope, house: asked.House) -> Identity | None:
     if from_control_socket(scope):
         return Identity(name="console", role=Role.OPERATOR_ADMIN, via="console", address="console")
     address = address_of(scope)
-    found = await _known(Headers(scope=scope), address, house)
+    found = await _known(scope, address, house)
     # From where this one asks: what is known of a session or a token was perhaps first asked for from elsewhere.
     return msgspec.structs.replace(found, address=address) if found is not None else None
 
 
-async def _known(headers: Headers, address: str, house: asked.House) -> Identity | None:
+async def _known(scope: Scope, address: str, house: asked.House) -> Identity | None:
+    headers = Headers(scope=scope)
     scheme, _, token = headers.get("authorization", "").partition(" ")
     if scheme.lower() == "bearer":
         token = token.strip()
@@ -62,9 +63,9 @@ async def _known(headers: Headers, address: str, house: asked.House) -> Identity
         if found is None and house.across is not None:
             found = _across(await house.across.bearer(token, address))
         return found
-    own = cookie(headers, session_cookie(house))
+    own = cookie(headers, session_cookie(scope, house.tenant if house.prefix else ""))
     found = await house.people.session(own, address) if own else None
-    if found is None and house.across is not None and (other := cookie(headers, SESSION_COOKIE)):
+    if found is None and house.across is not None and (other := cookie(headers, session_cookie(scope))):
         found = _across(await house.across.session(other, address))
     return found
 
@@ -78,9 +79,12 @@ def guest(who: Identity) -> Identity:
     return msgspec.structs.replace(who, name=f"{who.name} of {who.tenant}")
 
 
-def session_cookie(house: asked.House) -> str:
-    """Each tenant has a cookie of its own name: one browser may be signed in at several."""
-    return f"{SESSION_COOKIE}_{house.tenant}" if house.prefix else SESSION_COOKIE
+def session_cookie(scope: Scope, tenant: str = "") -> str:
+    """Browsers keep cookies by host, whatever the port. So each of a machine's boxes, each port of a box and each tenant of a
+    hub (but its first) has one of its own name: one browser may be signed in at all of them."""
+    port = Headers(scope=scope).get("host", "").rpartition(":")[2]
+    where = port if port.isascii() and port.isdecimal() else "tls" if scope["scheme"] in ("https", "wss") else ""
+    return f"{SESSION_COOKIE}{'_' if where else ''}{where[:5]}{'.' if tenant else ''}{tenant}"
 
 
 def from_control_socket(scope: Scope) -> bool:
@@ -138,7 +142,7 @@ async def check_intent(request: Request, who: Identity | None) -> None:
 def open_session(request: Request, response: Response, secret: str) -> None:
     house = asked.house(request)
     response.set_cookie(
-        session_cookie(house),
+        session_cookie(request.scope, house.tenant if house.prefix else ""),
         secret,
         max_age=SESSION_SECONDS,
         path=f"{house.prefix}/",
@@ -150,10 +154,11 @@ def open_session(request: Request, response: Response, secret: str) -> None:
 
 async def close_session(request: Request, response: Response) -> None:
     """The session at this tenant, or the one at the hub's first that looks in here."""
-    house, headers, address = asked.house(request), request.headers, address_of(request.scope)
+    house, headers, scope = asked.house(request), request.headers, request.scope
+    address = address_of(scope)
     for people, name, path in (
-        (house.people, session_cookie(house), f"{house.prefix}/"),
-        (house.across, SESSION_COOKIE, "/"),
+        (house.people, session_cookie(scope, house.tenant if house.prefix else ""), f"{house.prefix}/"),
+        (house.across, session_cookie(scope), "/"),
     ):
         secret = cookie(headers, name)
         if people is not None and secret:

@@ -25,6 +25,7 @@ from web.ports import AttentionQuery, NodeRow, SiteLine
 
 LOOKED_UP_MAX = 50  # documents
 
+_Way = tuple[tuple[Track, str], ...]
 Stood = Mapping[Track, Mapping[str, tuple[str, int]]]  # by track, then by node: what stood, since when
 
 # What of each track may need somebody
@@ -51,9 +52,7 @@ def of_nodes(
     found: list[Item] = []
     concerned = frozenset().union(*(held.keys() for held in stood.values()))
     tracks = tuple(stood.items())
-    alike: dict[
-        tuple[tuple[Track, str], ...], list[tuple[Cause, str, Track]]
-    ] = {}  # a hundred thousand stand in few ways
+    alike: dict[_Way, list[tuple[Cause, str, Track]]] = {}  # a hundred thousand stand in few ways
     for row in every:
         if row.id not in concerned or row.site in silent:
             continue

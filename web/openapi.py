@@ -260,7 +260,7 @@ def document(table: Table, version: str) -> dict[str, Any]:
             "schemas": schemas,
             "securitySchemes": {
                 "bearer": {"type": "http", "scheme": "bearer"},
-                "session": {"type": "apiKey", "in": "cookie", "name": "skerry_session"},
+                "session": {"type": "apiKey", "in": "cookie", "name": "skerry_session_PORT"},
             },
         },
     }

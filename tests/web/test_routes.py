@@ -149,6 +149,20 @@ def test_the_session_cookie_is_out_of_reach_for_scripts(ask: TestClient) -> None
     assert "secure" not in cookie
 
 
+def test_one_browser_may_be_signed_in_at_several_boxes_of_one_machine(ask: TestClient) -> None:
+    """And a box's way in with TLS takes nothing from the one without: browsers keep cookies by host, whatever the port."""
+    fields = {"name": "bob", "password": PASSWORD}
+    for base, name in (
+        ("http://alder", "skerry_session"),
+        ("https://alder", "skerry_session_tls"),
+        ("http://alder:8081", "skerry_session_8081"),
+        ("https://alder:8443", "skerry_session_8443"),
+    ):
+        assert ask.post(f"{base}/login", data=fields).headers["set-cookie"].startswith(f"{name}="), base
+    held = {one.name for one in ask.cookies.jar}
+    assert held == {"skerry_session", "skerry_session_tls", "skerry_session_8081", "skerry_session_8443"}
+
+
 def test_a_box_behind_tls_makes_its_cookies_secure() -> None:
     client = TestClient(
         application(Island(nodes=1), People(), clock=lambda: NOW_NS, secure_cookies=True), follow_redirects=False
