@@ -11,7 +11,6 @@ import json
 import os
 import secrets
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -21,6 +20,7 @@ from typing import Any, NamedTuple
 from urllib.parse import quote
 
 from store.control import NotRunning, Refusal, call
+from store.ports import ListenProblem, free_port
 
 _START_S = 60.0
 HUB = "harbor"
@@ -90,7 +90,7 @@ def run(data: Path, *, devices: int, seed: int, speed: float, as_json: bool, por
         return _until_one_ends(children)
     except KeyboardInterrupt:
         return 0
-    except (NotRunning, Refusal) as problem:
+    except (NotRunning, Refusal, ListenProblem) as problem:
         print(f"skerry demo: {problem}", file=sys.stderr)
         return 1
     finally:
@@ -327,20 +327,3 @@ def _until_one_ends(children: list[subprocess.Popen[bytes]]) -> int:
     while all(child.poll() is None for child in children):
         time.sleep(0.3)
     return max(child.returncode or 0 for child in children if child.poll() is not None)
-
-
-def free_port(wanted: int) -> int:
-    """`wanted` if it is free for TCP and UDP, or else one that is."""
-    for port in (wanted, 0):
-        with (
-            socket.socket(socket.AF_INET, socket.SOCK_STREAM) as tcp,
-            socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as udp,
-        ):
-            tcp.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as the server does: one that just ended is free
-            try:
-                tcp.bind(("127.0.0.1", port))
-                udp.bind(("127.0.0.1", tcp.getsockname()[1]))
-            except OSError:
-                continue
-            return int(tcp.getsockname()[1])
-    raise NotRunning("no free port was found")

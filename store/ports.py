@@ -5,6 +5,7 @@ that a person can do something about it.
 from __future__ import annotations
 
 import errno
+import random
 import socket
 from pathlib import Path
 
@@ -12,6 +13,10 @@ from store.control import short_address
 
 _BACKLOG = 1024
 _CONTROL_BACKLOG = 16
+# Below those that the kernel gives to whoever connects outwards (from 32768): in the moment between the look and the
+# listening, any connection of this machine could have taken one of those.
+_FIRST, _LAST = 24_000, 32_767
+_TRIES = 200
 
 
 class ListenProblem(Exception):
@@ -57,3 +62,29 @@ def control_listener(path: Path) -> socket.socket:
 
 def shown(host: str, port: int) -> str:
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def free_port(wanted: int = 0, *, host: str = "127.0.0.1") -> int:
+    """`wanted` if it is free at `host` for TCP and UDP, or else another that is; 0 asks for any.
+
+    For a box that is started now and listens in a moment. Raises ListenProblem if none was found.
+    """
+    if wanted and _free(host, wanted):
+        return wanted
+    for _ in range(_TRIES):
+        port = random.SystemRandom().randint(_FIRST, _LAST)
+        if _free(host, port):
+            return port
+    raise ListenProblem(f"No free port was found at {host} between {_FIRST} and {_LAST}. Name one.")
+
+
+def _free(host: str, port: int) -> bool:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as tcp, socket.socket(family, socket.SOCK_DGRAM) as udp:
+        tcp.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as the server does: one that just ended is free
+        try:
+            tcp.bind((host, port))
+            udp.bind((host, port))
+        except OSError:
+            return False
+    return True

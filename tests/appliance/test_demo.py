@@ -14,7 +14,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from appliance.demo import free_port
 from store.control import call
 from tests.cast import FRONT, eventually, island, skerry
 
@@ -76,7 +75,7 @@ def test_a_demo_whose_appliance_dies_ends_and_takes_the_devices_with_it(tmp_path
 
 def test_for_a_person_it_prints_an_address_that_lets_them_in(tmp_path: Path) -> None:
     with demo(tmp_path / "demo") as (process, first):
-        assert first == "Hub harbor: every site, as it is now\n"
+        assert first == "Hub harbor: every site, as it is now\n", process.communicate()[1]
         assert process.stdout is not None
         words = "".join(iter(process.stdout.readline, LAST))
         assert "Site alder with 3 simulated devices:" in words
@@ -100,17 +99,3 @@ def test_a_demo_on_a_folder_in_use_says_who_has_it(tmp_path: Path) -> None:
         assert "Traceback" not in ended.stderr
         assert f"an appliance already runs on {site.data}" in ended.stderr
         assert site.process.poll() is None, "it ends only what it began"
-
-
-def test_a_wanted_port_is_had_if_it_is_free_and_another_if_not() -> None:
-    free = free_port(0)
-    assert free_port(free) == free
-    with socket.create_server(("127.0.0.1", free)):
-        assert free_port(free) not in (0, free)
-
-
-def test_a_port_that_is_taken_for_datagrams_is_taken() -> None:
-    free = free_port(0)
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as datagrams:
-        datagrams.bind(("127.0.0.1", free))
-        assert free_port(free) not in (0, free)

@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 
+from bench.island import free_port
 from store.certificates import ensure_server_certificate
 from tests.cast import Site, eventually, island
 from tests.firmware_hooks.agents import PATH, agent, record, settings
@@ -205,7 +206,7 @@ def test_it_finds_a_site_by_multicast_and_sends_only_where_its_authority_vouches
     with contextlib.ExitStack() as stack:
         ports = {}
         for name, authority in (("alder", ca), ("mallory", tmp_path / "mallory-ca")):
-            port = _free_port()
+            port = free_port()
             found = {**announce, "SKERRY_SENSOR_MDNS_PORT": str(port)}
             site = stack.enter_context(island(tmp_path / name, "--name", name, environment=found))
             ports[name] = (site, stack.enter_context(_forwarded(port, site.http, authority)))
@@ -216,12 +217,6 @@ def test_it_finds_a_site_by_multicast_and_sends_only_where_its_authority_vouches
         with running(config, tmp_path / "agent.log"):
             eventually(lambda: numbers(ports["alder"][0]), lambda held: held == [0, 1, 2, 3, 4])
         assert numbers(ports["mallory"][0]) == []
-
-
-def _free_port() -> int:
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return int(one.getsockname()[1])
 
 
 @contextlib.contextmanager
@@ -306,7 +301,7 @@ def test_whatever_a_stranger_answers_the_record_stays_and_nothing_falls(tmp_path
 
 
 def test_a_stop_is_orderly(tmp_path: Path) -> None:
-    config = configure(tmp_path, sites=[f"http://127.0.0.1:{_free_port()}"])
+    config = configure(tmp_path, sites=[f"http://127.0.0.1:{free_port()}"])
     with running(config, tmp_path / "agent.log") as process:
         eventually((tmp_path / "agent.log").read_text, lambda said: "probe" in said)
         process.send_signal(signal.SIGTERM)
