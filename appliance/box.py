@@ -111,7 +111,8 @@ class ApplianceBox:
         self.past = Then(
             parts.turns,
             self,
-            lambda: self._listed().rows,
+            lambda: {row.id: row for row in self._listed().rows},
+            lambda query, among: lists.ids(self._listed().rows, query, among),
             tuple,
             Documents(parts.folder.site_db, parts.identity.log.tenant, self._where, self.drifting.owns),
             parts.autonomy.rights,

@@ -6,13 +6,13 @@ courtesy: order that matters comes from (epoch, seq). Source: Kulkarni et al., "
 
 from __future__ import annotations
 
-_COUNTER_BITS = 16
+COUNTER_BITS = 16
 
 
 def tick(previous: int, wall_ms: int) -> int:
     """The next stamp after `previous`, at the wall clock's `wall_ms` or later."""
-    return max(previous + 1, max(wall_ms, 0) << _COUNTER_BITS)
+    return max(previous + 1, max(wall_ms, 0) << COUNTER_BITS)
 
 
 def wall_ms(stamp: int) -> int:
-    return stamp >> _COUNTER_BITS
+    return stamp >> COUNTER_BITS

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import heapq
-from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping, Sequence, Set
 from contextlib import closing
 from typing import Any, Protocol, TypeVar
 
@@ -162,7 +162,7 @@ class HubBox:
         documents = Documents(parts.folder.site_db, parts.identity.log.tenant, self._where, self.drifting.owns)
         rights = parts.granting.rights if parts.granting is not None else None
         self.past = (
-            Then(parts.turns, self, self._all_rows, self._told, documents, rights, self._receipts_then)
+            Then(parts.turns, self, self._all_rows, self._matching, self._told, documents, rights, self._receipts_then)
             if parts.turns is not None
             else None
         )
@@ -221,8 +221,11 @@ class HubBox:
         self._roll.refresh()
         return self._roll
 
-    def _all_rows(self) -> list[ports.NodeRow]:
+    def _all_rows(self) -> dict[str, ports.NodeRow]:
         return self._rolled().every()
+
+    def _matching(self, query: ports.NodeQuery, among: Set[str] | None) -> Set[str]:
+        return self._rolled().matching(query, among)
 
     def _row(self, here: NodeHere) -> ports.NodeRow:
         site = self._parts.fleet.sites.get(here.site)
@@ -344,7 +347,7 @@ class HubBox:
         self, who: Identity, after: str, limit: int, query: ports.NodeQuery = ports.ALL_NODES
     ) -> Sequence[Node]:
         among, held = await self._among(query), dict(self._parts.fleet.nodes)
-        ids = [row.id for row in rows.matching(self._all_rows(), query, among)] if rows.filters(query) else held
+        ids = self._matching(query, among) if rows.filters(query) else held
         chosen = heapq.nsmallest(limit, (one for one in ids if one > after and one in held))
         return [self._canonical(held[node_id]) for node_id in chosen]
 

@@ -181,8 +181,9 @@ class Roll:
 
     # -- what is asked ------------------------------------------------------------------------------------------------
 
-    def every(self) -> list[NodeRow]:
-        return list(self._rows.values())
+    def every(self) -> dict[str, NodeRow]:
+        """By id; a copy, for whoever goes through it elsewhere."""
+        return self._rows.copy()
 
     def reach(self) -> dict[Reach, int]:
         return {reach: self._reach[reach] for reach in Reach}
@@ -203,7 +204,7 @@ class Roll:
         if not rows.filters(query):
             page = tuple(held[node_id] for node_id in self._line(order).page(query.offset, end))
             return Found(page, len(ids), rows.places(map(held.__getitem__, ids)))
-        found = self._chosen(query, ids, among)
+        found = [held[node_id] for node_id in self._sorted(self.matching(query, among), ids)]
         shown = found if order == rows.BY_URGENCY else self._by(order, found, end)
         return Found(rows.page(shown, query), len(found), rows.places(found))
 
@@ -229,37 +230,33 @@ class Roll:
         self._lines[order] = line
         return line
 
-    def _chosen(self, query: NodeQuery, ids: Sequence[str], within: Set[str] | None) -> list[NodeRow]:
-        """What matches, the most urgent first."""
+    def matching(self, query: NodeQuery, within: Set[str] | None = None) -> Set[str]:
+        """The ids of what matches, in no order; `within`: only of these."""
+        among: Set[str] = self._rows.keys()
         if query.site:
             here = [writer for writer, standing in self._standing.items() if standing[0] == query.site]
-            among = {node_id for writer in here for node_id in self._fleet.nodes_of.get(writer, ())}
-            ids = self._sorted(among, ids)
-        elif query.reach:
-            ranks = sorted(rows.ranks_of(query.reach))
-            ids = [node_id for rank in ranks for _, node_id in self._ranks.get(rank, ())]
+            among = {node_id for writer in here for node_id in self._fleet.nodes_of.get(writer, ()) if node_id in among}
         elif query.kind:
-            ids = self._sorted(self._kinds[query.kind], ids)
+            among = self._kinds[query.kind]
+        elif query.reach:
+            among = {node_id for rank in rows.ranks_of(query.reach) for _, node_id in self._ranks.get(rank, ())}
         if within is not None:
-            ids = [node_id for node_id in ids if node_id in within]
+            among = among & within
         text = query.text.strip().lower()
-        if text and len(ids) < len(self._words):
-            ids = [node_id for node_id in ids if text in self._words[node_id]]
+        if text and len(among) == len(self._words):
+            among = {node_id for node_id, words in self._words.items() if text in words}
         elif text:
-            ids = self._sorted({node_id for node_id, words in self._words.items() if text in words}, ids)
-        reach, kind, tag = query.reach, query.kind, query.tag
-        found = [self._rows[node_id] for node_id in ids]
-        if reach or kind or tag:
-            found = [
-                row
-                for row in found
-                if (reach is None or row.reach is reach)
-                and (kind is None or row.kind is kind)
-                and (not tag or tag in row.tags)
-            ]
-        return found
+            among = {node_id for node_id in among if text in self._words[node_id]}
+        reach, kind, tag, held = query.reach, query.kind, query.tag, self._rows
+        if reach:
+            among = {node_id for node_id in among if held[node_id].reach is reach}
+        if kind:
+            among = {node_id for node_id in among if held[node_id].kind is kind}
+        if tag:
+            among = {node_id for node_id in among if tag in held[node_id].tags}
+        return among
 
-    def _sorted(self, among: set[str], ids: Sequence[str]) -> list[str]:
+    def _sorted(self, among: Set[str], ids: Sequence[str]) -> list[str]:
         """Those `among` in the order of `ids`: a few are sorted, of many the rest is left out."""
         if len(among) > _MANY:
             return [node_id for node_id in ids if node_id in among]

@@ -14,17 +14,20 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import logging
+import os
 import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
+from itertools import compress
 from pathlib import Path
 from typing import Any, TypeVar
 
 import msgspec
 
-from fleet import limits, past
+from fleet import hlc, limits, past
 from fleet.events import Clock
 from fleet.past import Known, Row, Sifted, Track, Was
 from fleet.people import Unavailable
@@ -55,6 +58,9 @@ CREATE TABLE born (subject INTEGER PRIMARY KEY, hlc INTEGER NOT NULL);
 CREATE TABLE told (writer INTEGER PRIMARY KEY, hlc INTEGER NOT NULL);
 CREATE TABLE meta (key TEXT PRIMARY KEY, value) WITHOUT ROWID;
 """
+_SPOKEN = (
+    "CREATE INDEX IF NOT EXISTS spoken ON turn (track, said, subject) WHERE track>1"  # connectivity is asked of all
+)
 _STAMP = "((SELECT text FROM name WHERE id={0}.writer), {0}.epoch, {0}.seq)"
 LATER = (
     " ON CONFLICT DO UPDATE SET writer=excluded.writer, epoch=excluded.epoch, seq=excluded.seq, said=excluded.said,"
@@ -177,7 +183,8 @@ def open_history(path: Path, site: sqlite3.Connection) -> sqlite3.Connection:
 
 def define(db: sqlite3.Connection, site: sqlite3.Connection) -> None:
     """The tables of a past that knows nothing yet."""
-    db.executescript(f"BEGIN IMMEDIATE;{_SCHEMA}")
+    db.executescript(f"BEGIN IMMEDIATE;{_SCHEMA}{_SPOKEN};")
+    db.execute(_META, ("made", os.urandom(8)))  # what tells the numbers of this file from those of another
     stand(db, site, 0)
     db.execute("COMMIT")
 
@@ -186,6 +193,7 @@ def _fits(db: sqlite3.Connection, site: sqlite3.Connection) -> bool:
     if not db.execute("SELECT 1 FROM sqlite_master WHERE name='turn'").fetchone():
         define(db, site)
         return True
+    db.execute(_SPOKEN)  # one that an earlier program made has none
     held = dict(db.execute("SELECT key, value FROM meta"))
     return held.get("version") == VERSION and held.get("mark") == mark(site, held.get("position", 0))
 
@@ -226,6 +234,7 @@ class HistoryIndex:
         self.position = 0
         self._told: dict[str, int] = {}
         self._moments: dict[tuple[int, str], Any] = {}  # by stamp and question; None while it is read
+        self._texts: tuple[bytes | None, dict[int | None, str]] = (None, {None: ""})  # of which file, by number
         self._lock = threading.Lock()
         self._wake, self._stop = threading.Event(), threading.Event()
         self._thread = threading.Thread(target=self._run, name="history", daemon=True)
@@ -323,17 +332,14 @@ class HistoryIndex:
     def fleet(self, moment_ns: int) -> Mapping[str, str]:
         """Every node that was there at a moment, and its mode; empty when it had not been heard."""
         stamp = past.stamp_at(moment_ns)
-        return self._remembered(stamp, "fleet", lambda db: _fleet(db, stamp))
+        return self._remembered(stamp, "fleet", lambda: self._fleet(stamp))
 
-    def standing(self, moment_ns: int, track: Track, said: frozenset[str]) -> Mapping[str, tuple[str, int]]:
-        """The nodes on whose track one of these words stood at a moment; which, and since when (Unix ns)."""
+    def standing(self, moment_ns: int, track: Track, said: frozenset[str]) -> Mapping[str, Mapping[str, int]]:
+        """By each of these words, the nodes on whose track it stood at a moment, and since when (Unix ns)."""
         stamp = past.stamp_at(moment_ns)
-        asked = f"{track} {sorted(said)}"
-        return self._remembered(stamp, asked, lambda db: _those(db, stamp, track, sorted(said)))
+        return self._remembered(stamp, f"{track} {sorted(said)}", lambda: self._those(stamp, track, sorted(said)))
 
-    def _remembered(
-        self, stamp: int, asked: str, question: Callable[[sqlite3.Connection], dict[str, T]]
-    ) -> dict[str, T]:
+    def _remembered(self, stamp: int, asked: str, question: Callable[[], dict[str, T]]) -> dict[str, T]:
         """An answer about a whole fleet: kept until something older comes, or others are asked for."""
         key = (stamp, asked)
         with self._lock:
@@ -343,11 +349,65 @@ class HistoryIndex:
                     del self._moments[next(iter(self._moments))]
                 self._moments[key] = None  # gone again when something older comes while it is read
         if held is None:
-            held = self._ask(question, limits.fleet_query_seconds_max)
+            held = question()
             with self._lock:
                 if key in self._moments:
                     self._moments[key] = held
         return held
+
+    def _fleet(self, stamp: int) -> dict[str, str]:
+        found: dict[str, str] = {}
+        for texts, (subjects, said) in self._halves(_FLEET, (stamp,)):
+            found.update(zip(map(texts.__getitem__, subjects), map(texts.__getitem__, said), strict=True))
+        return found
+
+    def _those(self, stamp: int, track: Track, said: Sequence[str]) -> dict[str, dict[str, int]]:
+        asked = (stamp, int(track), msgspec.json.encode(said).decode())
+        found: dict[str, dict[str, int]] = {}
+        many = track is Track.CONNECTIVITY
+        for texts, (subjects, spoken, since) in (
+            self._halves(_THOSE, asked) if many else [self._columns(_SELDOM, asked)]
+        ):
+            nodes = [*map(texts.__getitem__, subjects)]
+            for word in set(spoken):
+                which = [this == word for this in spoken]
+                found.setdefault(texts[word], {}).update(
+                    zip(compress(nodes, which), compress(since, which), strict=True)
+                )
+        return found
+
+    def _halves(self, question: str, values: tuple[Any, ...]) -> Sequence[_Columns]:
+        """`_columns` of all nodes, half of them beside the other half."""
+        low, high = self._ask(lambda db: db.execute("SELECT min(subject), max(subject) FROM born").fetchone())
+        middle = ((low or 0) + (high or 0)) // 2
+        with ThreadPoolExecutor(1, "history-half") as beside:
+            second = beside.submit(self._columns, question, (*values, middle, _LAST))
+            return self._columns(question, (*values, 0, middle)), second.result()
+
+    def _columns(self, question: str, values: tuple[Any, ...]) -> _Columns:
+        """An answer's columns, and the texts of all numbers in the first two. Each comes as one value that SQLite makes in one
+        step: whoever reads a hundred thousand rows gives the interpreter away and takes it back for each."""
+
+        def ask(db: sqlite3.Connection) -> _Columns:
+            columns = [*map(_COLUMN.decode, db.execute(question, values).fetchone())]
+            return self._texts_of(db, columns[:2]), columns
+
+        return self._ask(ask, limits.fleet_query_seconds_max)
+
+    def _texts_of(self, db: sqlite3.Connection, columns: Sequence[Sequence[int | None]]) -> Mapping[int | None, str]:
+        """The texts of all these numbers and of others; of none it is empty. A number keeps its text while the file lasts, so
+        it is read once."""
+        row = db.execute("SELECT value FROM meta WHERE key='made'").fetchone()
+        made = row[0] if row else None
+        with self._lock:
+            if self._texts[0] != made:
+                self._texts = (made, {None: ""})
+            held = self._texts[1]
+            unknown = {one for column in columns for one in column if one not in held}
+            if unknown:
+                (found,) = db.execute(_TEXTS, (msgspec.json.encode(sorted(unknown)).decode(),)).fetchone()
+                held.update(_TEXTS_SAID.decode(found))
+            return held
 
     def of(
         self, subjects: Iterable[str], moment_ns: int, tracks: Iterable[Track] = Track
@@ -376,45 +436,31 @@ class HistoryIndex:
             raise Unavailable(_NOT_NOW) from error
 
 
-# An answer about all nodes comes as one value, made by SQLite in one step: whoever reads it row by row gives the
-# interpreter away and takes it back for each of a hundred thousand.
+_LAST = 1 << 62
 _FLEET = """
-SELECT json_group_object(
-    (SELECT text FROM name WHERE id=born.subject),
+SELECT json_group_array(subject), json_group_array(
     (SELECT said FROM turn WHERE track=1 AND turn.subject=born.subject AND hlc<=?1 ORDER BY hlc DESC LIMIT 1))
-FROM born WHERE hlc<=?1
+FROM born WHERE hlc<=?1 AND subject>?2 AND subject<=?3
 """
-_THOSE = """
-SELECT json_group_object((SELECT text FROM name WHERE id=one), json_array(word,
-       (SELECT max(hlc) FROM turn WHERE track=?2 AND subject=one AND hlc<=?1)))
+_WORDS = "(SELECT id FROM name WHERE text IN (SELECT value FROM json_each(?3)))"
+_THOSE_OF = f"""
+SELECT json_group_array(one), json_group_array(word), json_group_array(
+    ((SELECT max(hlc) FROM turn WHERE track=?2 AND subject=one AND hlc<=?1) >> {hlc.COUNTER_BITS}) * {limits.MS})
 FROM (SELECT subject AS one,
-             (SELECT said FROM turn WHERE track=?2 AND turn.subject=born.subject AND hlc<=?1 ORDER BY hlc DESC LIMIT 1)
+             (SELECT said FROM turn WHERE track=?2 AND turn.subject=node.subject AND hlc<=?1 ORDER BY hlc DESC LIMIT 1)
              AS word
-      FROM born WHERE hlc<=?1)
-WHERE word IN (SELECT id FROM name WHERE text IN (SELECT value FROM json_each(?3)))
-"""
-_SAID = msgspec.json.Decoder(dict[str, int | None])
-_SAID_AT = msgspec.json.Decoder(dict[str, tuple[int, int]])
-
-
-def _fleet(db: sqlite3.Connection, stamp: int) -> dict[str, str]:
-    (found,) = db.execute(_FLEET, (stamp,)).fetchone()
-    said = _SAID.decode(found)
-    words = _words(db, said.values())
-    return {subject: words[word] for subject, word in said.items()}
-
-
-def _those(db: sqlite3.Connection, stamp: int, track: Track, said: Sequence[str]) -> dict[str, tuple[str, int]]:
-    (found,) = db.execute(_THOSE, (stamp, int(track), msgspec.json.encode(said).decode())).fetchone()
-    held = _SAID_AT.decode(found)
-    words = _words(db, (word for word, _ in held.values()))
-    return {subject: (words[word], past.moment_of(at)) for subject, (word, at) in held.items()}
-
-
-def _words(db: sqlite3.Connection, numbers: Iterable[int | None]) -> dict[int | None, str]:
-    """Their texts; that of none is empty."""
-    found = {one: db.execute("SELECT text FROM name WHERE id=?", (one,)).fetchone() for one in set(numbers)}
-    return {one: row[0] if row else "" for one, row in found.items()}
+      FROM ({{}}) AS node LIMIT -1)
+WHERE word IN {_WORDS}
+"""  # without a limit SQLite would look up the word twice
+_THOSE = _THOSE_OF.format("SELECT subject FROM born WHERE hlc<=?1 AND subject>?4 AND subject<=?5")
+# Of most nodes what is asked for never stood there.
+_SELDOM = _THOSE_OF.format(
+    f"SELECT DISTINCT subject FROM turn INDEXED BY spoken WHERE track=?2 AND track>1 AND said IN {_WORDS}"
+)
+_TEXTS = "SELECT json_group_array(json_array(id, text)) FROM name WHERE id IN (SELECT value FROM json_each(?))"
+_COLUMN = msgspec.json.Decoder(list[int | None])
+_Columns = tuple[Mapping[Any, str], list[list[Any]]]
+_TEXTS_SAID = msgspec.json.Decoder(list[tuple[int, str]])
 
 
 _TURNS = (

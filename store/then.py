@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import closing
 from pathlib import Path
 from typing import NamedTuple
@@ -84,6 +84,12 @@ class Documents:
         """None when nobody had written it by then."""
         with closing(connect_reader(self._site_db)) as db:
             return document.as_of(db, Id(self._tenant, kind, name), stamp_at(moment_ns))
+
+    def some(self, names: Iterable[tuple[Kind, str]], moment_ns: int) -> Mapping[tuple[Kind, str], View]:
+        """Those of these that somebody had written by then."""
+        with closing(connect_reader(self._site_db)) as db:
+            found = {one: document.as_of(db, Id(self._tenant, *one), stamp_at(moment_ns)) for one in names}
+        return {one: view for one, view in found.items() if view is not None}
 
     def every(self, kind: Kind, moment_ns: int) -> Mapping[str, View]:
         """Of bundles or domains: those that had been written by then, by id."""

@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from itertools import islice
 from typing import NamedTuple
 
 from fleet import attention
@@ -53,6 +54,44 @@ class Made(NamedTuple):
     key: object
     awake: list[Item]
     asleep: list[Item]
+
+
+class Sums(NamedTuple):
+    """Of what stands in the queue: how many items, how many that match a query, and how many by cause, domain and site."""
+
+    total: int
+    matching: int
+    causes: Counter[str]
+    domains: Counter[str]
+    sites: Counter[str]
+
+    def plus(self, other: Sums) -> Sums:
+        return Sums(
+            self.total + other.total,
+            self.matching + other.matching,
+            self.causes + other.causes,
+            self.domains + other.domains,
+            self.sites + other.sites,
+        )
+
+    def minus(self, other: Sums) -> Sums:
+        return Sums(
+            self.total - other.total,
+            self.matching - other.matching,
+            self.causes - other.causes,
+            self.domains - other.domains,
+            self.sites - other.sites,
+        )
+
+
+def summed(items: Sequence[Item], query: AttentionQuery) -> Sums:
+    return Sums(
+        len(items),
+        sum(matches(one, query) for one in items),
+        Counter([str(one.cause) for one in items]),
+        Counter([one.domain for one in items]),
+        Counter([one.site for one in items]),
+    )
 
 
 class Queue:
@@ -138,25 +177,32 @@ class Queue:
 
     def view(self, made: Made, query: AttentionQuery, names: Mapping[str, str], now_ns: int) -> AttentionView:
         """`names` are those of the domains."""
-        return view(made, query, names, now_ns, hub=self._hub)
+        return view(made, summed(made.awake, query), query, names, now_ns, hub=self._hub)
 
 
 def view(
-    made: Made, query: AttentionQuery, names: Mapping[str, str], now_ns: int, *, hub: bool, as_of: AsOf | None = None
+    made: Made,
+    sums: Sums,
+    query: AttentionQuery,
+    names: Mapping[str, str],
+    now_ns: int,
+    *,
+    hub: bool,
+    as_of: AsOf | None = None,
 ) -> AttentionView:
-    awake = [one for one in made.awake if matches(one, query)]
+    """`sums` are those of all that is awake, of which `made` holds the first at least."""
+    awake = islice((one for one in made.awake if matches(one, query)), SHOWN_MAX)
     asleep = [one for one in made.asleep if matches(one, query)]
-    domains, sites = Counter(one.domain for one in made.awake), Counter(one.site for one in made.awake)
     return AttentionView(
         now_ns=now_ns,
-        items=tuple(line(one, names, now_ns, hub=hub) for one in awake[:SHOWN_MAX]),
-        matching=len(awake),
-        total=len(made.awake),
+        items=tuple(line(one, names, now_ns, hub=hub) for one in awake),
+        matching=sums.matching,
+        total=sums.total,
         quiet=tuple(line(one, names, now_ns, hub=hub) for one in asleep[:SHOWN_MAX]),
         quiet_matching=len(asleep),
-        causes=tuple(Counter(str(one.cause) for one in made.awake).most_common()),
-        domains=tuple((one, names.get(one, one), count) for one, count in domains.most_common() if one),
-        sites=tuple((one, count) for one, count in sorted(sites.items()) if one),
+        causes=tuple(sums.causes.most_common()),
+        domains=tuple((one, names.get(one, one), count) for one, count in sums.domains.most_common() if one),
+        sites=tuple((one, count) for one, count in sorted(sums.sites.items()) if one),
         as_of=as_of,
     )
 

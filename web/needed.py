@@ -4,15 +4,21 @@ believed that they decide. Batteries, drift and what stood open in documents are
 Rules of the file
   1  A node whose site had told nothing of the moment needed nobody: what it was when it was last told of is no alarm.
   2  What people had said of an item is looked up for the first of them, by score; the others stand as if nobody had.
+  3  Of a fleet tens of thousands needed somebody: they are counted, and only of the first of each cause an item is made.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from heapq import nsmallest
+from itertools import compress, islice
+from typing import NamedTuple
 
 from fleet import attention
 from fleet.attention import Cause, Handled, Item
 from fleet.authority import Chain
+from fleet.board import Own
 from fleet.connectivity import REACH, Mode, Reach
 from fleet.document import Kind, View
 from fleet.lifecycle import Phase
@@ -20,13 +26,17 @@ from fleet.node import Kind as NodeKind
 from fleet.past import MISSING, Track
 from fleet.reading import Health
 from web import rows
-from web.attention import Made, matches
+from web.attention import SHOWN_MAX, Made, Sums, matches, summed
 from web.ports import AttentionQuery, NodeRow, SiteLine
 
 LOOKED_UP_MAX = 50  # documents
+_FIRST = SHOWN_MAX + LOOKED_UP_MAX  # of a cause; some of them may turn out to be seen
+_NOTHING = Own()
+_NOBODY: Mapping[Cause, Handled] = {}
+_NOT_HERE = "\0"  # the site of a node that the box does not have
 
-_Way = tuple[tuple[Track, str], ...]
-Stood = Mapping[Track, Mapping[str, tuple[str, int]]]  # by track, then by node: what stood, since when
+Place = tuple[Kind, str]  # whose document it is
+Stood = Mapping[Track, Mapping[str, Mapping[str, int]]]  # by track, then by word: of which nodes it stood, since when
 
 # What of each track may need somebody
 WORDS: Mapping[Track, frozenset[str]] = {
@@ -45,25 +55,78 @@ _TOLD_BY: Mapping[Cause, Track] = {
 }
 
 
+class Many(NamedTuple):
+    """What nodes needed somebody for: how many of them by cause, domain and site, how many match a query, and items of the
+    first of those, enough for a page."""
+
+    sums: Sums
+    first: list[Item]
+
+
 def of_nodes(
-    every: Iterable[NodeRow], stood: Stood, silent: frozenset[str], domain: Callable[[str], str], moment_ns: int
-) -> list[Item]:
-    """In order. `silent` are the sites that have told nothing of the moment; `domain` is that of a node."""
-    found: list[Item] = []
-    concerned = frozenset().union(*(held.keys() for held in stood.values()))
-    tracks = tuple(stood.items())
-    alike: dict[_Way, list[tuple[Cause, str, Track]]] = {}  # a hundred thousand stand in few ways
-    for row in every:
-        if row.id not in concerned or row.site in silent:
+    every: Mapping[str, NodeRow], stood: Stood, silent: frozenset[str], own: Mapping[str, Own], query: AttentionQuery
+) -> Many:
+    """`every` row by id; `silent` are the sites that have told nothing of the moment; `own` is what nodes' documents said."""
+    causes, domains, sites = Counter[str](), Counter[str](), Counter[str]()
+    first, matching = list[Item](), 0
+    for (cause, words), waiting in _waiting(every, stood, silent).items():
+        ids = waiting.ids
+        at = [own.get(node_id, _NOTHING).domain for node_id in ids]
+        causes[str(cause)] += len(ids)
+        domains.update(at)
+        sites.update(waiting.sites)
+        if query.cause not in ("", cause):
             continue
-        was = {track: held[row.id] for track, held in tracks if row.id in held}
-        way = tuple([(track, said) for track, (said, _) in was.items()])
-        troubles = alike.get(way)
-        if troubles is None:
-            troubles = alike[way] = _troubles(dict(way))
-        for cause, words, track in troubles:
-            found.append(Item(cause, Kind.NODE, row.id, row.name, words, was[track][1], row.site, domain(row.id)))
-    return attention.queue(found, moment_ns)
+        here: Iterable[tuple[int, str, str, str]] = zip(waiting.since_ns, ids, waiting.sites, at, strict=True)
+        many = len(ids)
+        if query.site or query.domain:
+            asked = [one for one in here if query.site in ("", one[2]) and query.domain in ("", one[3])]
+            here, many = asked, len(asked)
+        matching += many
+        # Of one cause, who has waited longest comes first.
+        for since_ns, node_id, site, domain in nsmallest(_FIRST, here):
+            first.append(Item(cause, Kind.NODE, node_id, every[node_id].name, words, since_ns, site, domain))
+    return Many(Sums(causes.total(), matching, causes, domains, sites), first)
+
+
+class _Waiting(NamedTuple):
+    """Columns: a tuple for each of fifty thousand would cost more than all that is asked of them."""
+
+    ids: list[str]
+    since_ns: list[int]
+    sites: list[str]
+
+
+def _waiting(every: Mapping[str, NodeRow], stood: Stood, silent: frozenset[str]) -> dict[tuple[Cause, str], _Waiting]:
+    """By cause and words: which nodes have waited since when."""
+    found: dict[tuple[Cause, str], _Waiting] = {}
+    seen, several, passed_over = set[str](), set[str](), silent | {_NOT_HERE}
+    for by_word in stood.values():
+        for held in by_word.values():
+            several |= seen & held.keys()
+        seen.update(*by_word.values())
+
+    def wait(troubles: Iterable[tuple[Cause, str]], ids: Collection[str], since_ns: Mapping[str, int]) -> None:
+        at = [row.site if row is not None else _NOT_HERE for row in map(every.get, ids)]
+        which = [site not in passed_over for site in at]
+        ids, sites = [*compress(ids, which)], [*compress(at, which)]
+        for trouble in troubles:
+            waiting = found.setdefault(trouble, _Waiting([], [], []))
+            waiting.ids.extend(ids)
+            waiting.since_ns.extend(map(since_ns.__getitem__, ids))
+            waiting.sites.extend(sites)
+
+    for track, by_word in stood.items():  # nearly all stand on one track only, in few words
+        for word, held in by_word.items():
+            alone = held.keys() if not several else [node_id for node_id in held if node_id not in several]
+            wait([(cause, words) for cause, words, _ in _troubles({track: word})], alone, held)
+    for node_id in several:
+        was = {
+            track: (word, held) for track, by_word in stood.items() for word, held in by_word.items() if node_id in held
+        }
+        for cause, words, track in _troubles({track: word for track, (word, _) in was.items()}):
+            wait([(cause, words)], [node_id], was[track][1])
+    return found
 
 
 def _troubles(said: Mapping[Track, str]) -> list[tuple[Cause, str, Track]]:
@@ -110,21 +173,21 @@ def of_authority(chains: Iterable[Chain], called: Callable[[str], str], node: Ca
 
 
 def queue(
-    ordered: Sequence[Item], query: AttentionQuery, document: Callable[[str, str], View | None], moment_ns: int
-) -> Made:
-    """`document` is what was written of a subject by then; it is asked for the first that match."""
-    asked, awake, quiet = 0, list[Item](), list[Item]()
-    said = dict[tuple[str, str], Mapping[Cause, Handled]]()
+    many: Many,
+    others: Sequence[Item],
+    query: AttentionQuery,
+    documents: Callable[[Collection[Place]], Mapping[Place, View]],
+    moment_ns: int,
+) -> tuple[Made, Sums]:
+    """`documents` are those of subjects as they stood then; asked for of the first that match."""
+    ordered, awake, quiet = attention.queue([*many.first, *others], moment_ns), list[Item](), list[Item]()
+    first = dict.fromkeys((Kind(one.subject_kind), one.subject) for one in ordered if matches(one, query))
+    said = {place: attention.handled(view.values) for place, view in documents([*islice(first, LOOKED_UP_MAX)]).items()}
     for one in ordered:
-        place = (one.subject_kind, one.subject)
-        if place not in said and asked < LOOKED_UP_MAX and matches(one, query):
-            asked += 1
-            view = document(*place)
-            said[place] = attention.handled(view.values) if view is not None else {}
-        held = said.get(place, {}).get(one.cause)
+        held = said.get((Kind(one.subject_kind), one.subject), _NOBODY).get(one.cause)
         if held is None:
             awake.append(one)
         else:
             one = one._replace(handled=held)
             (quiet if attention.is_quiet(one, moment_ns) else awake).append(one)
-    return Made(None, awake, quiet)
+    return Made(None, awake, quiet), many.sums.plus(summed(others, query)).minus(summed(quiet, query))

@@ -13,15 +13,13 @@ from __future__ import annotations
 
 import asyncio
 import heapq
-from bisect import insort
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple, Protocol
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
+from typing import NamedTuple, Protocol
 
 import msgspec
 
 from fleet import authority, drift, lifecycle
-from fleet.attention import Item, urgency
 from fleet.authority import Chain, Names
 from fleet.board import Own, own
 from fleet.connectivity import REACH, Mode, Reach
@@ -59,7 +57,7 @@ class History(Protocol):
         self, subjects: Iterable[str], moment_ns: int, tracks: Iterable[Track] = Track
     ) -> Mapping[str, Mapping[Track, Was]]: ...
 
-    def standing(self, moment_ns: int, track: Track, said: frozenset[str]) -> Mapping[str, tuple[str, int]]: ...
+    def standing(self, moment_ns: int, track: Track, said: frozenset[str]) -> Mapping[str, Mapping[str, int]]: ...
 
     def turns(self, subject: str, limit: int) -> Sequence[Was]: ...
 
@@ -83,6 +81,10 @@ class Documents(Protocol):
     where: Callable[[str], str]
 
     def one(self, kind: DocumentKind, name: str, moment_ns: int) -> View | None: ...
+
+    def some(
+        self, names: Iterable[tuple[DocumentKind, str]], moment_ns: int
+    ) -> Mapping[tuple[DocumentKind, str], View]: ...
 
     def every(self, kind: DocumentKind, moment_ns: int) -> Mapping[str, View]: ...
 
@@ -150,18 +152,20 @@ class Then:
         self,
         history: History,
         box: Now,
-        every: Callable[[], Sequence[ports.NodeRow]],
+        every: Callable[[], Mapping[str, ports.NodeRow]],
+        matching: Callable[[ports.NodeQuery, Set[str] | None], Set[str]],
         told: Callable[[], Sequence[SiteTold]],
         documents: Documents,
         rights: Rights | None,
         receipts: Callable[[Iterable[str], int], Mapping[str, ports.ReceiptView]],
         own: str = "",
     ) -> None:
-        """`rights` is None where nobody grants anything. `receipts`: the newest of each peer as of a moment; it blocks. `own`: at
+        """`every` row by id, a copy; `matching`: the ids of those that a query asks for, of these (None: of all). `rights` is
+        None where nobody grants anything. `receipts`: the newest of each peer as of a moment; it blocks. `own`: at
         a site its writer, under which its link's turns stand."""
-        self._history, self._box, self._every, self._told, self._documents = history, box, every, told, documents
+        self._history, self._box, self._every, self._matching = history, box, every, matching
+        self._told, self._documents = told, documents
         self._rights, self._receipts, self._own = rights, receipts, own
-        self._needing: tuple[tuple[Any, ...], Sequence[object], list[Item]] | None = None
 
     async def known(self, who: Identity) -> Known:
         return await asyncio.to_thread(self._history.known)
@@ -178,11 +182,12 @@ class Then:
 
     async def site(self, who: Identity, query: ports.NodeQuery, moment_ns: int) -> ports.SiteView:
         """Tallies, lines of sites and a page of the list. In the past a list is ordered by reach and name, or by name."""
-        told, every, among = self._told(), self._every(), await self._among(query, moment_ns)
+        among = await self._among(query, moment_ns)
+        told, every, wanted = self._told(), self._every(), self._wanting(query, among)
         known, listed = await asyncio.to_thread(
             lambda: (
                 self._history.known(),
-                _list(every, self._history.fleet(moment_ns), told, query, moment_ns, among.ids),
+                _list(every, self._history.fleet(moment_ns), told, query, moment_ns, wanted),
             )
         )
         return ports.SiteView(
@@ -193,7 +198,7 @@ class Then:
             rows=tuple(await self._rows(listed.page, moment_ns, told)),
             matching=listed.matching,
             places=(),
-            tags=rows.tags(every) if len(every) <= _TAGS_ROWS_MAX else (),
+            tags=rows.tags(every.values()) if len(every) <= _TAGS_ROWS_MAX else (),
             messages_per_s=0.0,
             unclaimed=0,
             uptime_s=0.0,
@@ -212,6 +217,11 @@ class Then:
             return _Among(frozenset(_members(owned, there, query.domain, query.bundle)), owned.unread)
 
         return await asyncio.to_thread(work)
+
+    def _wanting(self, query: ports.NodeQuery, among: _Among) -> Set[str] | None:
+        """The nodes that are asked for, whatever their reach was; None: all. On the thread of the pages."""
+        asked = msgspec.structs.replace(query, reach=None)
+        return self._matching(asked, among.ids) if rows.filters(asked) else None
 
     async def _rows(
         self, now: Sequence[ports.NodeRow], moment_ns: int, told: Sequence[SiteTold]
@@ -258,50 +268,35 @@ class Then:
     async def attention(self, who: Identity, query: ports.AttentionQuery, moment_ns: int) -> ports.AttentionView:
         """What needed a person, as far as the log knows (`web.needed`)."""
         told, every, rights = self._told(), self._every(), self._rights_at(moment_ns)
-        found = await asyncio.gather(
-            *(asyncio.to_thread(self._history.standing, moment_ns, *one) for one in needed.WORDS.items())
+        lines, owned, domains, found = await asyncio.gather(
+            self._lines(told, Counter(), moment_ns),
+            asyncio.to_thread(self._documents.owns, moment_ns),
+            asyncio.to_thread(self._documents.every, DocumentKind.DOMAIN, moment_ns),
+            asyncio.gather(
+                *(asyncio.to_thread(self._history.standing, moment_ns, *one) for one in needed.WORDS.items())
+            ),
         )
-        lines = await self._lines(told, Counter(), moment_ns)
 
         def work() -> ports.AttentionView:
-            owned, names = self._documents.owns(moment_ns), {one.peer: one.name for one in told}
-            domains = self._documents.every(DocumentKind.DOMAIN, moment_ns)
-            names |= {name: _called(view, name) for name, view in domains.items()}
+            names = {one.peer: one.name for one in told} | {name: _called(view, name) for name, view in domains.items()}
             if self._own:
                 names[self._own] = self._box.name
-            others, contested = needed.of_sites(lines), rights.contested() if rights is not None else []
-            if contested:
-                called = {row.id: row.name for row in every}
+            others = needed.of_sites(lines)
+            if rights is not None:
                 others += needed.of_authority(
-                    contested, lambda name: called.get(name) or names.get(name, name), lambda name: name in called
+                    rights.contested(),
+                    lambda name: every[name].name if name in every else names.get(name, name),
+                    lambda name: name in every,
                 )
-            items = self._of_nodes(every, found, owned, told, moment_ns).copy()
-            for one in others:
-                insort(items, one, key=urgency(moment_ns))
-            made = needed.queue(
-                items, query, lambda kind, name: self._documents.one(DocumentKind(kind), name, moment_ns), moment_ns
+            stood = dict(zip(needed.WORDS, found, strict=True))
+            many = needed.of_nodes(every, stood, _silent(told, moment_ns), owned.own, query)
+            made, sums = needed.queue(
+                many, others, query, lambda places: self._documents.some(places, moment_ns), moment_ns
             )
             as_of = _as_of(self._history.known(), moment_ns)
-            return attention.view(made, query, names, moment_ns, hub=not self._own, as_of=as_of)
+            return attention.view(made, sums, query, names, moment_ns, hub=not self._own, as_of=as_of)
 
         return await asyncio.to_thread(work)
-
-    def _of_nodes(
-        self,
-        every: Sequence[ports.NodeRow],
-        found: Sequence[Mapping[str, tuple[str, int]]],
-        owned: Owned,
-        told: Sequence[SiteTold],
-        moment_ns: int,
-    ) -> list[Item]:
-        """Of the last moment that was asked for they are kept while the history's answers are the same, for they are many."""
-        silent = _silent(told, moment_ns)
-        asked = (moment_ns, tuple(map(id, found)), len(every), owned.unread, silent)
-        if self._needing is None or self._needing[0] != asked:
-            held, said = dict(zip(needed.WORDS, found, strict=True)), owned.own
-            items = needed.of_nodes(every, held, silent, lambda node: said.get(node, _NOTHING).domain, moment_ns)
-            self._needing = (asked, found, items)
-        return self._needing[2]
 
     # -- who decided -------------------------------------------------------------------------------------------
 
@@ -382,13 +377,18 @@ class Then:
         return msgspec.structs.replace(made, nodes=sums.nodes, sums=sums)
 
     def _sums(
-        self, kind: DocumentKind, name: str, every: Sequence[ports.NodeRow], told: Sequence[SiteTold], moment_ns: int
+        self,
+        kind: DocumentKind,
+        name: str,
+        every: Mapping[str, ports.NodeRow],
+        told: Sequence[SiteTold],
+        moment_ns: int,
     ) -> ports.GroupSums:
         """How the nodes of a bundle or a domain stood, over the first `SUMMED_NODES_MAX` of them."""
         owned, there = self._documents.owns(moment_ns), self._history.fleet(moment_ns)
         asked = (name, None) if kind is DocumentKind.DOMAIN else (None, name)
         ids = frozenset(_members(owned, there, *asked))
-        members = sorted((row for row in every if row.id in ids), key=lambda row: row.id)
+        members = [every[node_id] for node_id in sorted(ids & every.keys())]
         counted = [row.id for row in members[:SUMMED_NODES_MAX]]
         versions = self._history.of(counted, moment_ns, (Track.VERSION,))
         return stood.sums(
@@ -506,18 +506,16 @@ class Then:
     ) -> Sequence[tuple[Node, tuple[drift.Difference, ...]]]:
         """Canonical objects by ascending id, of the nodes that were there."""
         there, told = await asyncio.to_thread(lambda: self._history.fleet(moment_ns)), self._told()
-        every, among = self._every(), await self._among(query, moment_ns)
+        among = await self._among(query, moment_ns)
+        every, wanted = self._every(), self._wanting(query, among)
         if rows.filters(query):
-            listed = _list(
-                every, there, told, msgspec.structs.replace(query, offset=0, limit=len(every)), moment_ns, among.ids
-            )
-            by_id = {row.id: row for row in listed.page}
-        else:
-            by_id = {row.id: row for row in every if row.id in there}
+            whole = msgspec.structs.replace(query, offset=0, limit=len(every))
+            listed = await asyncio.to_thread(lambda: _list(every, there, told, whole, moment_ns, wanted))
+            every = {row.id: row for row in listed.page}
         found: list[Node] = []
         while len(found) < limit:
             some = await self._box.nodes(who, after, limit)
-            found += [node for node in some if node.id in by_id]
+            found += [node for node in some if node.id in there and node.id in every]
             if len(some) < limit:
                 break
             after = some[-1].id
@@ -526,7 +524,7 @@ class Then:
             lambda: (self._history.of([node.id for node in found], moment_ns), self._documents.owns(moment_ns))
         )
         upto = {one.name: one.upto_ns for one in told}
-        return await asyncio.to_thread(lambda: self._then(found, by_id, was, owned, upto, moment_ns))
+        return await asyncio.to_thread(lambda: self._then(found, every, was, owned, upto, moment_ns))
 
     def _then(
         self,
@@ -588,28 +586,26 @@ class _Listed(msgspec.Struct, frozen=True):
 
 
 def _list(
-    every: Sequence[ports.NodeRow],
+    every: Mapping[str, ports.NodeRow],
     there: Mapping[str, str],
     told: Sequence[SiteTold],
     query: ports.NodeQuery,
     moment_ns: int,
-    among: frozenset[str] | None,
+    wanted: Set[str] | None,
 ) -> _Listed:
+    """`wanted` are the nodes that the query asks for, whatever their reach was (None: all)."""
     silent = _silent(told, moment_ns)
     groups: dict[Reach, list[ports.NodeRow]] = {one: [] for one in _URGENCY}
-    for row in every:
-        said = there.get(row.id)
-        if said is not None:
+    for node_id, said in there.items():
+        row = every.get(node_id)
+        if row is not None:
             groups[Reach.UNKNOWN if row.site in silent else _REACH[said]].append(row)
     tally = {one: len(groups[one]) for one in Reach}
     nodes = Counter([row.site for group in groups.values() for row in group])
-    if rows.filters(query):
-        wanted = {row.id for row in rows.matching(every, msgspec.structs.replace(query, reach=None), among)}
-        groups = {
-            one: [row for row in group if row.id in wanted]
-            for one, group in groups.items()
-            if query.reach in (None, one)
-        }
+    if wanted is not None:
+        groups = {one: [row for row in group if row.id in wanted] for one, group in groups.items()}
+    if query.reach is not None:
+        groups = {query.reach: groups[query.reach]}
     ordered = [*groups.values()] if query.order == "attention" else [[row for one in groups.values() for row in one]]
     return _Listed(tally, _page(ordered, query), sum(map(len, ordered)), nodes)
 

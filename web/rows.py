@@ -67,6 +67,11 @@ def matching(rows: Iterable[NodeRow], query: NodeQuery, among: Set[str] | None =
     return [row for row in rows if _matches(row, query)] if filters(query) else list(rows)
 
 
+def ids(rows: Iterable[NodeRow], query: NodeQuery, among: Set[str] | None = None) -> Set[str]:
+    """`matching`, by id."""
+    return {row.id for row in matching(rows, query, among)}
+
+
 def filters(query: NodeQuery) -> bool:
     """Whether anything less than all is asked for."""
     return bool(query.text or query.reach or query.kind or query.tag or query.site or groups(query))
@@ -85,7 +90,7 @@ def places(matching: Iterable[NodeRow]) -> tuple[NodeRow, ...]:
     return tuple(islice((row for row in matching if row.position is not None), PLACES_MAX))
 
 
-def tags(rows: Sequence[NodeRow]) -> tuple[str, ...]:
+def tags(rows: Iterable[NodeRow]) -> tuple[str, ...]:
     return tuple(sorted({tag for row in rows for tag in row.tags}))
 
 

@@ -137,6 +137,6 @@ async def test_what_needed_a_person_then_is_of_nodes_whose_site_had_told_of_it(h
         Mode.LIVE, "", "syslog"
     )  # the answer of a moment is forgotten when something older comes
     assert harbor.turns.standing(moment_ns, Track.CONNECTIVITY, frozenset({"LIVE"})) == {}
-    assert len(harbor.turns.standing(after, Track.CONNECTIVITY, frozenset({"LIVE"}))) == 1
+    assert len(harbor.turns.standing(after, Track.CONNECTIVITY, frozenset({"LIVE"}))["LIVE"]) == 1
     late_ns = await say(harbor, (MERLIN_OF_ALDER, earlier))
-    assert len(harbor.turns.standing(late_ns, Track.CONNECTIVITY, frozenset({"LIVE"}))) == 2
+    assert len(harbor.turns.standing(late_ns, Track.CONNECTIVITY, frozenset({"LIVE"}))["LIVE"]) == 2

@@ -84,11 +84,12 @@ def same(roll: Roll, fleet: FleetHere) -> None:
     ]
     assert roll.reach() == rows.tally(every)
     assert roll.tags() == rows.tags(every)
-    assert sorted(one.id for one in roll.every()) == sorted(fleet.nodes)
+    assert sorted(roll.every()) == sorted(fleet.nodes)
     lines = [line for row in every for line in rows.needs(row, NOW_NS)]
     assert sorted(map(repr, roll.needs(NOW_NS))) == sorted(map(repr, lines))
     for query in QUERIES:
         wanted, found = rows.chosen(every, query), roll.find(query)
+        assert roll.matching(query) == rows.ids(every, query)
         assert found.matching == len(wanted)
         assert len(found.places) == len(rows.places(wanted))
         if query.order != "rtt":  # of equals any may come first

@@ -88,6 +88,17 @@ def agrees(index: HistoryIndex, facts: list[Recorded]) -> None:
         places = lifecycle.advance(lifecycle.EMPTY, upto)
         stood = index.of(NODES, moment_ns)
         there = index.fleet(moment_ns)
+        for track in (Track.CONNECTIVITY, Track.HEARTBEAT, Track.LIFECYCLE):
+            words = frozenset(held[track].said for held in stood.values() if track in held)
+            told = {
+                word: {
+                    node: held[track].since_ns
+                    for node, held in stood.items()
+                    if track in held and held[track].said == word
+                }
+                for word in words
+            }
+            assert index.standing(moment_ns, track, words | {"NOBODY"}) == told
         for node in NODES:
             held = stood.get(node, {})
             mode, beat, place = modes.standing.get(node), modes.heartbeat.get(node), places.standing.get(node)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar
 
 from fleet.board import Board, own
@@ -52,6 +52,10 @@ class Slate:
         then = {field: [one for one in said if one.wall_ns <= moment_ns] for field, said in words.items()}
         then = {field: said for field, said in then.items() if said}
         return view(kind, then) if then else None
+
+    def some(self, names: Iterable[tuple[Kind, str]], moment_ns: int) -> dict[tuple[Kind, str], View]:
+        found = {each: self.one(*each, moment_ns) for each in names}
+        return {each: one for each, one in found.items() if one is not None}
 
     def every(self, kind: Kind, moment_ns: int) -> dict[str, View]:
         found = {name: self.one(kind, name, moment_ns) for each, name in self.documents if each == kind}

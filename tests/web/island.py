@@ -95,7 +95,7 @@ from web.ports import (
     VerifyStep,
     WayIn,
 )
-from web.rows import batch, groups, matching, relays
+from web.rows import batch, groups, ids, matching, relays
 
 NOW_NS = 1_795_253_400 * SECOND
 PASSWORD = "correct horse battery"
@@ -330,10 +330,11 @@ class Remembered:
                 found.setdefault(subject, {})[was.track] = was
         return found
 
-    def standing(self, moment_ns: int, track: past.Track, said: frozenset[str]) -> dict[str, tuple[str, int]]:
+    def standing(self, moment_ns: int, track: past.Track, said: frozenset[str]) -> dict[str, dict[str, int]]:
         subjects = {about for about, _, was in self._turns() if was.track is track}
         stood = {one: held[track] for one, held in self.of(subjects, moment_ns, (track,)).items()}
-        return {one: (was.said, was.since_ns) for one, was in stood.items() if was.said in said}
+        words = said & {was.said for was in stood.values()}
+        return {word: {one: was.since_ns for one, was in stood.items() if was.said == word} for word in words}
 
     def turns(self, subject: str, limit: int) -> list[past.Was]:
         return [was for about, _, was in self._turns() if about == subject][-limit:]
@@ -378,7 +379,8 @@ class Island:
         self.past: Then | None = Then(
             Remembered(self.log),
             self,
-            lambda: list(self.rows.values()),
+            self.rows.copy,
+            lambda query, among: ids(self.rows.values(), query, among),
             tuple,
             self.slate,
             self._rights(),
