@@ -111,7 +111,7 @@ class ApplianceBox:
         self.past = Then(
             parts.turns,
             self,
-            lambda: {row.id: row for row in self._listed().rows},
+            lambda: lists.everyone(self._listed().rows),
             lambda query, among: lists.ids(self._listed().rows, query, among),
             tuple,
             Documents(parts.folder.site_db, parts.identity.log.tenant, self._where, self.drifting.owns),

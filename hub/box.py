@@ -162,7 +162,7 @@ class HubBox:
         documents = Documents(parts.folder.site_db, parts.identity.log.tenant, self._where, self.drifting.owns)
         rights = parts.granting.rights if parts.granting is not None else None
         self.past = (
-            Then(parts.turns, self, self._all_rows, self._matching, self._told, documents, rights, self._receipts_then)
+            Then(parts.turns, self, self._everyone, self._matching, self._told, documents, rights, self._receipts_then)
             if parts.turns is not None
             else None
         )
@@ -221,8 +221,8 @@ class HubBox:
         self._roll.refresh()
         return self._roll
 
-    def _all_rows(self) -> dict[str, ports.NodeRow]:
-        return self._rolled().every()
+    def _everyone(self) -> rows.Everyone:
+        return self._rolled().everyone()
 
     def _matching(self, query: ports.NodeQuery, among: Set[str] | None) -> Set[str]:
         return self._rolled().matching(query, among)

@@ -23,6 +23,7 @@ from fleet.node import Kind
 from hub.state import FleetHere, NodeHere, SiteHere
 from web import rows
 from web.ports import NodeQuery, NodeRow
+from web.rows import Everyone
 
 _FEW = 500  # moves in one order that are made one by one
 _MANY = 5_000
@@ -109,6 +110,7 @@ class Roll:
         self._standing: dict[str, _Standing] = {}  # by the site's writer
         self._ranks: dict[int, list[_Key]] = {}  # by urgency, in order
         self._lines: dict[str, _Line] = {}  # by the order that was asked for, the one asked for last at the end
+        self._by_name: list[str] | None = None  # all nodes; None: one came, went or was renamed
         self._order: list[str] | None = None  # all nodes, the most urgent first; None: something moved
 
     # -- keeping up ---------------------------------------------------------------------------------------------------
@@ -138,7 +140,7 @@ class Roll:
                 if now is not None:
                     join.setdefault(now[0], []).append(now[1])
             self._count(former, row)
-            self._keep(node_id, row)
+            self._keep(node_id, former, row)
         for rank, keys in leave.items():
             self._ranks[rank] = _without(self._ranks[rank], keys)
         for rank, keys in join.items():
@@ -163,7 +165,9 @@ class Roll:
             self._tags.update(row.tags)
             self._kinds[row.kind].add(row.id)
 
-    def _keep(self, node_id: str, row: NodeRow | None) -> None:
+    def _keep(self, node_id: str, former: NodeRow | None, row: NodeRow | None) -> None:
+        if former is None or row is None or former.name != row.name:
+            self._by_name = None
         if row is None:
             self._rows.pop(node_id, None)
             self._words.pop(node_id, None)
@@ -181,9 +185,12 @@ class Roll:
 
     # -- what is asked ------------------------------------------------------------------------------------------------
 
-    def every(self) -> dict[str, NodeRow]:
-        """By id; a copy, for whoever goes through it elsewhere."""
-        return self._rows.copy()
+    def everyone(self) -> Everyone:
+        if self._by_name is None:
+            self._by_name = [node_id for _, node_id in sorted((row.name, row.id) for row in self._rows.values())]
+        nodes = self._fleet.nodes_of
+        of_sites = [(standing[0], nodes[writer]) for writer, standing in self._standing.items() if writer in nodes]
+        return Everyone(self._rows.copy(), self._by_name, of_sites)
 
     def reach(self) -> dict[Reach, int]:
         return {reach: self._reach[reach] for reach in Reach}

@@ -12,9 +12,9 @@ Rules of the file
 from __future__ import annotations
 
 import asyncio
-import heapq
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
+from itertools import islice
 from typing import NamedTuple, Protocol
 
 import msgspec
@@ -32,6 +32,7 @@ from fleet.past import MISSING, WHOLE, Known, Stretch, Track, Was, stamp_at
 from fleet.people import Identity, Refused
 from fleet.reading import Health, Position
 from web import attention, deciding, needed, ports, rows, stood
+from web.rows import Everyone
 from web.words import age, when
 
 TURNS_MAX = 2_000  # of one node, for its slider
@@ -152,7 +153,7 @@ class Then:
         self,
         history: History,
         box: Now,
-        every: Callable[[], Mapping[str, ports.NodeRow]],
+        everyone: Callable[[], Everyone],
         matching: Callable[[ports.NodeQuery, Set[str] | None], Set[str]],
         told: Callable[[], Sequence[SiteTold]],
         documents: Documents,
@@ -160,10 +161,10 @@ class Then:
         receipts: Callable[[Iterable[str], int], Mapping[str, ports.ReceiptView]],
         own: str = "",
     ) -> None:
-        """`every` row by id, a copy; `matching`: the ids of those that a query asks for, of these (None: of all). `rights` is
+        """`matching`: the ids of those that a query asks for, of these (None: of all). `rights` is
         None where nobody grants anything. `receipts`: the newest of each peer as of a moment; it blocks. `own`: at
         a site its writer, under which its link's turns stand."""
-        self._history, self._box, self._every, self._matching = history, box, every, matching
+        self._history, self._box, self._everyone, self._matching = history, box, everyone, matching
         self._told, self._documents = told, documents
         self._rights, self._receipts, self._own = rights, receipts, own
 
@@ -183,11 +184,11 @@ class Then:
     async def site(self, who: Identity, query: ports.NodeQuery, moment_ns: int) -> ports.SiteView:
         """Tallies, lines of sites and a page of the list. In the past a list is ordered by reach and name, or by name."""
         among = await self._among(query, moment_ns)
-        told, every, wanted = self._told(), self._every(), self._wanting(query, among)
+        told, everyone, wanted = self._told(), self._everyone(), self._wanting(query, among)
         known, listed = await asyncio.to_thread(
             lambda: (
                 self._history.known(),
-                _list(every, self._history.fleet(moment_ns), told, query, moment_ns, wanted),
+                _list(everyone, self._history.fleet(moment_ns), told, query, moment_ns, wanted),
             )
         )
         return ports.SiteView(
@@ -198,7 +199,7 @@ class Then:
             rows=tuple(await self._rows(listed.page, moment_ns, told)),
             matching=listed.matching,
             places=(),
-            tags=rows.tags(every.values()) if len(every) <= _TAGS_ROWS_MAX else (),
+            tags=rows.tags(everyone.rows.values()) if len(everyone.rows) <= _TAGS_ROWS_MAX else (),
             messages_per_s=0.0,
             unclaimed=0,
             uptime_s=0.0,
@@ -267,7 +268,7 @@ class Then:
 
     async def attention(self, who: Identity, query: ports.AttentionQuery, moment_ns: int) -> ports.AttentionView:
         """What needed a person, as far as the log knows (`web.needed`)."""
-        told, every, rights = self._told(), self._every(), self._rights_at(moment_ns)
+        told, every, rights = self._told(), self._everyone().rows, self._rights_at(moment_ns)
         lines, owned, domains, found = await asyncio.gather(
             self._lines(told, Counter(), moment_ns),
             asyncio.to_thread(self._documents.owns, moment_ns),
@@ -371,7 +372,7 @@ class Then:
             return None
         if view is None:
             raise Refused(f"{_called(there, name)} had not been written at {when(moment_ns)}.", 400)
-        told, every = self._told(), self._every()
+        told, every = self._told(), self._everyone().rows
         sums = await asyncio.to_thread(lambda: self._sums(kind, name, every, told, moment_ns))
         made = self._group(kind, name, view, _as_of(known, moment_ns))
         return msgspec.structs.replace(made, nodes=sums.nodes, sums=sums)
@@ -507,10 +508,11 @@ class Then:
         """Canonical objects by ascending id, of the nodes that were there."""
         there, told = await asyncio.to_thread(lambda: self._history.fleet(moment_ns)), self._told()
         among = await self._among(query, moment_ns)
-        every, wanted = self._every(), self._wanting(query, among)
+        everyone, wanted = self._everyone(), self._wanting(query, among)
+        every = everyone.rows
         if rows.filters(query):
             whole = msgspec.structs.replace(query, offset=0, limit=len(every))
-            listed = await asyncio.to_thread(lambda: _list(every, there, told, whole, moment_ns, wanted))
+            listed = await asyncio.to_thread(lambda: _list(everyone, there, told, whole, moment_ns, wanted))
             every = {row.id: row for row in listed.page}
         found: list[Node] = []
         while len(found) < limit:
@@ -555,6 +557,8 @@ class Then:
 
 _LAST_NS = 1 << 62
 _TAGS_ROWS_MAX = 5_000
+_FEW_PART = 10  # of all nodes, below which sorting some costs less than going through all in order
+_NOT_THERE = "\0"  # what no word is
 _REACH = {text: REACH[mode] for text, mode in _MODES.items()} | {"": Reach.UNKNOWN}
 
 
@@ -586,28 +590,57 @@ class _Listed(msgspec.Struct, frozen=True):
 
 
 def _list(
-    every: Mapping[str, ports.NodeRow],
+    everyone: Everyone,
     there: Mapping[str, str],
     told: Sequence[SiteTold],
     query: ports.NodeQuery,
     moment_ns: int,
     wanted: Set[str] | None,
 ) -> _Listed:
-    """`wanted` are the nodes that the query asks for, whatever their reach was (None: all)."""
-    silent = _silent(told, moment_ns)
-    groups: dict[Reach, list[ports.NodeRow]] = {one: [] for one in _URGENCY}
-    for node_id, said in there.items():
-        row = every.get(node_id)
-        if row is not None:
-            groups[Reach.UNKNOWN if row.site in silent else _REACH[said]].append(row)
-    tally = {one: len(groups[one]) for one in Reach}
-    nodes = Counter([row.site for group in groups.values() for row in group])
+    """`wanted` are the nodes that the query asks for, whatever their reach was (None: all). Of a hundred thousand rows only
+    those of the page are looked at."""
+    held, silent, here = everyone.rows, _silent(told, moment_ns), there.keys()
+    untold = set[str]().union(*(its for name, its in everyone.of_sites if name in silent)) & here
+
+    def reach(node_id: str) -> Reach:
+        return Reach.UNKNOWN if node_id in untold else _REACH[there[node_id]]
+
+    tally = Counter[Reach]()
+    for said, count in Counter(there.values()).items():
+        tally[_REACH[said]] += count
+    for node_id in untold:
+        tally[_REACH[there[node_id]]] -= 1
+        tally[Reach.UNKNOWN] += 1
+    gone = here - held.keys()  # the box has them no more
+    tally.subtract(map(reach, gone))
+    nodes = Counter[str]()
+    for name, its in everyone.of_sites:
+        nodes[name] += len(here & its)
+
+    ids: Sequence[str] = everyone.by_name
+    counts: Mapping[Reach, int] = tally
     if wanted is not None:
-        groups = {one: [row for row in group if row.id in wanted] for one, group in groups.items()}
-    if query.reach is not None:
-        groups = {query.reach: groups[query.reach]}
-    ordered = [*groups.values()] if query.order == "attention" else [[row for one in groups.values() for row in one]]
-    return _Listed(tally, _page(ordered, query), sum(map(len, ordered)), nodes)
+        some = wanted & here
+        few = len(some) < len(ids) // _FEW_PART
+        ids = sorted(some, key=lambda one: held[one].name) if few else [node_id for node_id in ids if node_id in some]
+        counts = Counter(map(reach, ids))
+    groups = [one for one in _URGENCY if query.reach in (None, one)]
+    if query.order == "attention":
+        parts = [(counts[one], frozenset((one,))) for one in groups]
+    else:
+        parts = [(sum(counts[one] for one in groups), frozenset(groups))]
+    page, skip = list[ports.NodeRow](), query.offset
+    for count, which in parts:
+        if skip < count and len(page) < query.limit:
+            words, unknown = {said for said in set(there.values()) if _REACH[said] in which}, Reach.UNKNOWN in which
+            found = (
+                node_id
+                for node_id in ids
+                if (unknown if node_id in untold else there.get(node_id, _NOT_THERE) in words)
+            )
+            page += [held[node_id] for node_id in islice(found, skip, skip + query.limit - len(page))]
+        skip = max(skip - count, 0)
+    return _Listed({one: tally[one] for one in Reach}, page, sum(count for count, _ in parts), nodes)
 
 
 def _silent(told: Iterable[SiteTold], moment_ns: int) -> frozenset[str]:
@@ -617,21 +650,6 @@ def _silent(told: Iterable[SiteTold], moment_ns: int) -> frozenset[str]:
 
 def _as_of(known: Known, moment_ns: int) -> ports.AsOf:
     return ports.AsOf(at_ns=moment_ns, position=known.position, behind=known.behind)
-
-
-def _page(groups: Sequence[Sequence[ports.NodeRow]], query: ports.NodeQuery) -> list[ports.NodeRow]:
-    """A page of what is sorted by name within each group, without sorting all of it."""
-    skip, found = query.offset, list[ports.NodeRow]()
-    for group in groups:
-        left = query.limit - len(found)
-        if left <= 0:
-            break
-        if skip >= len(group):
-            skip -= len(group)
-            continue
-        found += heapq.nsmallest(skip + left, group, key=lambda row: row.name)[skip:]
-        skip = 0
-    return found
 
 
 def row_then(row: ports.NodeRow, stood: Mapping[Track, Was], moment_ns: int, upto_ns: int | None) -> ports.NodeRow:

@@ -8,8 +8,9 @@ Rules of the file
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence, Set
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from itertools import islice
+from typing import NamedTuple
 
 from fleet import lifecycle
 from fleet.attention import Cause, Item
@@ -65,6 +66,20 @@ def matching(rows: Iterable[NodeRow], query: NodeQuery, among: Set[str] | None =
     if among is not None:
         rows = [row for row in rows if row.id in among]
     return [row for row in rows if _matches(row, query)] if filters(query) else list(rows)
+
+
+class Everyone(NamedTuple):
+    """All nodes of a box as they are now, for whoever goes through them on another thread: rows by id, ids in the order of
+    names, and of each site its name and the ids of its nodes, of which only what is done in one step may be asked."""
+
+    rows: Mapping[str, NodeRow]
+    by_name: Sequence[str]
+    of_sites: Sequence[tuple[str, Set[str]]] = ()
+
+
+def everyone(rows: Iterable[NodeRow]) -> Everyone:
+    by_id = {row.id: row for row in rows}
+    return Everyone(by_id, sorted(by_id, key=lambda one: (by_id[one].name, one)))
 
 
 def ids(rows: Iterable[NodeRow], query: NodeQuery, among: Set[str] | None = None) -> Set[str]:

@@ -64,7 +64,7 @@ async def queue(tmp_path: Path) -> AsyncIterator[Queue]:
 
 def heard(queue: Queue) -> str:
     """A node whose site is heard, and which is well."""
-    return next(one.id for one in queue.box._all_rows() if one.lost_ns is None)
+    return next(one.id for one in queue.box._everyone().rows.values() if one.lost_ns is None)
 
 
 async def test_what_is_worse_stands_first_and_the_first_screen_shows_the_same(queue: Queue) -> None:

@@ -358,7 +358,7 @@ async def test_the_latest_state_is_as_the_sites_told_it_and_knows_which_of_them_
         (metric, one.at_ns, one.via) for metric, one in told.present.values.items()
     }
     assert {one.row.id for one in every if one.row.lost_ns is not None} == {
-        row.id for row in harbor.box._all_rows() if row.lost_ns is not None
+        row.id for row in harbor.box._everyone().rows.values() if row.lost_ns is not None
     }
     few = await harbor.box.latest(ALICE, LatestQuery(after=every[2].row.id, limit=2))
     assert [one.row.id for one in few] == [one.row.id for one in every[3:5]]

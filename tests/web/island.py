@@ -95,7 +95,7 @@ from web.ports import (
     VerifyStep,
     WayIn,
 )
-from web.rows import batch, groups, ids, matching, relays
+from web.rows import batch, everyone, groups, ids, matching, relays
 
 NOW_NS = 1_795_253_400 * SECOND
 PASSWORD = "correct horse battery"
@@ -379,7 +379,7 @@ class Island:
         self.past: Then | None = Then(
             Remembered(self.log),
             self,
-            self.rows.copy,
+            lambda: everyone(self.rows.values()),
             lambda query, among: ids(self.rows.values(), query, among),
             tuple,
             self.slate,
