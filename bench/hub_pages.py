@@ -16,6 +16,7 @@ import http.client
 import multiprocessing
 import os
 import random
+import re
 import statistics
 import time
 from collections.abc import Sequence
@@ -41,6 +42,7 @@ from store.database import connect, connect_reader
 from store.folder import Folder
 from store.link_file import LinkFile
 from sync.protocol import State
+from web.stale import PAUSE
 
 Figures = dict[str, dict[str, float]]  # by page: ms, bytes, and how often it was no 200
 
@@ -55,6 +57,8 @@ _SEED = 11
 _REQUESTS = int(os.environ.get("SKERRY_BENCH_REQUESTS", "60"))
 _BOUND_MS, _BOUND_PAST_MS = 100.0, 400.0
 _START_S_MAX = 1_200.0
+_MARK = "said-"  # behind it stands when it was said
+_MARKS = int(os.environ.get("SKERRY_BENCH_MARKS", "80"))
 _QUIET_CORES = 0.3  # what a hub does that has nothing to catch up with
 
 
@@ -78,7 +82,7 @@ def run() -> dict[str, object]:
             try:
                 if not ready.wait(300):
                     raise RuntimeError("the sites are not live")
-                figures, past, moved, load = _measured(hub, writers, live)
+                figures, past, moved, arrivals, load = _measured(hub, writers, live)
             finally:
                 over.set()
                 worker.join(20)
@@ -99,6 +103,7 @@ def run() -> dict[str, object]:
             "as_of_bound_ms": _BOUND_PAST_MS,
             "pages": figures,
             "as_of": past,
+            "event_to_page": arrivals,
             "as_of_moved": moved,  # each time another moment, as whoever moves the slider asks
             "sites": _SITES,
             "nodes": _SITES * _NODES,
@@ -189,8 +194,10 @@ async def _speak(root: Path, plans: Sequence[Plan], ready: Event, over: Event) -
     many = round(_PER_S * _SAYS_S / len(sites))
     began, turn = time.monotonic(), 0
     while not over.is_set():
+        mark = (min(sites[0].nodes), events.VersionChanged("", f"{_MARK}{time.time_ns()}"))
         for site in sites:
-            site.say(list(history(many, sorted(site.nodes), seed=turn)))
+            said = list(history(many, sorted(site.nodes), seed=turn))
+            site.say([*said, mark] if site is sites[0] else said)
             site.speak(2, dice)
             await asyncio.sleep(0)
         turn += 1
@@ -220,7 +227,7 @@ def _settle(hub: Harbor) -> None:
 
 def _measured(
     hub: Harbor, writers: Sequence[str], live: Sequence[Plan]
-) -> tuple[Figures, Figures, Figures, dict[str, float]]:
+) -> tuple[Figures, Figures, Figures, Figures, dict[str, float]]:
     token = hub.call("POST", "/api/v1/tokens", {"name": "bench", "role": "admin"})["secret"]
     nodes = [one["node"]["id"] for one in hub.call("GET", "/api/v1/nodes?limit=1")["nodes"]]
     bundles = [one["id"] for one in hub.call("GET", "/api/v1/policies")["groups"]]
@@ -239,13 +246,51 @@ def _measured(
         for name, path in then.items()
     }
     lasted = time.monotonic() - began
+    here_now, used = hub.events() - here, cpu_s(hub.process.pid) - used_s
+    node = next(iter(hub.call("GET", f"/api/v1/nodes?limit=1&site={quote(live[0].name)}")["nodes"]))["node"]["id"]
+    arrivals = {
+        name: _arrivals(hub, token, path, topic, part)
+        for name, path, topic, part in (
+            ("/nodes/{id}, its timeline", f"/nodes/{node}", f"node:{node}", "timeline"),
+            ("/journal of that node", f"/journal?subject={node}", "journal", "live"),
+        )
+    }
     load = {
         "events": float(hub.events()),
-        "events_per_s": round((hub.events() - here) / lasted),
-        "hub_cores": round((cpu_s(hub.process.pid) - used_s) / lasted, 2),
+        "events_per_s": round(here_now / lasted),
+        "hub_cores": round(used / lasted, 2),
         "hub_mb": round(hub.rss_bytes() / 1e6, 1),
     }
-    return figures, past, moved, load
+    return figures, past, moved, arrivals, load
+
+
+def _arrivals(hub: Harbor, token: str, path: str, topic: str, part: str) -> dict[str, float]:
+    """From when a site said something until an open page shows it, as a browser keeps the page up to date: the stream
+    says that it is stale, the page asks for its part again, and not more often than it may."""
+    headers = {"authorization": f"Bearer {token}", "hx-request": "true", "hx-target": f"div#{part}"}
+    pages, stream = (http.client.HTTPConnection("127.0.0.1", hub.http, timeout=60) for _ in range(2))
+    pause_s, due, took = float(PAUSE.removesuffix("ms")) / 1000, 0.0, dict[int, float]()
+    with contextlib.closing(pages), contextlib.closing(stream):
+        stream.request("GET", f"/live?topic={quote(topic)}", headers={"authorization": f"Bearer {token}"})
+        lines = stream.getresponse()
+        shown: set[int] | None = None  # None: what the page showed when it was opened is not counted
+        while len(took) < _MARKS:
+            if not lines.readline().startswith(b"event: stale"):
+                continue
+            time.sleep(max(due - time.monotonic(), 0))
+            due = time.monotonic() + pause_s
+            pages.request("GET", path, headers=headers)
+            body, at_ns = pages.getresponse().read(), time.time_ns()
+            marks = {int(one) for one in re.findall(rb"said-(\d{19})", body)}
+            for one in marks - shown if shown is not None else ():
+                took[one] = (at_ns - one) / 1e9
+            shown = marks | (shown or set())
+    ordered = sorted(took.values())
+    return {
+        "p50_s": round(statistics.median(ordered), 3),
+        "p95_s": round(ordered[int(len(ordered) * 0.95)], 3),
+        "samples": len(ordered),
+    }
 
 
 def _there(hub: Harbor, token: str, path: str) -> bool:

@@ -76,6 +76,7 @@ class Realm:
         wall_ns, mono_ns = ground.clock.now_ns(), time.monotonic_ns()
         self.steady_ns: Callable[[], int] = lambda: wall_ns + time.monotonic_ns() - mono_ns
         self.stale = Stale()
+        self.fleet.told = lambda node_id: self.stale.mark(f"node:{node_id}")
         self.supervisor = Supervisor()
         self.lifecycle: View[lifecycle_view.State] = View(LIFECYCLE, lifecycle_view.State)
         self.authority: View[authority_view.State] = View(AUTHORITY, authority_view.State)
@@ -181,7 +182,7 @@ class Realm:
         self.authority.fold(batch)
         for subject in {one.subject for one in batch if one.kind in _OF_AUTHORITY}:
             self.stale.mark(f"authority:{subject}")
-        self.stale.mark("journal")
+        self.stale.mark("journal", *{f"node:{one.subject}" for one in batch})
 
     def _fault_turned(self, fault: StoreFault | None) -> None:
         self.fault = fault

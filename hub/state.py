@@ -4,6 +4,7 @@ readers copy a table first. All of it can be read back from the database.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import msgspec
@@ -78,12 +79,14 @@ class FleetHere:
         self.nodes_of: dict[str, set[str]] = {}  # by the site's writer; `put` keeps both in step
         self.changed: set[str] = set()  # nodes that were put since pages last looked (`hub.roll`)
         self.unjudged: set[str] = set()  # and since they were last judged (`store.drifting`)
+        self.told: Callable[[str], None] = lambda node_id: None  # this node was put
 
     def put(self, node_id: str, here: NodeHere | None) -> None:
         """A node as it is told now; None: it is gone."""
         former = self.nodes.get(node_id)
         self.changed.add(node_id)
         self.unjudged.add(node_id)
+        self.told(node_id)
         if former is not None and (here is None or former.site != here.site):
             self.nodes_of.get(former.site, set()).discard(node_id)
         if here is None:

@@ -25,6 +25,7 @@ from fleet.reading import Health
 from web import asked, assets, chart, words
 from web.auth import cookie
 from web.ports import Role, Value
+from web.stale import PAUSE
 
 SCHEMES = ("auto", "light", "dark", "night")
 SCHEME_COOKIE = "skerry_scheme"
@@ -52,6 +53,7 @@ def environment() -> jinja2.Environment:
             "ago": ago,
             "lasting": lasting,
             "measured": measured,
+            "pause": PAUSE,
         }
     )
     env.globals["ui"] = env.get_template("components.html").module

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import sqlite3
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
+from fleet import events
 from hub.compose import Hub
 from tests.hub.sites import ALDER, BIRCH, CEDAR, ELM, HARBOR, filled, present
 from tests.web.browser import assert_clean, chromium, needs_chromium, page_of, sign_in, until
@@ -123,4 +126,25 @@ def test_a_site_that_turns_shows_by_itself(browser: Any, harbor: Served) -> None
 
         harbor.call(forget)
         page.wait_for_selector(f"#l-{BIRCH} >> text=forked")
+        assert_clean(page)
+
+
+def test_what_a_site_tells_of_a_node_shows_by_itself(browser: Any, harbor: Served) -> None:
+    """What it says now, and what happened to it."""
+    told, hub = present(1, 3, 1), harbor.hub
+    here = hub.fleet.nodes[told.node_id]
+    with page_of(browser, harbor.url) as page:
+        sign_in(page, harbor.url, "alice", PASSWORD)
+        page.goto(f"{harbor.url}/nodes/{told.node_id}")
+        until(page, FED)
+        fresh = here._replace(present=msgspec.structs.replace(here.present, text="told just now"))
+        harbor.call(lambda: hub.fleet.put(told.node_id, fresh))
+        page.wait_for_selector("#live >> text=told just now")
+        happened = events.VersionChanged("1.0.0", "9.8.7-happened")
+
+        def job(db: sqlite3.Connection) -> None:
+            hub.ground.journal.stage(told.node_id, happened)
+
+        harbor.call(lambda: asyncio.ensure_future(hub.ground.writer.write(job)))
+        page.wait_for_selector("#timeline >> text=9.8.7-happened")
         assert_clean(page)
