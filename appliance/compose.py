@@ -818,7 +818,8 @@ class Appliance:
         self.connectivity.fold(batch)
         self.lifecycle.fold(batch)
         self.authority.fold(batch)
-        self.stale.mark("journal", *{f"node:{one.subject}" for one in batch})
+        if self.stale.watchers:
+            self.stale.mark("journal", *{f"node:{one.subject}" for one in batch})
 
     def _fault_turned(self, store: str, fault: StoreFault | None) -> None:
         if hasattr(self, "keeper"):

@@ -182,7 +182,8 @@ class Realm:
         self.authority.fold(batch)
         for subject in {one.subject for one in batch if one.kind in _OF_AUTHORITY}:
             self.stale.mark(f"authority:{subject}")
-        self.stale.mark("journal", *{f"node:{one.subject}" for one in batch})
+        if self.stale.watchers:
+            self.stale.mark("journal", *{f"node:{one.subject}" for one in batch})
 
     def _fault_turned(self, fault: StoreFault | None) -> None:
         self.fault = fault
