@@ -95,6 +95,8 @@ def _folder(data: Path) -> Iterator[Finding]:
     if (data / "site.db").exists():
         yield from _held(data)
         yield from _readable(data / "site.db")
+    for tenant in Folder(data).tenants():  # of a hub
+        yield from _readable(tenant.site_db)
 
 
 def _held(data: Path) -> Iterator[Finding]:

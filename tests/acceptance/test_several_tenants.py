@@ -80,6 +80,9 @@ def test_a_hub_keeps_several_tenants_apart(tmp_path: Path) -> None:
         finally:
             birch.stop()
         hub.stop()
+        examined = skerry("doctor", "--data", str(hub.data)).stdout
+        for name in ("polar", "tropic"):
+            assert f"skerry journal verify {hub.data / 'tenants' / name}" in examined, "the doctor looks at each"
         said = skerry("journal", "verify", str(hub.data))
         assert said.stdout.count("every event holds") == len(list(hub.data.rglob("site.db"))) == 3, said.stderr
         copied_and_rebuilt(tmp_path, hub)

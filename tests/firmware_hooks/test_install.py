@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from appliance.intake import syslog
+from bench.island import free_port
 
 SCRIPT = Path(__file__).parents[2] / "firmware-hooks" / "install.sh"
 RECEIVED_NS = 1_795_253_400_000_000_000
@@ -106,9 +107,7 @@ async def test_what_is_logged_on_the_device_arrives_under_its_name(tmp_path: Pat
 
     server = await asyncio.start_server(take, "127.0.0.1", 0)
     here = f"127.0.0.1:{server.sockets[0].getsockname()[1]}"
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as free:
-        free.bind(("127.0.0.1", 0))
-        local = free.getsockname()[1]
+    local = free_port()
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as device:
         forward = install("--print", here).stdout.replace("/var/spool/rsyslog", str(tmp_path))
         conf = tmp_path / "rsyslog.conf"

@@ -167,7 +167,8 @@ def test_of_two_turns_with_one_stamp_the_later_writer_stands(tmp_path: Path) -> 
                 for writer, said in [("B", "LIVE"), ("A", "DELAYED")][::order]:
                     row = (1, names[NODES[0]], 7, names[writer], 1, 1, names[said], 2, 1)
                     db.execute(history._TURN, row)
-                assert history._standing(db, NODES[0], 7)[Track.CONNECTIVITY].said == "LIVE"
+                stood = history._standing(db, f'["{NODES[0]}"]', "[1]", 7)
+                assert stood[NODES[0]][Track.CONNECTIVITY].said == "LIVE"
 
 
 def test_an_index_goes_on_where_the_last_one_stopped(alder: Alder) -> None:

@@ -55,7 +55,14 @@ def told(tmp_path: Path) -> tuple[Path, list[Recorded]]:
     return path, [one for one in every if one.kind != UNREADABLE]
 
 
-def test_a_stretch_is_what_every_event_says_of_itself(told: tuple[Path, list[Recorded]]) -> None:
+@pytest.mark.parametrize("together", [2, 500])
+@pytest.mark.parametrize("raw_bytes_max", [10, 4_096])
+def test_a_stretch_is_what_every_event_says_of_itself(
+    told: tuple[Path, list[Recorded]], monkeypatch: pytest.MonkeyPatch, together: int, raw_bytes_max: int
+) -> None:
+    """However many logs are looked at together, and whether an event is read with them or by itself."""
+    monkeypatch.setattr(window, "_TOGETHER", together)
+    monkeypatch.setattr(window, "_RAW_BYTES_MAX", raw_bytes_max)
     path, every = told
     assert len(every) == LOGS * (EVENTS - EVENTS // 13)
     assert [one.position for one in every] == sorted(one.position for one in every)
