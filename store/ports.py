@@ -73,7 +73,9 @@ def free_port(wanted: int = 0, *, host: str = "127.0.0.1") -> int:
     if wanted and _free(host, wanted):
         return wanted
     for _ in range(_TRIES):
-        port = random.SystemRandom().randrange(_FIRST, _LAST) // 8 * 8 + os.getpid() % 8  # two who look at once share few
+        port = (
+            random.SystemRandom().randrange(_FIRST, _LAST) // 8 * 8 + os.getpid() % 8
+        )  # two who look at once share few
         if _free(host, port):
             return port
     raise ListenProblem(f"No free port was found at {host} between {_FIRST} and {_LAST}. Name one.")
