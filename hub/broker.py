@@ -41,6 +41,7 @@ _HUB = "hub"  # a site's user has a dot in it
 _LEVELS = {"WRN": logging.WARNING, "ERR": logging.ERROR, "FTL": logging.ERROR}
 _KNOWN = "Plaintext passwords detected"  # of 256 bits, in a file that only we can read: a hash would add nothing
 _SAID = re.compile(r"\[(INF|WRN|ERR|FTL)\] (.*)")
+_TAKEN = "address already in use"  # as the server says it
 
 
 class BrokerProblem(Exception):
@@ -88,11 +89,8 @@ class Broker:
         self.problem = "not started"
         self.user, self.password = _HUB, new_secret("skh")
         self._folder, self._name, self._host, self._tls = folder, name, host, tls
-        self._port = port or free_port(host=host)
-        self._web_host = websocket_host or host
-        self._websocket_port = (
-            websocket_port if websocket_port is None else websocket_port or free_port(host=self._web_host)
-        )
+        self._web_host, self._asked = websocket_host or host, (port, websocket_port)
+        self._choose()
         self._store_bytes_max = store_bytes_max
         self._program = program
         self._admitted: dict[str, Admission] = {}
@@ -125,19 +123,29 @@ class Broker:
             return own
         return tuple(f"{url.partition('//')[0]}//{_bracketed(host)}:{url.rpartition(':')[2]}" for url in own)
 
+    def _choose(self) -> None:
+        """Ports, where none was asked for."""
+        port, web = self._asked
+        self._port = port or free_port(host=self._host)
+        self._websocket_port = web if web is None else web or free_port(host=self._web_host)
+
     async def start(self) -> None:
         """Returns when the server takes connections. BrokerProblem when it does not come up the first time."""
         self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         await self._end_a_stray()
-        self._write()
-        self._keeper = asyncio.create_task(self._keep(), name="broker")
-        ready = asyncio.create_task(self._ready.wait())
-        await asyncio.wait([ready, self._keeper], timeout=READY_S_MAX, return_when=asyncio.FIRST_COMPLETED)
-        ready.cancel()
-        if not self.alive:
+        for left in (2, 1, 0):
+            self._write()
+            self._keeper = asyncio.create_task(self._keep(), name="broker")
+            ready = asyncio.create_task(self._ready.wait())
+            await asyncio.wait([ready, self._keeper], timeout=READY_S_MAX, return_when=asyncio.FIRST_COMPLETED)
+            ready.cancel()
+            if self.alive:
+                return
             problem = self.problem
             await self.stop()
-            raise BrokerProblem(f"the NATS server does not start: {problem}")
+            if not left or 0 not in self._asked or _TAKEN not in problem:
+                raise BrokerProblem(f"the NATS server does not start: {problem}")
+            self._choose()  # somebody took the port that was free a moment ago
 
     async def stop(self) -> None:
         if self._keeper is not None:

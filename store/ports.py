@@ -8,6 +8,7 @@ import errno
 import os
 import random
 import socket
+from collections import deque
 from pathlib import Path
 
 from store.control import short_address
@@ -18,6 +19,7 @@ _CONTROL_BACKLOG = 16
 # listening, any connection of this machine could have taken one of those.
 _FIRST, _LAST = 24_000, 32_767
 _TRIES = 200
+_given: deque[int] = deque(maxlen=64)  # to this process, whose servers may not listen there yet
 
 
 class ListenProblem(Exception):
@@ -76,7 +78,8 @@ def free_port(wanted: int = 0, *, host: str = "127.0.0.1") -> int:
         port = (
             random.SystemRandom().randrange(_FIRST, _LAST) // 8 * 8 + os.getpid() % 8
         )  # two who look at once share few
-        if _free(host, port):
+        if port not in _given and _free(host, port):
+            _given.append(port)
             return port
     raise ListenProblem(f"No free port was found at {host} between {_FIRST} and {_LAST}. Name one.")
 

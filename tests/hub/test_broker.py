@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import signal
+import socket
 import ssl
 import stat
 import subprocess
@@ -14,9 +15,11 @@ from pathlib import Path
 
 import pytest
 
+import hub.broker
 from hub.broker import Admission, Broker, BrokerProblem, Tls
 from store.certificates import ensure_server_certificate
 from store.keys import new_secret
+from store.ports import free_port
 from sync.jetstream import HubEnd, SiteEnd
 from sync.link import Parcel
 from sync.messages import Lane
@@ -66,6 +69,20 @@ async def test_a_port_that_is_taken_is_said(broker: Broker, tmp_path: Path) -> N
     other = Broker(tmp_path / "other", port=int(broker.url.rpartition(":")[2]))
     with pytest.raises(BrokerProblem, match="address already in use"):
         await other.start()
+
+
+async def test_one_that_may_choose_takes_another_port_when_its_own_is_gone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        ports = iter([port, port, 0])
+        monkeypatch.setattr(hub.broker, "free_port", lambda **more: next(ports) or free_port(**more))
+        broker = Broker(tmp_path / "broker")
+        await broker.start()
+        assert broker.alive
+        assert int(broker.url.rpartition(":")[2]) != port
+        await broker.stop()
 
 
 async def test_a_program_that_is_not_there_is_said(tmp_path: Path) -> None:
