@@ -232,7 +232,7 @@ def test_no_body_makes_the_reader_raise_and_every_line_is_judged_alike(
             error.add_note(f"T12 lines: SEED={seed}, input {number}, unit {unit}: {body[:2000]!r}")
             raise
     sys.stdout.write(f"T12 lines: {good} points, {bad} refused\n")
-    assert min(good, bad) > INPUTS // 5  # the inputs are of both kinds
+    assert min(good, bad) > INPUTS // 10  # the inputs are of both kinds, about a fifth points
 
 
 @pytest.mark.trial
