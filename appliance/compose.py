@@ -818,7 +818,7 @@ class Appliance:
         self.connectivity.fold(batch)
         self.lifecycle.fold(batch)
         self.authority.fold(batch)
-        if self.stale.watchers:
+        if self.stale.watchers:  # or thousands of topics a second are made for nobody
             self.stale.mark("journal", *{f"node:{one.subject}" for one in batch})
 
     def _fault_turned(self, store: str, fault: StoreFault | None) -> None:

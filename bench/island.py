@@ -8,7 +8,6 @@ import os
 import random
 import shutil
 import signal
-import socket
 import sqlite3
 import subprocess
 import sys
@@ -19,6 +18,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from store.control import NotRunning, Refusal, call
+from store.ports import is_free
 
 ROOT = Path(__file__).parent.parent
 
@@ -57,9 +57,7 @@ def free_port() -> int:
         if port in _given:
             continue
         _given.add(port)
-        with socket.socket() as tcp, socket.socket(type=socket.SOCK_DGRAM) as udp, contextlib.suppress(OSError):
-            tcp.bind(("127.0.0.1", port))
-            udp.bind(("127.0.0.1", port))
+        if is_free(port):
             return port
 
 

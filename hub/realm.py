@@ -182,7 +182,7 @@ class Realm:
         self.authority.fold(batch)
         for subject in {one.subject for one in batch if one.kind in _OF_AUTHORITY}:
             self.stale.mark(f"authority:{subject}")
-        if self.stale.watchers:
+        if self.stale.watchers:  # or thousands of topics a second are made for nobody
             self.stale.mark("journal", *{f"node:{one.subject}" for one in batch})
 
     def _fault_turned(self, fault: StoreFault | None) -> None:

@@ -225,6 +225,10 @@ def _step(
 # -- the thread --------------------------------------------------------------------------------------------------
 
 
+_Texts = tuple[bytes | None, dict[int | None, str]]  # which file (`made` of its meta), and in it by number
+_NO_TEXTS: _Texts = (None, {})
+
+
 class HistoryIndex:
     """Follows the journal of `site_db` into `path`. `noticed` may be called from any thread and costs nothing."""
 
@@ -234,7 +238,7 @@ class HistoryIndex:
         self.position = 0
         self._told: dict[str, int] = {}
         self._moments: dict[tuple[int, str], Any] = {}  # by stamp and question; None while it is read
-        self._texts: tuple[bytes | None, dict[int | None, str]] = (None, {None: ""})  # of which file, by number
+        self._texts = _NO_TEXTS
         self._lock = threading.Lock()
         self._wake, self._stop = threading.Event(), threading.Event()
         self._thread = threading.Thread(target=self._run, name="history", daemon=True)
@@ -289,6 +293,7 @@ class HistoryIndex:
         names, logs = Names(db), dict[int, tuple[str, int]]()
         with self._lock:
             self._moments.clear()
+            self._texts = _NO_TEXTS  # after a fault a name that was not kept may have given its number to another
         while not self._stop.is_set():
             self._wake.clear()
             head = self._journal_position()
@@ -400,9 +405,9 @@ class HistoryIndex:
         row = db.execute("SELECT value FROM meta WHERE key='made'").fetchone()
         made = row[0] if row else None
         with self._lock:
-            if self._texts[0] != made:
+            if self._texts is _NO_TEXTS or self._texts[0] != made:
                 self._texts = (made, {None: ""})
-            held = self._texts[1]
+            _, held = self._texts
             unknown = {one for column in columns for one in column if one not in held}
             if unknown:
                 (found,) = db.execute(_TEXTS, (msgspec.json.encode(sorted(unknown)).decode(),)).fetchone()

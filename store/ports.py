@@ -72,19 +72,20 @@ def free_port(wanted: int = 0, *, host: str = "127.0.0.1") -> int:
 
     For a box that is started now and listens in a moment. Raises ListenProblem if none was found.
     """
-    if wanted and _free(host, wanted):
+    if wanted and is_free(wanted, host=host):
         return wanted
     for _ in range(_TRIES):
         port = (
             random.SystemRandom().randrange(_FIRST, _LAST) // 8 * 8 + os.getpid() % 8
         )  # two who look at once share few
-        if port not in _given and _free(host, port):
+        if port not in _given and is_free(port, host=host):
             _given.append(port)
             return port
     raise ListenProblem(f"No free port was found at {host} between {_FIRST} and {_LAST}. Name one.")
 
 
-def _free(host: str, port: int) -> bool:
+def is_free(port: int, *, host: str = "127.0.0.1") -> bool:
+    """Whether a server could listen there now, by TCP and by UDP."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family, socket.SOCK_STREAM) as tcp, socket.socket(family, socket.SOCK_DGRAM) as udp:
         tcp.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as the server does: one that just ended is free

@@ -44,8 +44,9 @@ class Stale:
                     yield topics
         finally:
             self.watchers -= 1
-            if not self.watchers:
-                self._marks.clear()
+            with self._lock:
+                if not self.watchers:
+                    self._marks.clear()
 
     def _since(self, seen: int) -> tuple[frozenset[str], int]:
         found = set[str]()

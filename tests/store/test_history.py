@@ -171,6 +171,40 @@ def test_of_two_turns_with_one_stamp_the_later_writer_stands(tmp_path: Path) -> 
                 assert stood[NODES[0]][Track.CONNECTIVITY].said == "LIVE"
 
 
+def test_a_file_that_an_earlier_program_made_is_gone_on_with(alder: Alder) -> None:
+    """It has no index of what was said seldom, and no name of its own."""
+    with following(alder) as index:
+        a_day(alder, random.Random(7))
+        caught_up(index, alder)
+    with closing(sqlite3.connect(alder.folder.history_db)) as db:
+        db.executescript("DROP INDEX spoken; DELETE FROM meta WHERE key='made'")
+        (turns,) = db.execute("SELECT count(*) FROM turn").fetchone()
+    with following(alder) as index:
+        caught_up(index, alder)
+        agrees(index, log_of(alder))
+    with closing(sqlite3.connect(alder.folder.history_db)) as db:
+        assert db.execute("SELECT count(*) FROM turn").fetchone() == (turns,)
+
+
+def test_names_of_a_file_that_was_made_anew_are_not_those_of_the_last_one(alder: Alder) -> None:
+    """Numbers are given in the order in which names come: here in another."""
+    with following(alder) as index:
+        alder.say(
+            (NODES[0], events.NodeHeard(Mode.LIVE, "", "syslog")), (NODES[1], events.NodeHeard(Mode.LIVE, "", "ping"))
+        )
+        caught_up(index, alder)
+        assert index.fleet(time.time_ns()).keys() == {NODES[0], NODES[1]}
+        with closing(sqlite3.connect(alder.folder.history_db)) as db:
+            names = dict(db.execute("SELECT text, id FROM name"))
+            first, second = names[NODES[0]], names[NODES[1]]
+            db.executescript(
+                f"UPDATE name SET text='x' WHERE id={first}; UPDATE name SET text='{NODES[0]}' WHERE id={second};"
+                f"UPDATE name SET text='{NODES[1]}' WHERE id={first}; UPDATE turn SET said={names['LIVE']};"
+                f"DELETE FROM born WHERE subject={second}; UPDATE meta SET value=x'00' WHERE key='made'"
+            )
+        assert index.fleet(time.time_ns() + 1_000_000_000).keys() == {NODES[1]}
+
+
 def test_an_index_goes_on_where_the_last_one_stopped(alder: Alder) -> None:
     dice = random.Random(5)
     with following(alder) as index:
