@@ -10,10 +10,12 @@ Rules of the file
 
 from __future__ import annotations
 
+import sys
+from array import array
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from enum import IntEnum
 from operator import itemgetter
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import msgspec
 
@@ -78,6 +80,48 @@ MISSING, RESUMED = "missing", "resumed"
 SUBJECTS = frozenset(Track) - {Track.LINK}  # tracks whose subject is a node
 
 _MODES = frozenset(map(str, Mode))
+
+# -- where everybody stood ----------------------------------------------------------------------------------------------
+
+ABSENT, UNHEARD = 0, 1  # nothing had happened to it yet; something had, but nobody had heard it
+CODES: Mapping[str, int] = {str(mode): code for code, mode in enumerate(Mode, 2)}  # stored; a new mode comes at the end
+WORDS: Mapping[int, str] = {UNHEARD: ""} | {code: mode for mode, code in CODES.items()}
+CODE_BITS = 4
+Packs: TypeAlias = (
+    "array[int]"  # of "Q", by seat: the stamp of a turn and, in the lowest bits, the code of its mode; 0: there is none
+)
+
+
+class Crowd(NamedTuple):
+    """Where all nodes of a box stood at a moment on the track of connectivity, in columns, by seat: the number that a node
+    has for good. There may be more `ids` than were seated when this was made."""
+
+    ids: Sequence[str]
+    codes: bytes
+    packs: Packs
+
+    def modes(self) -> dict[str, str]:
+        """Every node that was there and its mode, empty when it had not been heard."""
+        there = ((node_id, WORDS[code]) for node_id, code in zip(self.ids, self.codes, strict=False) if code)
+        return dict(there)
+
+
+def codes_of(packs: Packs) -> bytes:
+    return packs.tobytes()[_LOWEST::8].translate(_CODE_OF)
+
+
+def since_of(pack: int) -> int:
+    """Unix ns, to the millisecond."""
+    return moment_of(pack >> CODE_BITS)
+
+
+def pack_at(moment_ns: int) -> int:
+    """The greatest of a moment (Unix ns)."""
+    return (stamp_at(moment_ns) + 1 << CODE_BITS) - 1
+
+
+_LOWEST = 0 if sys.byteorder == "little" else 7
+_CODE_OF = bytes(byte & (1 << CODE_BITS) - 1 for byte in range(256))
 
 
 def _mode(body: Any) -> str | None:

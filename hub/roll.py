@@ -111,6 +111,7 @@ class Roll:
         self._ranks: dict[int, list[_Key]] = {}  # by urgency, in order
         self._lines: dict[str, _Line] = {}  # by the order that was asked for, the one asked for last at the end
         self._by_name: list[str] | None = None  # all nodes; None: one came, went or was renamed
+        self._placed = 0  # how often one came, went, or got another name or site
         self._order: list[str] | None = None  # all nodes, the most urgent first; None: something moved
 
     # -- keeping up ---------------------------------------------------------------------------------------------------
@@ -168,6 +169,8 @@ class Roll:
     def _keep(self, node_id: str, former: NodeRow | None, row: NodeRow | None) -> None:
         if former is None or row is None or former.name != row.name:
             self._by_name = None
+        if former is None or row is None or (former.name, former.site) != (row.name, row.site):
+            self._placed += 1
         if row is None:
             self._rows.pop(node_id, None)
             self._words.pop(node_id, None)
@@ -188,9 +191,7 @@ class Roll:
     def everyone(self) -> Everyone:
         if self._by_name is None:
             self._by_name = [node_id for _, node_id in sorted((row.name, row.id) for row in self._rows.values())]
-        nodes = self._fleet.nodes_of
-        of_sites = [(standing[0], nodes[writer]) for writer, standing in self._standing.items() if writer in nodes]
-        return Everyone(self._rows.copy(), self._by_name, of_sites)
+        return Everyone(self._rows.copy(), self._by_name, self._placed)
 
     def reach(self) -> dict[Reach, int]:
         return {reach: self._reach[reach] for reach in Reach}

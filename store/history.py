@@ -18,19 +18,20 @@ import os
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from array import array
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from itertools import compress
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import msgspec
 
 from fleet import hlc, limits, past
 from fleet.events import Clock
-from fleet.past import Known, Row, Sifted, Track, Was
+from fleet.past import Crowd, Known, Packs, Row, Sifted, Track, Was
 from fleet.people import Unavailable
+from store import moments
 from store.database import connect, connect_reader
 from store.faults import Fault, StoreFault, fault_of
 
@@ -67,7 +68,9 @@ LATER = (
     " clock=excluded.clock, position=excluded.position"
     f" WHERE {_STAMP.format('excluded')} > {_STAMP.format('turn')}"
 )
-_TURN = "INSERT INTO turn VALUES (?,?,?,?,?,?,?,?,?)" + LATER
+_NEW_TURN = "INSERT INTO turn VALUES (?,?,?,?,?,?,?,?,?)"
+_TURN = _NEW_TURN + LATER
+_STANDS = "SELECT position FROM turn WHERE track=? AND subject=? AND hlc=?"
 _BORN = "INSERT INTO born VALUES (?,?) ON CONFLICT DO UPDATE SET hlc=min(hlc, excluded.hlc)"
 _TOLD = "INSERT INTO told VALUES (?,?) ON CONFLICT DO UPDATE SET hlc=max(hlc, excluded.hlc)"
 _META = "INSERT INTO meta VALUES (?,?) ON CONFLICT DO UPDATE SET value=excluded.value"
@@ -115,9 +118,16 @@ def mark(site: sqlite3.Connection, position: int) -> bytes:
 
 
 def _write(db: sqlite3.Connection, names: Names, turns: Sequence[Row], sifted: Sifted) -> None:
-    db.executemany(_TURN, sorted(turns))
+    before = db.total_changes
+    db.executemany(_NEW_TURN + " ON CONFLICT DO NOTHING", sorted(turns))
+    tied = list[Row]()
+    if db.total_changes - before < len(turns):  # hardly ever: two said something of one subject with one stamp
+        tied = [row for row in sorted(turns) if db.execute(_STANDS, row[:3]).fetchone() != (row[8],)]
+        db.executemany(_TURN, tied)
     db.executemany(_BORN, [(row[1], row[2]) for row in turns if row[0] != Track.LINK])
     write_sums(db, names, sifted.first, sifted.told)
+    if turns and moments.made(db):
+        moments.follow(db, turns, tied, {names[word]: code for word, code in past.CODES.items()})
 
 
 def write_sums(db: sqlite3.Connection, names: Mapping[str, int], first: Sequence[int], told: Mapping[str, int]) -> None:
@@ -207,24 +217,52 @@ def _step(
     upto: int,
 ) -> tuple[list[Row], Sifted]:
     """One stretch of the journal, in a transaction of its own."""
-    db.execute("BEGIN IMMEDIATE")
     sifted = Sifted()
     try:
-        turns = sifted.turns(stored(site, logs, after, upto), logs, names)
-        _write(db, names, turns, sifted)
-        stand(db, site, upto)
-        db.execute("COMMIT")
+        with _transaction(db):
+            turns = sifted.turns(stored(site, logs, after, upto), logs, names)
+            _write(db, names, turns, sifted)
+            stand(db, site, upto)
     except BaseException:
         names.clear()  # the transaction was undone, and names with it
+        raise
+    return turns, sifted
+
+
+@contextlib.contextmanager
+def _transaction(db: sqlite3.Connection) -> Iterator[None]:
+    db.execute("BEGIN IMMEDIATE")
+    try:
+        yield
+        db.execute("COMMIT")
+    except BaseException:
         with contextlib.suppress(sqlite3.DatabaseError):
             db.execute("ROLLBACK")
         raise
-    return turns, sifted
 
 
 # -- the thread --------------------------------------------------------------------------------------------------
 
 
+def _file(db: sqlite3.Connection) -> bytes | None:
+    """What tells a file from the one that stood in its place before."""
+    row = db.execute("SELECT value FROM meta WHERE key='made'").fetchone()
+    return row[0] if row else None
+
+
+class _Seated(NamedTuple):
+    """Of a file (as in `_Texts`) by seat: a node's id, and the stamp of the first that is known of it."""
+
+    file: bytes | None
+    ids: list[str]
+    born: Packs
+
+
+class _Stopping(Exception):
+    """Whoever makes something long gives up: the box ends."""
+
+
+_NOBODY = _Seated(b"", [], array("Q"))
 _Texts = tuple[bytes | None, dict[int | None, str]]  # which file (`made` of its meta), and in it by number
 _NO_TEXTS: _Texts = (None, {})
 
@@ -239,6 +277,7 @@ class HistoryIndex:
         self._told: dict[str, int] = {}
         self._moments: dict[tuple[int, str], Any] = {}  # by stamp and question; None while it is read
         self._texts = _NO_TEXTS
+        self._seated = _NOBODY
         self._lock = threading.Lock()
         self._wake, self._stop = threading.Event(), threading.Event()
         self._thread = threading.Thread(target=self._run, name="history", daemon=True)
@@ -273,6 +312,8 @@ class HistoryIndex:
             try:
                 with closing(connect_reader(self._site_db)) as site, closing(open_history(self.path, site)) as db:
                     self._follow(db, site)
+            except _Stopping:
+                return
             except (StoreFault, sqlite3.DatabaseError, OSError) as error:
                 if fault_of(error) is Fault.DAMAGED:
                     remove(self.path)  # if it is site.db that is damaged, others say so, and this one waits for it
@@ -291,24 +332,68 @@ class HistoryIndex:
         self.position = _position(db)
         self._told = dict(db.execute("SELECT (SELECT text FROM name WHERE id=writer), hlc FROM told"))
         names, logs = Names(db), dict[int, tuple[str, int]]()
+        self._settle(db)
         with self._lock:
             self._moments.clear()
             self._texts = _NO_TEXTS  # after a fault a name that was not kept may have given its number to another
+        tended = False
         while not self._stop.is_set():
             self._wake.clear()
             head = self._journal_position()
             if head <= self.position:
                 self.problem = ""
-                self._wake.wait(60.0)
+                tended = tended or self._tend(db)
+                if tended:
+                    self._wake.wait(60.0)
                 continue
             began = time.monotonic()
             upto = min(head, self.position + FOLLOWED_EVENTS_MAX)
             turns, sifted = _step(db, site, names, logs, self.position, upto)
             for writer, stamp in sifted.told.items():
                 self._told[writer] = max(stamp, self._told.get(writer, 0))
+            self._seat(db, self._seated, {row[1] for row in turns})
             self.position, self.problem = upto, ""
             self._changed(min((row[2] for row in turns), default=None))
+            tended = (tended and not turns) or self._tend(db)
             self._stop.wait(max(PAUSE_S if upto == head else 0.0, REST * (time.monotonic() - began)))
+
+    def _settle(self, db: sqlite3.Connection) -> None:
+        """What is kept by time is there, and it is known who sits where."""
+        if not moments.made(db):
+            began = time.monotonic()
+
+            def rest() -> None:
+                nonlocal began
+                if self._stop.wait(time.monotonic() - began):
+                    raise _Stopping
+                began = time.monotonic()
+
+            with _transaction(db):
+                moments.make(db, rest)
+        seated = _Seated(_file(db), [], array("Q"))
+        self._seat(db, seated, None)
+        self._seated = seated
+
+    def _tend(self, db: sqlite3.Connection) -> bool:
+        """One frame more; True when there was none to make."""
+        began = time.monotonic()
+        with _transaction(db):
+            more = moments.tend(db)
+        if more:
+            self._stop.wait(time.monotonic() - began)
+        return not more
+
+    def _seat(self, db: sqlite3.Connection, seated: _Seated, subjects: Collection[int] | None) -> None:
+        """Who sits where, and since when there is anything to tell of them; None: all."""
+        these = () if subjects is None else (msgspec.json.encode([*subjects]).decode(),)
+        (found,) = db.execute(_THESE_SEATS if these else _SEATS, these).fetchone()
+        _, ids, born = seated
+        for seat, node_id, stamp in sorted(_SEATED.decode(found)):
+            if seat == len(ids):
+                born.append(stamp)
+                ids.append(node_id)
+            else:
+                born[seat] = stamp
 
     def _changed(self, least: int | None) -> None:
         """Moments at or after the oldest new turn are not what they were."""
@@ -334,21 +419,26 @@ class HistoryIndex:
         )
         return past.moment_of(row[0]) if row else None
 
+    def crowd(self, moment_ns: int) -> Crowd:
+        """Where every node stood at a moment."""
+        stamp = past.stamp_at(moment_ns)
+        return self._remembered(stamp, "crowd", lambda: self._crowd(stamp))
+
     def fleet(self, moment_ns: int) -> Mapping[str, str]:
         """Every node that was there at a moment, and its mode; empty when it had not been heard."""
-        stamp = past.stamp_at(moment_ns)
-        return self._remembered(stamp, "fleet", lambda: self._fleet(stamp))
+        return self._remembered(past.stamp_at(moment_ns), "fleet", lambda: self.crowd(moment_ns).modes())
 
     def standing(self, moment_ns: int, track: Track, said: frozenset[str]) -> Mapping[str, Mapping[str, int]]:
-        """By each of these words, the nodes on whose track it stood at a moment, and since when (Unix ns)."""
+        """By each of these words, the nodes on whose track it stood at a moment, and since when (Unix ns). Of another track
+        than connectivity, on which something stands of everybody."""
         stamp = past.stamp_at(moment_ns)
         return self._remembered(stamp, f"{track} {sorted(said)}", lambda: self._those(stamp, track, sorted(said)))
 
-    def _remembered(self, stamp: int, asked: str, question: Callable[[], dict[str, T]]) -> dict[str, T]:
+    def _remembered(self, stamp: int, asked: str, question: Callable[[], T]) -> T:
         """An answer about a whole fleet: kept until something older comes, or others are asked for."""
         key = (stamp, asked)
         with self._lock:
-            held: dict[str, T] | None = self._moments.get(key)
+            held: T | None = self._moments.get(key)
             if held is None:
                 while len(self._moments) >= MOMENTS_MAX * _ANSWERS_EACH:
                     del self._moments[next(iter(self._moments))]
@@ -360,34 +450,41 @@ class HistoryIndex:
                     self._moments[key] = held
         return held
 
-    def _fleet(self, stamp: int) -> dict[str, str]:
-        found: dict[str, str] = {}
-        for texts, (subjects, said) in self._halves(_FLEET, (stamp,)):
-            found.update(zip(map(texts.__getitem__, subjects), map(texts.__getitem__, said), strict=True))
-        return found
+    def _crowd(self, stamp: int) -> Crowd:
+        file, ids, born = self._seated
+
+        def ask(db: sqlite3.Connection) -> Packs | None:
+            db.execute("BEGIN")  # one state of the file for all that is read
+            return moments.at(db, stamp) if _file(db) == file else None
+
+        packs = self._ask(ask, limits.fleet_query_seconds_max)
+        if packs is None:
+            return self._crowd_of_turns(stamp)
+        del packs[len(ids) :]  # who has come meanwhile was not there
+        codes = bytearray(past.codes_of(packs))
+        seat = codes.find(past.ABSENT)
+        while seat >= 0:
+            if born[seat] <= stamp:
+                codes[seat] = past.UNHEARD
+            seat = codes.find(past.ABSENT, seat + 1)
+        return Crowd(ids, bytes(codes), packs)
+
+    def _crowd_of_turns(self, stamp: int) -> Crowd:
+        """A look at the turns of each node: ten times the work."""
+        texts, (subjects, said, stamps) = self._columns(_FLEET, (stamp,))
+        codes = bytes(past.UNHEARD if one is None else past.CODES[texts[one]] for one in said)
+        packs = array("Q", [(one or 0) << past.CODE_BITS | code for one, code in zip(stamps, codes, strict=True)])
+        return Crowd([*map(texts.__getitem__, subjects)], codes, packs)
 
     def _those(self, stamp: int, track: Track, said: Sequence[str]) -> dict[str, dict[str, int]]:
-        asked = (stamp, int(track), msgspec.json.encode(said).decode())
-        found: dict[str, dict[str, int]] = {}
-        many = track is Track.CONNECTIVITY
-        for texts, (subjects, spoken, since) in (
-            self._halves(_THOSE, asked) if many else [self._columns(_SELDOM, asked)]
-        ):
-            nodes = [*map(texts.__getitem__, subjects)]
-            for word in set(spoken):
-                which = [this == word for this in spoken]
-                found.setdefault(texts[word], {}).update(
-                    zip(compress(nodes, which), compress(since, which), strict=True)
-                )
+        texts, (subjects, spoken, since) = self._columns(
+            _THOSE, (stamp, int(track), msgspec.json.encode(said).decode())
+        )
+        nodes, found = [*map(texts.__getitem__, subjects)], dict[str, dict[str, int]]()
+        for word in set(spoken):
+            which = [this == word for this in spoken]
+            found[texts[word]] = dict(zip(compress(nodes, which), compress(since, which), strict=True))
         return found
-
-    def _halves(self, question: str, values: tuple[Any, ...]) -> Sequence[_Columns]:
-        """`_columns` of all nodes, half of them beside the other half."""
-        low, high = self._ask(lambda db: db.execute("SELECT min(subject), max(subject) FROM born").fetchone())
-        middle = ((low or 0) + (high or 0)) // 2
-        with ThreadPoolExecutor(1, "history-half") as beside:
-            second = beside.submit(self._columns, question, (*values, middle, _LAST))
-            return self._columns(question, (*values, 0, middle)), second.result()
 
     def _columns(self, question: str, values: tuple[Any, ...]) -> _Columns:
         """An answer's columns, and the texts of all numbers in the first two. Each comes as one value that SQLite makes in one
@@ -402,8 +499,7 @@ class HistoryIndex:
     def _texts_of(self, db: sqlite3.Connection, columns: Sequence[Sequence[int | None]]) -> Mapping[int | None, str]:
         """The texts of all these numbers and of others; of none it is empty. A number keeps its text while the file lasts, so
         it is read once."""
-        row = db.execute("SELECT value FROM meta WHERE key='made'").fetchone()
-        made = row[0] if row else None
+        made = _file(db)
         with self._lock:
             if self._texts is _NO_TEXTS or self._texts[0] != made:
                 self._texts = (made, {None: ""})
@@ -441,27 +537,30 @@ class HistoryIndex:
             raise Unavailable(_NOT_NOW) from error
 
 
-_LAST = 1 << 62
 _FLEET = """
 SELECT json_group_array(subject), json_group_array(
-    (SELECT said FROM turn WHERE track=1 AND turn.subject=born.subject AND hlc<=?1 ORDER BY hlc DESC LIMIT 1))
-FROM born WHERE hlc<=?1 AND subject>?2 AND subject<=?3
+    (SELECT said FROM turn WHERE track=1 AND turn.subject=born.subject AND hlc<=?1 ORDER BY hlc DESC LIMIT 1)),
+    json_group_array((SELECT max(hlc) FROM turn WHERE track=1 AND turn.subject=born.subject AND hlc<=?1))
+FROM born WHERE hlc<=?1
 """
 _WORDS = "(SELECT id FROM name WHERE text IN (SELECT value FROM json_each(?3)))"
-_THOSE_OF = f"""
+# Of most nodes what is asked for never stood there.
+_THOSE = f"""
 SELECT json_group_array(one), json_group_array(word), json_group_array(
     ((SELECT max(hlc) FROM turn WHERE track=?2 AND subject=one AND hlc<=?1) >> {hlc.COUNTER_BITS}) * {limits.MS})
 FROM (SELECT subject AS one,
              (SELECT said FROM turn WHERE track=?2 AND turn.subject=node.subject AND hlc<=?1 ORDER BY hlc DESC LIMIT 1)
              AS word
-      FROM ({{}}) AS node LIMIT -1)
+      FROM (SELECT DISTINCT subject FROM turn INDEXED BY spoken WHERE track=?2 AND track>1 AND said IN {_WORDS}) AS node
+      LIMIT -1)
 WHERE word IN {_WORDS}
 """  # without a limit SQLite would look up the word twice
-_THOSE = _THOSE_OF.format("SELECT subject FROM born WHERE hlc<=?1 AND subject>?4 AND subject<=?5")
-# Of most nodes what is asked for never stood there.
-_SELDOM = _THOSE_OF.format(
-    f"SELECT DISTINCT subject FROM turn INDEXED BY spoken WHERE track=?2 AND track>1 AND said IN {_WORDS}"
-)
+_SEATS = """
+SELECT json_group_array(json_array(seat, text, born.hlc)) FROM seat CROSS JOIN name ON name.id=seat.subject
+CROSS JOIN born ON born.subject=seat.subject
+"""
+_THESE_SEATS = _SEATS + "WHERE seat.subject IN (SELECT value FROM json_each(?))"
+_SEATED = msgspec.json.Decoder(list[tuple[int, str, int]])
 _TEXTS = "SELECT json_group_array(json_array(id, text)) FROM name WHERE id IN (SELECT value FROM json_each(?))"
 _COLUMN = msgspec.json.Decoder(list[int | None])
 _Columns = tuple[Mapping[Any, str], list[list[Any]]]

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from functools import cache
 from heapq import nsmallest
 from itertools import compress, islice
 from typing import NamedTuple
@@ -21,26 +22,29 @@ from fleet.authority import Chain
 from fleet.board import Own
 from fleet.connectivity import REACH, Mode, Reach
 from fleet.document import Kind, View
+from fleet.hlc import COUNTER_BITS
 from fleet.lifecycle import Phase
 from fleet.node import Kind as NodeKind
-from fleet.past import MISSING, Track
+from fleet.past import CODE_BITS, MISSING, WORDS, Crowd, Track, pack_at, since_of
 from fleet.reading import Health
 from web import rows
 from web.attention import SHOWN_MAX, Made, Sums, matches, summed
 from web.ports import AttentionQuery, NodeRow, SiteLine
+from web.seats import Seats
 
 LOOKED_UP_MAX = 50  # documents
 _FIRST = SHOWN_MAX + LOOKED_UP_MAX  # of a cause; some of them may turn out to be seen
 _NOTHING = Own()
 _NOBODY: Mapping[Cause, Handled] = {}
-_NOT_HERE = "\0"  # the site of a node that the box does not have
+_BELOW_MS = (1 << CODE_BITS + COUNTER_BITS) - 1  # of a pack
 
 Place = tuple[Kind, str]  # whose document it is
 Stood = Mapping[Track, Mapping[str, Mapping[str, int]]]  # by track, then by word: of which nodes it stood, since when
 
-# What of each track may need somebody
-WORDS: Mapping[Track, frozenset[str]] = {
-    Track.CONNECTIVITY: frozenset(str(mode) for mode in Mode if REACH[mode] is Reach.OFFLINE or mode is Mode.DELAYED),
+_MODES = frozenset(str(mode) for mode in Mode if REACH[mode] is Reach.OFFLINE or mode is Mode.DELAYED)
+_WAITS = bytes(code if WORDS.get(code) in _MODES else 0 for code in range(256))
+# What of each other track may need somebody
+SAID: Mapping[Track, frozenset[str]] = {
     Track.HEALTH: frozenset((str(Health.FAILED), str(Health.DEGRADED))),
     Track.HEARTBEAT: frozenset((MISSING,)),
     Track.LIFECYCLE: frozenset((str(Phase.QUARANTINED),)),
@@ -64,27 +68,35 @@ class Many(NamedTuple):
 
 
 def of_nodes(
-    every: Mapping[str, NodeRow], stood: Stood, silent: frozenset[str], own: Mapping[str, Own], query: AttentionQuery
+    every: Mapping[str, NodeRow],
+    seats: Seats,
+    crowd: Crowd,
+    stood: Stood,
+    silent: frozenset[str],
+    own: Mapping[str, Own],
+    query: AttentionQuery,
 ) -> Many:
-    """`every` row by id; `silent` are the sites that have told nothing of the moment; `own` is what nodes' documents said."""
+    """`every` row by id; `stood` is what the tracks of `SAID` say; `silent` are the sites that have told nothing of the
+    moment; `own` is what nodes' documents said."""
     causes, domains, sites = Counter[str](), Counter[str](), Counter[str]()
     first, matching = list[Item](), 0
-    for (cause, words), waiting in _waiting(every, stood, silent).items():
-        ids = waiting.ids
-        at = [own.get(node_id, _NOTHING).domain for node_id in ids]
-        causes[str(cause)] += len(ids)
+    for (cause, words), waiting in _waiting(seats, crowd, stood, silent).items():
+        its, since = waiting
+        at = [own.get(crowd.ids[seat], _NOTHING).domain for seat in its]
+        of = [*map(seats.sites.__getitem__, its)]
+        causes[str(cause)] += len(its)
         domains.update(at)
-        sites.update(waiting.sites)
+        sites.update(of)
         if query.cause not in ("", cause):
             continue
-        here: Iterable[tuple[int, str, str, str]] = zip(waiting.since_ns, ids, waiting.sites, at, strict=True)
-        many = len(ids)
+        which: Sequence[int] = range(len(its))
         if query.site or query.domain:
-            asked = [one for one in here if query.site in ("", one[2]) and query.domain in ("", one[3])]
-            here, many = asked, len(asked)
-        matching += many
+            which = [one for one in which if query.site in ("", of[one]) and query.domain in ("", at[one])]
+        matching += len(which)
         # Of one cause, who has waited longest comes first.
-        for since_ns, node_id, site, domain in nsmallest(_FIRST, here):
+        last = max(nsmallest(_FIRST, map(since.__getitem__, which)), default=0) | _BELOW_MS
+        longest = [(since_of(since[one]), crowd.ids[its[one]], of[one], at[one]) for one in which if since[one] <= last]
+        for since_ns, node_id, site, domain in sorted(longest)[:_FIRST]:
             first.append(Item(cause, Kind.NODE, node_id, every[node_id].name, words, since_ns, site, domain))
     return Many(Sums(causes.total(), matching, causes, domains, sites), first)
 
@@ -92,45 +104,45 @@ def of_nodes(
 class _Waiting(NamedTuple):
     """Columns: a tuple for each of fifty thousand would cost more than all that is asked of them."""
 
-    ids: list[str]
-    since_ns: list[int]
-    sites: list[str]
+    seats: list[int]
+    since: list[int]  # as in a crowd
 
 
-def _waiting(every: Mapping[str, NodeRow], stood: Stood, silent: frozenset[str]) -> dict[tuple[Cause, str], _Waiting]:
+def _waiting(seats: Seats, crowd: Crowd, stood: Stood, silent: frozenset[str]) -> dict[tuple[Cause, str], _Waiting]:
     """By cause and words: which nodes have waited since when."""
     found: dict[tuple[Cause, str], _Waiting] = {}
-    seen, several, passed_over = set[str](), set[str](), silent | {_NOT_HERE}
-    for by_word in stood.values():
-        for held in by_word.values():
-            several |= seen & held.keys()
-        seen.update(*by_word.values())
-
-    def wait(troubles: Iterable[tuple[Cause, str]], ids: Collection[str], since_ns: Mapping[str, int]) -> None:
-        at = [row.site if row is not None else _NOT_HERE for row in map(every.get, ids)]
-        which = [site not in passed_over for site in at]
-        ids, sites = [*compress(ids, which)], [*compress(at, which)]
-        for trouble in troubles:
-            waiting = found.setdefault(trouble, _Waiting([], [], []))
-            waiting.ids.extend(ids)
-            waiting.since_ns.extend(map(since_ns.__getitem__, ids))
-            waiting.sites.extend(sites)
-
-    for track, by_word in stood.items():  # nearly all stand on one track only, in few words
+    here = seats.without(crowd.codes, silent)
+    modes = here.translate(_WAITS)
+    few: dict[
+        int, dict[Track, tuple[str, int]]
+    ] = {}  # whoever stands on another track: what was said there, since when
+    for track, by_word in stood.items():
         for word, held in by_word.items():
-            alone = held.keys() if not several else [node_id for node_id in held if node_id not in several]
-            wait([(cause, words) for cause, words, _ in _troubles({track: word})], alone, held)
-    for node_id in several:
-        was = {
-            track: (word, held) for track, by_word in stood.items() for word, held in by_word.items() if node_id in held
-        }
-        for cause, words, track in _troubles({track: word for track, (word, _) in was.items()}):
-            wait([(cause, words)], [node_id], was[track][1])
+            for node_id, since_ns in held.items():
+                seat = seats.of.get(node_id)
+                if seat is not None and here[seat]:
+                    few.setdefault(seat, {})[track] = (word, pack_at(since_ns))
+    for seat, was in few.items():
+        if modes[seat]:
+            was[Track.CONNECTIVITY] = (WORDS[modes[seat]], crowd.packs[seat])
+            modes[seat] = 0
+        for cause, words, track in _troubles(*((track, word) for track, (word, _) in was.items())):
+            waiting = found.setdefault((cause, words), _Waiting([], []))
+            waiting.seats.append(seat)
+            waiting.since.append(was[track][1])
+    for code in {*modes} - {0}:  # nearly all stand on one track only, in few words
+        ((cause, words, _),) = _troubles((Track.CONNECTIVITY, WORDS[code]))
+        waiting = found.setdefault((cause, words), _Waiting([], []))
+        its = [*compress(range(len(modes)), modes.translate(bytes(one == code for one in range(256))))]
+        waiting.seats.extend(its)
+        waiting.since.extend(map(crowd.packs.__getitem__, its))
     return found
 
 
-def _troubles(said: Mapping[Track, str]) -> list[tuple[Cause, str, Track]]:
+@cache
+def _troubles(*stood: tuple[Track, str]) -> list[tuple[Cause, str, Track]]:
     """What whoever stood so needed somebody for, in which words, and the track that says since when."""
+    said = dict(stood)
     mode = Mode(said.get(Track.CONNECTIVITY, Mode.LIVE))
     then = NodeRow(
         id="",

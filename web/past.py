@@ -28,11 +28,12 @@ from fleet.document import View
 from fleet.events import Recorded
 from fleet.limits import MINUTE, SECOND
 from fleet.node import Actual, Connectivity, Desired, Firmware, Lifecycle, Node, SupplyChain
-from fleet.past import MISSING, WHOLE, Known, Stretch, Track, Was, stamp_at
+from fleet.past import MISSING, WHOLE, WORDS, Crowd, Known, Stretch, Track, Was, stamp_at
 from fleet.people import Identity, Refused
 from fleet.reading import Health, Position
-from web import attention, deciding, needed, ports, rows, stood
+from web import attention, deciding, needed, ports, rows, seats, stood
 from web.rows import Everyone
+from web.seats import Seats
 from web.words import age, when
 
 TURNS_MAX = 2_000  # of one node, for its slider
@@ -51,6 +52,8 @@ class History(Protocol):
     def known(self) -> Known: ...
 
     def first_of(self, subject: str) -> int | None: ...
+
+    def crowd(self, moment_ns: int) -> Crowd: ...
 
     def fleet(self, moment_ns: int) -> Mapping[str, str]: ...
 
@@ -167,6 +170,7 @@ class Then:
         self._history, self._box, self._everyone, self._matching = history, box, everyone, matching
         self._told, self._documents = told, documents
         self._rights, self._receipts, self._own = rights, receipts, own
+        self._seats = seats.Kept()
 
     async def known(self, who: Identity) -> Known:
         return await asyncio.to_thread(self._history.known)
@@ -188,7 +192,7 @@ class Then:
         known, listed = await asyncio.to_thread(
             lambda: (
                 self._history.known(),
-                _list(everyone, self._history.fleet(moment_ns), told, query, moment_ns, wanted),
+                self._listed(everyone, told, query, moment_ns, wanted),
             )
         )
         return ports.SiteView(
@@ -207,6 +211,17 @@ class Then:
             as_of=_as_of(known, moment_ns),
             unread=among.unread,
         )
+
+    def _listed(
+        self,
+        everyone: Everyone,
+        told: Sequence[SiteTold],
+        query: ports.NodeQuery,
+        moment_ns: int,
+        wanted: Set[str] | None,
+    ) -> _Listed:
+        crowd = self._history.crowd(moment_ns)
+        return _list(everyone, self._seats.of(crowd, everyone), crowd, told, query, moment_ns, wanted)
 
     async def _among(self, query: ports.NodeQuery, moment_ns: int) -> _Among:
         """The nodes that were of the domain and of the bundle that are asked for."""
@@ -268,13 +283,14 @@ class Then:
 
     async def attention(self, who: Identity, query: ports.AttentionQuery, moment_ns: int) -> ports.AttentionView:
         """What needed a person, as far as the log knows (`web.needed`)."""
-        told, every, rights = self._told(), self._everyone().rows, self._rights_at(moment_ns)
-        lines, owned, domains, found = await asyncio.gather(
+        told, everyone, rights = self._told(), self._everyone(), self._rights_at(moment_ns)
+        lines, owned, domains, crowd, found = await asyncio.gather(
             self._lines(told, Counter(), moment_ns),
             asyncio.to_thread(self._documents.owns, moment_ns),
             asyncio.to_thread(self._documents.every, DocumentKind.DOMAIN, moment_ns),
+            asyncio.to_thread(self._history.crowd, moment_ns),
             asyncio.gather(
-                *(asyncio.to_thread(self._history.standing, moment_ns, *one) for one in needed.WORDS.items())
+                *(asyncio.to_thread(self._history.standing, moment_ns, *one) for one in needed.SAID.items())
             ),
         )
 
@@ -282,15 +298,15 @@ class Then:
             names = {one.peer: one.name for one in told} | {name: _called(view, name) for name, view in domains.items()}
             if self._own:
                 names[self._own] = self._box.name
-            others = needed.of_sites(lines)
+            others, every = needed.of_sites(lines), everyone.rows
             if rights is not None:
                 others += needed.of_authority(
                     rights.contested(),
                     lambda name: every[name].name if name in every else names.get(name, name),
                     lambda name: name in every,
                 )
-            stood = dict(zip(needed.WORDS, found, strict=True))
-            many = needed.of_nodes(every, stood, _silent(told, moment_ns), owned.own, query)
+            stood, where = dict(zip(needed.SAID, found, strict=True)), self._seats.of(crowd, everyone)
+            many = needed.of_nodes(every, where, crowd, stood, _silent(told, moment_ns), owned.own, query)
             made, sums = needed.queue(
                 many, others, query, lambda places: self._documents.some(places, moment_ns), moment_ns
             )
@@ -512,7 +528,7 @@ class Then:
         every = everyone.rows
         if rows.filters(query):
             whole = msgspec.structs.replace(query, offset=0, limit=len(every))
-            listed = await asyncio.to_thread(lambda: _list(everyone, there, told, whole, moment_ns, wanted))
+            listed = await asyncio.to_thread(lambda: self._listed(everyone, told, whole, moment_ns, wanted))
             every = {row.id: row for row in listed.page}
         found: list[Node] = []
         while len(found) < limit:
@@ -558,8 +574,6 @@ class Then:
 _LAST_NS = 1 << 62
 _TAGS_ROWS_MAX = 5_000
 _FEW_PART = 10  # of all nodes, below which sorting some costs less than going through all in order
-_NOT_THERE = "\0"  # what no word is
-_REACH = {text: REACH[mode] for text, mode in _MODES.items()} | {"": Reach.UNKNOWN}
 
 
 class _Among(NamedTuple):
@@ -589,9 +603,17 @@ class _Listed(msgspec.Struct, frozen=True):
     nodes: Counter[str]
 
 
+_NUMBERS = {reach: number for number, reach in enumerate(Reach, 1)}  # 0: it was not there
+_NUMBER_OF = bytes(
+    _NUMBERS[REACH[_MODES.get(WORDS[code])]] if code in WORDS else 0 for code in range(256)
+)  # by the code of a mode
+_EACH = bytes(range(256))
+
+
 def _list(
     everyone: Everyone,
-    there: Mapping[str, str],
+    seats: Seats,
+    crowd: Crowd,
     told: Sequence[SiteTold],
     query: ports.NodeQuery,
     moment_ns: int,
@@ -599,48 +621,47 @@ def _list(
 ) -> _Listed:
     """`wanted` are the nodes that the query asks for, whatever their reach was (None: all). Of a hundred thousand rows only
     those of the page are looked at."""
-    held, silent, here = everyone.rows, _silent(told, moment_ns), there.keys()
-    untold = set[str]().union(*(its for name, its in everyone.of_sites if name in silent)) & here
-
-    def reach(node_id: str) -> Reach:
-        return Reach.UNKNOWN if node_id in untold else _REACH[there[node_id]]
-
-    tally = Counter[Reach]()
-    for said, count in Counter(there.values()).items():
-        tally[_REACH[said]] += count
-    for node_id in untold:
-        tally[_REACH[there[node_id]]] -= 1
-        tally[Reach.UNKNOWN] += 1
-    gone = here - held.keys()  # the box has them no more
-    tally.subtract(map(reach, gone))
-    nodes = Counter[str]()
-    for name, its in everyone.of_sites:
-        nodes[name] += len(here & its)
-
-    ids: Sequence[str] = everyone.by_name
-    counts: Mapping[Reach, int] = tally
-    if wanted is not None:
-        some = wanted & here
-        few = len(some) < len(ids) // _FEW_PART
-        ids = sorted(some, key=lambda one: held[one].name) if few else [node_id for node_id in ids if node_id in some]
-        counts = Counter(map(reach, ids))
-    groups = [one for one in _URGENCY if query.reach in (None, one)]
-    if query.order == "attention":
-        parts = [(counts[one], frozenset((one,))) for one in groups]
+    reach, unknown = seats.without(crowd.codes.translate(_NUMBER_OF), ()), _NUMBERS[Reach.UNKNOWN]
+    for site in _silent(told, moment_ns):
+        for seat in seats.by_site.get(site, ()):
+            if reach[seat]:
+                reach[seat] = unknown
+    nodes = Counter({site: len(its) for site, its in seats.by_site.items()})
+    nodes.subtract(seats.sites[seat] for seat in _places(reach, {0}))
+    order, asked = seats.by_name, reach
+    if wanted is None:
+        in_order = seats.named(reach)
     else:
-        parts = [(sum(counts[one] for one in groups), frozenset(groups))]
+        asked, some = bytearray(len(reach)), [seat for seat in map(seats.of.get, wanted) if seat is not None]
+        for seat in some:
+            asked[seat] = reach[seat]
+        if len(some) < len(order) // _FEW_PART:
+            order = sorted(some, key=lambda seat: everyone.rows[crowd.ids[seat]].name)
+            in_order = bytes(map(asked.__getitem__, order))
+        else:
+            in_order = seats.named(asked)
+    counts = {one: asked.count(number) for one, number in _NUMBERS.items()}
+    groups = [one for one in _URGENCY if query.reach in (None, one)]
+    parts = [(one,) for one in groups] if query.order == "attention" else [tuple(groups)]
     page, skip = list[ports.NodeRow](), query.offset
-    for count, which in parts:
+    for which in parts:
+        count = sum(counts[one] for one in which)
         if skip < count and len(page) < query.limit:
-            words, unknown = {said for said in set(there.values()) if _REACH[said] in which}, Reach.UNKNOWN in which
-            found = (
-                node_id
-                for node_id in ids
-                if (unknown if node_id in untold else there.get(node_id, _NOT_THERE) in words)
-            )
-            page += [held[node_id] for node_id in islice(found, skip, skip + query.limit - len(page))]
+            places = _places(in_order, {_NUMBERS[one] for one in which})
+            end = skip + query.limit - len(page)
+            page += [everyone.rows[crowd.ids[order[place]]] for place in islice(places, skip, end)]
         skip = max(skip - count, 0)
-    return _Listed({one: tally[one] for one in Reach}, page, sum(count for count, _ in parts), nodes)
+    tally = {one: reach.count(number) for one, number in _NUMBERS.items()}
+    return _Listed(tally, page, sum(counts[one] for one in groups), nodes)
+
+
+def _places(column: bytes | bytearray, which: Set[int]) -> Iterator[int]:
+    """Where one of these stands."""
+    found = column.translate(bytes(number in which for number in _EACH))
+    place = found.find(1)
+    while place >= 0:
+        yield place
+        place = found.find(1, place + 1)
 
 
 def _silent(told: Iterable[SiteTold], moment_ns: int) -> frozenset[str]:

@@ -69,12 +69,12 @@ def matching(rows: Iterable[NodeRow], query: NodeQuery, among: Set[str] | None =
 
 
 class Everyone(NamedTuple):
-    """All nodes of a box as they are now, for whoever goes through them on another thread: rows by id, ids in the order of
-    names, and of each site its name and the ids of its nodes, of which only what is done in one step may be asked."""
+    """All nodes of a box as they are now, for whoever goes through them on another thread: rows by id, and ids in the order
+    of names. While `placed` is the same, so are ids, names and sites; None: nobody keeps count."""
 
     rows: Mapping[str, NodeRow]
     by_name: Sequence[str]
-    of_sites: Sequence[tuple[str, Set[str]]] = ()
+    placed: object = None
 
 
 def everyone(rows: Iterable[NodeRow]) -> Everyone:

@@ -12,7 +12,6 @@ import pytest
 from fleet import events
 from fleet.connectivity import Mode, Reach
 from fleet.limits import HOUR, SECOND
-from fleet.past import Track
 from fleet.people import Identity, Refused, Role
 from hub.compose import Hub
 from tests.hub.sites import ALDER, CEDAR, HARBOR, filled, present
@@ -136,7 +135,7 @@ async def test_what_needed_a_person_then_is_of_nodes_whose_site_had_told_of_it(h
     earlier = events.NodeHeard(
         Mode.LIVE, "", "syslog"
     )  # the answer of a moment is forgotten when something older comes
-    assert harbor.turns.standing(moment_ns, Track.CONNECTIVITY, frozenset({"LIVE"})) == {}
-    assert len(harbor.turns.standing(after, Track.CONNECTIVITY, frozenset({"LIVE"}))["LIVE"]) == 1
+    assert [*harbor.turns.fleet(moment_ns).values()].count("LIVE") == 0
+    assert [*harbor.turns.fleet(after).values()].count("LIVE") == 1
     late_ns = await say(harbor, (MERLIN_OF_ALDER, earlier))
-    assert len(harbor.turns.standing(late_ns, Track.CONNECTIVITY, frozenset({"LIVE"}))["LIVE"]) == 2
+    assert [*harbor.turns.fleet(late_ns).values()].count("LIVE") == 2

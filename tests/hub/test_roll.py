@@ -86,9 +86,6 @@ def same(roll: Roll, fleet: FleetHere) -> None:
     assert roll.tags() == rows.tags(every)
     everyone, alike = roll.everyone(), rows.everyone(every)
     assert (everyone.rows, everyone.by_name) == (alike.rows, alike.by_name)
-    assert {(name, node_id) for name, ids in everyone.of_sites for node_id in ids} == {
-        (row.site, row.id) for row in every
-    }
     lines = [line for row in every for line in rows.needs(row, NOW_NS)]
     assert sorted(map(repr, roll.needs(NOW_NS))) == sorted(map(repr, lines))
     for query in QUERIES:

@@ -88,7 +88,16 @@ def agrees(index: HistoryIndex, facts: list[Recorded]) -> None:
         places = lifecycle.advance(lifecycle.EMPTY, upto)
         stood = index.of(NODES, moment_ns)
         there = index.fleet(moment_ns)
-        for track in (Track.CONNECTIVITY, Track.HEARTBEAT, Track.LIFECYCLE):
+        crowd = index.crowd(moment_ns)
+        assert {
+            node: (past.WORDS[code], past.since_of(pack) if pack else None)
+            for node, code, pack in zip(crowd.ids, crowd.codes, crowd.packs, strict=False)
+            if code
+        } == {
+            node: (mode.said, mode.since_ns) if (mode := held.get(Track.CONNECTIVITY)) else ("", None)
+            for node, held in stood.items()
+        }
+        for track in (Track.HEARTBEAT, Track.LIFECYCLE):
             words = frozenset(held[track].said for held in stood.values() if track in held)
             told = {
                 word: {

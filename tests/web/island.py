@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import math
 import random
+from array import array
 from collections.abc import AsyncIterator, Collection, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -319,6 +320,13 @@ class Remembered:
             if was.track is not past.Track.LINK:
                 found[subject] = said
         return found
+
+    def crowd(self, moment_ns: int) -> past.Crowd:
+        there, upto = self.fleet(moment_ns), past.stamp_at(moment_ns)
+        since = {subject: stamp for subject, stamp, was in self._turns(upto) if was.track is past.Track.CONNECTIVITY}
+        codes = bytes(past.CODES.get(mode, past.UNHEARD) for mode in there.values())
+        packs = [since.get(one, 0) << past.CODE_BITS | code for one, code in zip(there, codes, strict=True)]
+        return past.Crowd([*there], codes, array("Q", packs))
 
     def of(
         self, subjects: Iterable[str], moment_ns: int, tracks: Iterable[past.Track] = past.Track

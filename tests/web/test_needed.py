@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import random
+from array import array
 from collections import Counter
+from collections.abc import Mapping
 
 import pytest
 
-from fleet import attention
+from fleet import attention, past
 from fleet.attention import Cause, Item
 from fleet.board import Own
 from fleet.connectivity import Mode, Reach
@@ -15,8 +17,8 @@ from fleet.document import Kind, Stamped, View
 from fleet.events import Clock
 from fleet.limits import HOUR, MINUTE, SECOND
 from fleet.node import Kind as NodeKind
-from fleet.past import MISSING, Track
-from web import needed
+from fleet.past import MISSING, Crowd, Track
+from web import needed, rows, seats
 from web.ports import AttentionQuery, NodeRow
 
 NOW_NS = 1_790_000_000 * SECOND
@@ -50,12 +52,40 @@ def fleet(nodes: int) -> dict[str, NodeRow]:
 def stood(nodes: int, dice: random.Random) -> dict[Track, dict[str, dict[str, int]]]:
     """Each node on each track in one of its words, or well; some are of nobody here."""
     found: dict[Track, dict[str, dict[str, int]]] = {}
-    for track, words in needed.WORDS.items():
+    for track, words in WORDS.items():
         for number in range(nodes + 5):
             if dice.random() < 0.3:
                 held = found.setdefault(track, {}).setdefault(dice.choice(sorted(words)), {})
                 held[f"N{number:04}"] = NOW_NS - dice.randrange(90) * HOUR
     return found
+
+
+WORDS = {
+    Track.CONNECTIVITY: frozenset(map(str, (Mode.DELAYED, Mode.DISCONNECTED, Mode.AUTONOMOUS))),
+    **needed.SAID,
+}
+
+
+def of_nodes(
+    every: dict[str, NodeRow],
+    told: Mapping[Track, dict[str, dict[str, int]]],
+    silent: frozenset[str],
+    own: dict[str, Own],
+    query: AttentionQuery,
+) -> needed.Many:
+    """What a history says: columns for the modes, of whom is here and of some who are not."""
+    modes = {
+        node_id: (mode, since_ns)
+        for mode, held in told.get(Track.CONNECTIVITY, {}).items()
+        for node_id, since_ns in held.items()
+    }
+    ids = sorted({*every, *modes}, reverse=True)
+    said = [modes.get(node_id, (Mode.LIVE, NOW_NS)) for node_id in ids]
+    packs = array("Q", [past.stamp_at(since_ns) << past.CODE_BITS | past.CODES[mode] for mode, since_ns in said])
+    crowd = Crowd(ids, past.codes_of(packs), packs)
+    others = {track: told.get(track, {}) for track in needed.SAID}
+    where = seats.seats(ids, rows.everyone(every.values()))
+    return needed.of_nodes(every, where, crowd, others, silent, own, query)
 
 
 def one_by_one(
@@ -97,7 +127,7 @@ def test_sums_and_the_first_are_those_of_a_look_at_every_node(seed: int, query: 
         for one in items
         if query.cause in ("", one.cause) and query.site in ("", one.site) and query.domain in ("", one.domain)
     ]
-    made, sums = needed.queue(needed.of_nodes(every, told, silent, own, query), [], query, lambda places: {}, NOW_NS)
+    made, sums = needed.queue(of_nodes(every, told, silent, own, query), [], query, lambda places: {}, NOW_NS)
     assert [one._replace(words="") for one in made.awake[:100]] == wanted[:100]
     assert (sums.total, sums.matching) == (len(items), len(wanted))
     assert sums.causes == Counter(str(one.cause) for one in items)
@@ -110,7 +140,7 @@ def test_what_somebody_had_seen_is_not_counted() -> None:
     told = {Track.HEARTBEAT: {MISSING: dict.fromkeys(every, NOW_NS - HOUR)}}
     seen = View({"acknowledged/heartbeat": Stamped("2026", "bob", "alder", 1, 0, NOW_NS - MINUTE, Clock.SYNCED)}, ())
     made, sums = needed.queue(
-        needed.of_nodes(every, told, frozenset(), {}, AttentionQuery()),
+        of_nodes(every, told, frozenset(), {}, AttentionQuery()),
         [],
         AttentionQuery(),
         lambda places: {place: seen for place in places if place[1] == "N0001"},

@@ -1,0 +1,72 @@
+"""Which of a box's nodes sits where in a crowd of the past (`fleet.past.Crowd`)? In columns, since a crowd may be of a hundred
+thousand: what is asked of all of them is asked of a column in one step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from itertools import repeat
+from operator import itemgetter
+from typing import NamedTuple
+
+from fleet.past import Crowd
+from web.rows import Everyone
+
+NOT_HERE = "\0"  # the site of a node that the box does not have
+
+
+class Seats(NamedTuple):
+    """`sites` by seat: the name of the site that a node is of. The others say where who sits: by id, in the order of names
+    (only nodes that the box has), and by the name of the site."""
+
+    sites: list[str]
+    of: dict[str, int]
+    by_name: list[int]
+    by_site: dict[str, list[int]]
+    named: Callable[[bytearray], bytes]  # a column in the order of names
+
+    def without(self, codes: bytes, sites: Iterable[str]) -> bytearray:
+        """A column, 0 for the nodes of these sites and for those that the box does not have; 0 too for who came later."""
+        left = bytearray(codes)
+        left.extend(bytes(len(self.sites) - len(codes)))
+        for site in (*sites, NOT_HERE):
+            for seat in self.by_site.get(site, ()):
+                left[seat] = 0
+        return left
+
+
+def seats(ids: Sequence[str], everyone: Everyone) -> Seats:
+    of, held = {node_id: seat for seat, node_id in enumerate(ids)}, everyone.rows
+    sites = [NOT_HERE if row is None else row.site for row in map(held.get, of)]
+    by_site: dict[str, list[int]] = {}
+    for seat, site in enumerate(sites):
+        by_site.setdefault(site, []).append(seat)
+    by_name = [seat for seat in map(of.get, everyone.by_name, repeat(None)) if seat is not None]
+    return Seats(sites, of, by_name, by_site, _picker(by_name))
+
+
+def _picker(seats: Sequence[int]) -> Callable[[bytearray], bytes]:
+    if len(seats) < 2:  # of one or none an itemgetter answers otherwise
+        return lambda column: bytes(column[seat] for seat in seats)
+    pick = itemgetter(*seats)
+    return lambda column: bytes(pick(column))
+
+
+class Kept:
+    """The seats of the last crowd, as long as nobody comes, goes, or gets another name or site."""
+
+    def __init__(self) -> None:
+        self._held: tuple[Sequence[str], int, object, Seats] | None = None
+
+    def of(self, crowd: Crowd, everyone: Everyone) -> Seats:
+        ids, count, held = crowd.ids, len(crowd.ids), self._held
+        if (
+            held is not None
+            and held[0] is ids
+            and (count, everyone.placed) == held[1:3]
+            and everyone.placed is not None
+        ):
+            return held[3]
+        made = seats(ids[:count], everyone)
+        self._held = (ids, count, everyone.placed, made)
+        return made
