@@ -87,6 +87,7 @@ ABSENT, UNHEARD = 0, 1  # nothing had happened to it yet; something had, but nob
 CODES: Mapping[str, int] = {str(mode): code for code, mode in enumerate(Mode, 2)}  # stored; a new mode comes at the end
 WORDS: Mapping[int, str] = {UNHEARD: ""} | {code: mode for mode, code in CODES.items()}
 CODE_BITS = 4
+BELOW_MS = CODE_BITS + hlc.COUNTER_BITS  # of a pack, bits below its milliseconds
 Packs: TypeAlias = (
     "array[int]"  # of "Q", by seat: the stamp of a turn and, in the lowest bits, the code of its mode; 0: there is none
 )
@@ -113,11 +114,6 @@ def codes_of(packs: Packs) -> bytes:
 def since_of(pack: int) -> int:
     """Unix ns, to the millisecond."""
     return moment_of(pack >> CODE_BITS)
-
-
-def pack_at(moment_ns: int) -> int:
-    """The greatest of a moment (Unix ns)."""
-    return (stamp_at(moment_ns) + 1 << CODE_BITS) - 1
 
 
 _LOWEST = 0 if sys.byteorder == "little" else 7

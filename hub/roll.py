@@ -190,7 +190,7 @@ class Roll:
 
     def everyone(self) -> Everyone:
         if self._by_name is None:
-            self._by_name = [node_id for _, node_id in sorted((row.name, row.id) for row in self._rows.values())]
+            self._by_name = list(self._line("name"))
         return Everyone(self._rows.copy(), self._by_name, self._placed)
 
     def reach(self) -> dict[Reach, int]:

@@ -641,6 +641,12 @@ def as_of(db: sqlite3.Connection, document: Id, stamp: int) -> View | None:
     return None
 
 
+def steps(db: sqlite3.Connection, document: Id) -> list[int]:
+    """The stamps from which on it stood otherwise than before (`as_of`), in order: in between it stood as it was."""
+    changes = (one for row in generations(db, document) for one in _load(row.saved).get_changes([]))
+    return sorted({_said_at(one.raw_bytes) for one in changes})
+
+
 def _said_at(raw: bytes) -> int:
     """The newest stamp of what a change says. One that begins a generation is as old as the words that it carries over."""
     texts = (text for key, text in decode(raw).ops if text is not None and not key.partition("/")[2].startswith("@"))

@@ -8,9 +8,11 @@ is the same at both ends once both hold the same. Whether a word was parked then
 
 from __future__ import annotations
 
+import sqlite3
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping
+from bisect import bisect_right
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import NamedTuple
@@ -33,7 +35,15 @@ class Owned(NamedTuple):
 
 
 LOOK_UP_S = 0.15  # for one page; the next one goes on from there
-MOMENTS_MAX = 4  # of which is remembered what was looked up
+LOOKED_UP_MAX = 20_000  # documents of which is remembered what was looked up
+
+
+class _Looked(NamedTuple):
+    """A document that was looked up: what it says now, when it changed (stamps), and what it said after so many changes."""
+
+    now: Own
+    steps: Sequence[int]
+    said: dict[int, Own | None]
 
 
 class Documents:
@@ -48,7 +58,7 @@ class Documents:
         now: Callable[[], tuple[Mapping[str, Own], int]],
     ) -> None:
         self._site_db, self._tenant, self.where, self._now = site_db, tenant, where, now
-        self._held: dict[int, dict[str, tuple[Own, Own | None]]] = {}  # by stamp: what a node says now, and said then
+        self._looked: dict[str, _Looked] = {}  # by node, the one looked up last at the end
         self._lock = threading.Lock()
 
     def owns(self, moment_ns: int) -> Owned:
@@ -57,28 +67,37 @@ class Documents:
         then, later = dict(now), [node_id for node_id, said in now.items() if said.stamp > stamp]
         if not later:
             return Owned(then, frozenset(), unknown)
-        left = set[str]()
-        held, deadline = self._remembered(stamp), time.monotonic() + LOOK_UP_S
+        left, deadline = set[str](), time.monotonic() + LOOK_UP_S
         with closing(connect_reader(self._site_db)) as db:
             for node_id in later:
-                one, said = held.get(node_id), then.pop(node_id)
-                if one is None or one[0] is not said:
+                document_id, now_says = Id(self._tenant, Kind.NODE, node_id), then.pop(node_id)
+                looked = self._looked.get(node_id)
+                changes = bisect_right(looked.steps, stamp) if looked is not None and looked.now is now_says else None
+                if looked is None or changes is None or changes not in looked.said:
                     if time.monotonic() > deadline:
                         left.add(node_id)
                         continue
-                    view = document.as_of(db, Id(self._tenant, Kind.NODE, node_id), stamp)
-                    one = held[node_id] = (said, own(view) if view is not None else None)
-                if one[1] is not None:
-                    then[node_id] = one[1]
+                    looked, changes = self._look(db, document_id, now_says, stamp)
+                said = looked.said[changes]
+                if said is not None:
+                    then[node_id] = said
         return Owned(then, frozenset(left), unknown + len(left))
 
-    def _remembered(self, stamp: int) -> dict[str, tuple[Own, Own | None]]:
+    def _look(self, db: sqlite3.Connection, one: Id, now: Own, stamp: int) -> tuple[_Looked, int]:
+        """What is known of a document, what it said at a stamp included, and how often it had changed by then."""
+        looked = self._looked.get(one.id)
+        if looked is None or looked.now is not now:
+            looked = _Looked(now, document.steps(db, one), {0: None})
+        changes = bisect_right(looked.steps, stamp)
+        if changes not in looked.said:
+            view = document.as_of(db, one, stamp)
+            looked.said[changes] = own(view) if view is not None else None
         with self._lock:
-            held = self._held.pop(stamp, {})
-            while len(self._held) >= MOMENTS_MAX:
-                del self._held[next(iter(self._held))]
-            self._held[stamp] = held
-            return held
+            self._looked.pop(one.id, None)
+            while len(self._looked) >= LOOKED_UP_MAX:
+                del self._looked[next(iter(self._looked))]
+            self._looked[one.id] = looked
+        return looked, changes
 
     def one(self, kind: Kind, name: str, moment_ns: int) -> View | None:
         """None when nobody had written it by then."""

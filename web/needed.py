@@ -22,10 +22,10 @@ from fleet.authority import Chain
 from fleet.board import Own
 from fleet.connectivity import REACH, Mode, Reach
 from fleet.document import Kind, View
-from fleet.hlc import COUNTER_BITS
 from fleet.lifecycle import Phase
+from fleet.limits import MS
 from fleet.node import Kind as NodeKind
-from fleet.past import CODE_BITS, MISSING, WORDS, Crowd, Track, pack_at, since_of
+from fleet.past import BELOW_MS, MISSING, WORDS, Crowd, Track, since_of
 from fleet.reading import Health
 from web import rows
 from web.attention import SHOWN_MAX, Made, Sums, matches, summed
@@ -36,7 +36,6 @@ LOOKED_UP_MAX = 50  # documents
 _FIRST = SHOWN_MAX + LOOKED_UP_MAX  # of a cause; some of them may turn out to be seen
 _NOTHING = Own()
 _NOBODY: Mapping[Cause, Handled] = {}
-_BELOW_MS = (1 << CODE_BITS + COUNTER_BITS) - 1  # of a pack
 
 Place = tuple[Kind, str]  # whose document it is
 Stood = Mapping[Track, Mapping[str, Mapping[str, int]]]  # by track, then by word: of which nodes it stood, since when
@@ -94,7 +93,7 @@ def of_nodes(
             which = [one for one in which if query.site in ("", of[one]) and query.domain in ("", at[one])]
         matching += len(which)
         # Of one cause, who has waited longest comes first.
-        last = max(nsmallest(_FIRST, map(since.__getitem__, which)), default=0) | _BELOW_MS
+        last = max(nsmallest(_FIRST, map(since.__getitem__, which)), default=0) | (1 << BELOW_MS) - 1
         longest = [(since_of(since[one]), crowd.ids[its[one]], of[one], at[one]) for one in which if since[one] <= last]
         for since_ns, node_id, site, domain in sorted(longest)[:_FIRST]:
             first.append(Item(cause, Kind.NODE, node_id, every[node_id].name, words, since_ns, site, domain))
@@ -110,32 +109,41 @@ class _Waiting(NamedTuple):
 
 def _waiting(seats: Seats, crowd: Crowd, stood: Stood, silent: frozenset[str]) -> dict[tuple[Cause, str], _Waiting]:
     """By cause and words: which nodes have waited since when."""
-    found: dict[tuple[Cause, str], _Waiting] = {}
     here = seats.without(crowd.codes, silent)
     modes = here.translate(_WAITS)
-    few: dict[
-        int, dict[Track, tuple[str, int]]
-    ] = {}  # whoever stands on another track: what was said there, since when
+    spoken: list[tuple[Track, str, dict[int, int]]] = []  # on the other tracks, by seat, since when
     for track, by_word in stood.items():
         for word, held in by_word.items():
-            for node_id, since_ns in held.items():
-                seat = seats.of.get(node_id)
-                if seat is not None and here[seat]:
-                    few.setdefault(seat, {})[track] = (word, pack_at(since_ns))
-    for seat, was in few.items():
-        if modes[seat]:
-            was[Track.CONNECTIVITY] = (WORDS[modes[seat]], crowd.packs[seat])
-            modes[seat] = 0
-        for cause, words, track in _troubles(*((track, word) for track, (word, _) in was.items())):
+            sat = zip(map(seats.of.get, held), held.values(), strict=True)
+            spoken.append(
+                (track, word, {seat: ns // MS << BELOW_MS for seat, ns in sat if seat is not None and here[seat]})
+            )
+    alike: dict[int, int] = {}  # whoever stands on another track: on which of them, a bit each
+    for bit, (_, _, since) in enumerate(spoken):
+        for seat in since:
+            alike[seat] = alike.get(seat, 0) | 1 << bit
+    together: dict[tuple[int, int], list[int]] = {}  # and with which mode
+    for seat, bits in alike.items():
+        together.setdefault((modes[seat], bits), []).append(seat)
+        modes[seat] = 0
+    found: dict[tuple[Cause, str], _Waiting] = {}
+
+    def wait(its: Sequence[int], said: Mapping[tuple[Track, str], Callable[[int], int]]) -> None:
+        by_track = {track: since for (track, _), since in said.items()}
+        for cause, words, track in _troubles(*said):
             waiting = found.setdefault((cause, words), _Waiting([], []))
-            waiting.seats.append(seat)
-            waiting.since.append(was[track][1])
-    for code in {*modes} - {0}:  # nearly all stand on one track only, in few words
-        ((cause, words, _),) = _troubles((Track.CONNECTIVITY, WORDS[code]))
-        waiting = found.setdefault((cause, words), _Waiting([], []))
-        its = [*compress(range(len(modes)), modes.translate(bytes(one == code for one in range(256))))]
-        waiting.seats.extend(its)
-        waiting.since.extend(map(crowd.packs.__getitem__, its))
+            waiting.seats.extend(its)
+            waiting.since.extend(map(by_track[track], its))
+
+    packs = crowd.packs.__getitem__
+    for (mode, bits), its in together.items():
+        said = {(track, word): since.__getitem__ for bit, (track, word, since) in enumerate(spoken) if bits >> bit & 1}
+        wait(its, said | {(Track.CONNECTIVITY, WORDS[mode]): packs} if mode else said)
+    waits = [*compress(range(len(modes)), modes)]
+    codes = modes.translate(None, b"\0")
+    for mode in {*codes}:  # nearly all stand on one track only, in few words
+        which = codes.translate(bytes(one == mode for one in range(256)))
+        wait([*compress(waits, which)], {(Track.CONNECTIVITY, WORDS[mode]): packs})
     return found
 
 

@@ -5,8 +5,8 @@ thousand: what is asked of all of them is asked of a column in one step.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from itertools import repeat
 from operator import itemgetter
+from threading import Lock
 from typing import NamedTuple
 
 from fleet.past import Crowd
@@ -35,13 +35,14 @@ class Seats(NamedTuple):
         return left
 
 
-def seats(ids: Sequence[str], everyone: Everyone) -> Seats:
-    of, held = {node_id: seat for seat, node_id in enumerate(ids)}, everyone.rows
+def seats(of: dict[str, int], everyone: Everyone) -> Seats:
+    """`of`: where everybody sits, in that order."""
+    held = everyone.rows
     sites = [NOT_HERE if row is None else row.site for row in map(held.get, of)]
     by_site: dict[str, list[int]] = {}
     for seat, site in enumerate(sites):
         by_site.setdefault(site, []).append(seat)
-    by_name = [seat for seat in map(of.get, everyone.by_name, repeat(None)) if seat is not None]
+    by_name = [seat for seat in map(of.get, everyone.by_name) if seat is not None]
     return Seats(sites, of, by_name, by_site, _picker(by_name))
 
 
@@ -56,17 +57,21 @@ class Kept:
     """The seats of the last crowd, as long as nobody comes, goes, or gets another name or site."""
 
     def __init__(self) -> None:
-        self._held: tuple[Sequence[str], int, object, Seats] | None = None
+        self._ids: Sequence[str] = ()
+        self._key: object = None
+        self._held: Seats | None = None
+        self._lock = Lock()
 
     def of(self, crowd: Crowd, everyone: Everyone) -> Seats:
-        ids, count, held = crowd.ids, len(crowd.ids), self._held
-        if (
-            held is not None
-            and held[0] is ids
-            and (count, everyone.placed) == held[1:3]
-            and everyone.placed is not None
-        ):
-            return held[3]
-        made = seats(ids[:count], everyone)
-        self._held = (ids, count, everyone.placed, made)
-        return made
+        with self._lock:
+            count, key, held = len(crowd.ids), (len(crowd.ids), everyone.placed), self._held
+            if held is None or crowd.ids is not self._ids:
+                of = {}
+            elif everyone.placed is not None and key == self._key:
+                return held
+            else:
+                of = dict(held.of)  # who sat there sits there still
+            for seat in range(len(of), count):
+                of[crowd.ids[seat]] = seat
+            self._ids, self._key, self._held = crowd.ids, key, seats(of, everyone)
+            return self._held

@@ -84,7 +84,7 @@ def of_nodes(
     packs = array("Q", [past.stamp_at(since_ns) << past.CODE_BITS | past.CODES[mode] for mode, since_ns in said])
     crowd = Crowd(ids, past.codes_of(packs), packs)
     others = {track: told.get(track, {}) for track in needed.SAID}
-    where = seats.seats(ids, rows.everyone(every.values()))
+    where = seats.Kept().of(crowd, rows.everyone(every.values()))
     return needed.of_nodes(every, where, crowd, others, silent, own, query)
 
 
