@@ -9,11 +9,15 @@ Rules of the file
 from __future__ import annotations
 
 import sqlite3
+import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from bisect import bisect_left
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
 from heapq import heapify, heappop, heapreplace
 from itertools import islice
+from math import isqrt
+from operator import itemgetter
 from pathlib import Path
 from typing import NamedTuple
 
@@ -50,12 +54,12 @@ _END = 1 << 62
 
 
 class _Probe(NamedTuple):
-    """Where an event stands, and its stamp."""
+    """Where an event stands, and its stamp; `raw` is empty where it was not read this time."""
 
     seq: int
     position: int
     hlc: int
-    raw: bytes
+    raw: bytes = b""
 
 
 class _Log(NamedTuple):
@@ -75,7 +79,7 @@ def timeline(site_db: Path, before: int, limit: int, kind: str | None, stretch: 
     deadline = time.monotonic() + SEARCH_S
     found: list[Recorded] = []
     with closing(connect_reader(site_db)) as db:
-        for one in newest(db, stretch, before or _END):
+        for one in newest(db, stretch, before or _END, _known(site_db)):
             if kind is None or one.kind == kind:
                 found.append(one)
                 if len(found) == limit:
@@ -88,16 +92,18 @@ def timeline(site_db: Path, before: int, limit: int, kind: str | None, stretch: 
 def following(site_db: Path, after: int, limit: int, stretch: Stretch) -> list[Recorded]:
     """Those of a stretch behind a position, by ascending position."""
     with closing(connect_reader(site_db)) as db:
-        return list(islice(oldest(db, stretch, after), limit))
+        return list(islice(oldest(db, stretch, after, _known(site_db)), limit))
 
 
-def newest(db: sqlite3.Connection, stretch: Stretch, before: int) -> Iterator[Recorded]:
-    found = _searched(db, lambda one: one.position < before and one.hlc <= stretch.high, stretch.high)
+def newest(db: sqlite3.Connection, stretch: Stretch, before: int, known: Known) -> Iterator[Recorded]:
+    high = stretch.high
+    found = _searched(db, lambda one: one.hlc <= high and one.position < before, high, known)
     return _merged(db, [(one.log, one.below) for one in found], stretch, -1)
 
 
-def oldest(db: sqlite3.Connection, stretch: Stretch, after: int) -> Iterator[Recorded]:
-    found = _searched(db, lambda one: one.position <= after or one.hlc < stretch.low, stretch.low)
+def oldest(db: sqlite3.Connection, stretch: Stretch, after: int, known: Known) -> Iterator[Recorded]:
+    low = stretch.low
+    found = _searched(db, lambda one: one.hlc < low or one.position <= after, low, known)
     return _merged(db, [(one.log, one.above) for one in found], stretch, 1)
 
 
@@ -106,89 +112,144 @@ def _merged(
 ) -> Iterator[Recorded]:
     """From an event of each log on, up (1) or down (-1), as long as the stretch lasts."""
 
-    def entry(log: _Log, found: _Probe | None) -> tuple[int, Recorded, _Log] | None:
+    def entry(log: _Log, found: _Probe | None) -> tuple[int, _Probe, _Log] | None:
         if found is None or not stretch.low <= found.hlc <= stretch.high:
             return None
-        one = events.decode_any(found.raw, writer=log.writer, epoch=log.epoch, seq=found.seq, position=found.position)
-        return way * one.position, one, log
+        return way * found.position, found, log
 
     heap = [one for one in (entry(log, found) for log, found in starts) if one is not None]
     heapify(heap)
     while heap:
-        _, one, log = heap[0]
-        yield one
-        following = entry(log, _at(db, log, one.seq + way, way))
+        _, found, log = heap[0]
+        raw = found.raw or db.execute(_RAW, (log.number, found.seq)).fetchone()[0]
+        yield events.decode_any(raw, writer=log.writer, epoch=log.epoch, seq=found.seq, position=found.position)
+        following = entry(log, _at(db, log, found.seq + way, way))
         if following is not None:
             heapreplace(heap, following)
         else:
             heappop(heap)
 
 
-class _Search:
-    """For the last event of a log that fits, where all before it do: `below`, and `above` the one behind it. Where stamps come
-    evenly it is near the place that `hlc` has between the two ends, so every other look is there."""
+class Known:
+    """Where some events of a file stand, by log, in order: whoever searches again begins between two of them. It never
+    changes: an event of a log has one stamp and one position."""
 
-    def __init__(self, log: _Log, hint: int | None) -> None:
-        self.log, self.low, self._high = log, log.first - 1, log.last
+    def __init__(self) -> None:
+        self._by_log: dict[tuple[str, int], list[_Probe]] = {}
+        self._count = 0
+        self._lock = threading.Lock()
+
+    def of(self, log: _Log) -> list[_Probe]:
+        held = self._by_log.get((log.writer, log.epoch), [])
+        return held if not held or held[-1].seq <= log.last else []  # the file was set back
+
+    def learn(self, log: _Log, found: Iterable[_Probe]) -> None:
+        with self._lock:
+            if self._count > _KNOWN_MAX:
+                self._by_log, self._count = {}, 0
+            held = self.of(log).copy()
+            for one in found:
+                place = bisect_left(held, one.seq, key=_SEQ)
+                if place == len(held) or held[place].seq != one.seq:
+                    held.insert(place, _Probe(one.seq, one.position, one.hlc))
+                    self._count += 1
+            self._by_log[(log.writer, log.epoch)] = held
+
+
+_SEQ = itemgetter(0)
+_KNOWN_MAX = 100_000  # some twenty megabytes
+_files: dict[Path, Known] = {}
+_FILES_MAX = 100  # one for each tenant
+
+
+def _known(site_db: Path) -> Known:
+    while site_db not in _files and len(_files) >= _FILES_MAX:
+        _files.pop(next(iter(_files), site_db), None)
+    return _files.setdefault(site_db, Known())
+
+
+class _Search:
+    """For the last event of a log that fits, where all before it do: `below`, and `above` the one behind it. Stamps come
+    more or less evenly: a look goes where `hlc` would be between the two ends, and the next ones to the other side of it,
+    by the root of the way that it may have missed by; twice, and of ten thousand a hundred and then ten are left."""
+
+    def __init__(self, log: _Log, known: Sequence[_Probe], fits: Callable[[_Probe], bool], hlc: int) -> None:
+        self.log, self.low, self._high, self._hlc, self._fits = log, log.first - 1, log.last, hlc, fits
         self.below: _Probe | None = None
         self.above: _Probe | None = None
-        self._first = [log.last] if hint is None else [hint + 1, hint]  # most stretches end with the log
-        self._guess = True
-        self._aim(log.last)
+        self.looked: list[_Probe] = []
+        place = bisect_left(known, True, key=lambda one: not fits(one))
+        if place:
+            self.below = known[place - 1]
+            self.low = max(self.low, self.below.seq)
+        if place < len(known):
+            self.above = known[place]
+            self._high = min(self._high, self.above.seq - 1)
+        self._step = 0  # how far to the other side the next look goes; 0: between the two ends
+        self._side = False  # whether it fitted where the last look between the two ends went
+        self._probe = self.at = self._next()  # the event of that number or the nearest below it is looked at
 
     @property
     def over(self) -> bool:
         return self.low >= self._high
 
-    def _aim(self, seq: int) -> None:
-        if self._first:
-            seq = min(max(self._first.pop(), self.low + 1), self._high)
-        self._probe = self.at = seq  # `at`: the event of that number or the nearest below it is looked at next
-
-    def take(self, seq: int, position: int, raw: bytes, fits: Callable[[_Probe], bool], hlc: int) -> None:
+    def take(self, seq: int, position: int, raw: bytes) -> None:
         """The event that was looked for; `seq` is 0 when there is none."""
-        if seq <= self.low:
-            self.low = self._probe
-        else:
+        way, fits = self._high - self.low, True
+        if seq > self.low:
             stamp = events.stamp_of(raw, seq=seq)
             if stamp is None:
                 self.at = seq - 1
                 return
             one = _Probe(seq, position, stamp, raw)
-            if fits(one):
-                self.low, self.below = self._probe, one
+            self.looked.append(one)
+            fits = self._fits(one)
+            if fits:
+                self.below = one
             else:
                 self._high, self.above = seq - 1, one
-        self._guess = not self._guess
-        below, above, probe = self.below, self.above, (self.low + self._high + 1) // 2
-        if self._guess and below is not None and above is not None and below.hlc < hlc < above.hlc:
-            near = self.low + (self._high - self.low) * (hlc - below.hlc) // (above.hlc - below.hlc)
-            probe = min(max(near, self.low + 1), self._high)
-        self._aim(probe)
+        if fits:
+            self.low = self._probe
+        if not self._step:
+            self._step, self._side = isqrt(way) // 2 + 1, fits
+        elif fits is self._side:
+            self._step *= 2
+        else:
+            self._step = 0
+        self._probe = self.at = self._next()
+
+    def _next(self) -> int:
+        low, high = self.low, self._high
+        if self.above is None:
+            return high  # most stretches end with the log
+        if self.below is None:
+            return low + 1
+        if 0 < self._step <= (high - low) // 2:
+            return low + self._step if self._side else high - self._step + 1
+        if not self._step and self.below.hlc < self._hlc < self.above.hlc:
+            near = low + (high - low) * (self._hlc - self.below.hlc) // (self.above.hlc - self.below.hlc)
+            return min(max(near, low + 1), high)
+        return (low + high + 1) // 2
 
 
-def _searched(db: sqlite3.Connection, fits: Callable[[_Probe], bool], hlc: int) -> list[_Search]:
-    """In all logs. A page of the past is looked at again and again, so where they were found the last time is looked first;
-    whether it still is so is looked at too."""
+def _searched(db: sqlite3.Connection, fits: Callable[[_Probe], bool], hlc: int, known: Known) -> list[_Search]:
+    """In all logs."""
     (ends,) = db.execute(_ENDS).fetchone()
-    hints = _hints.pop(hlc, {})
-    searches = [_Search(log, hints.get((log.writer, log.epoch))) for log in _LOGS.decode(ends)]
+    searches = [_Search(log, known.of(log), fits, hlc) for log in _LOGS.decode(ends)]
     going = [one for one in searches if not one.over]
     while going:
         for first in range(0, len(going), _TOGETHER):
             some = going[first : first + _TOGETHER]
             looked = _looked(db, some)
             for one in some:
-                one.take(*looked.get(one.log.number, _NONE), fits, hlc)
+                one.take(*looked.get(one.log.number, _NONE))
         going = [one for one in going if not one.over]
-    while len(_hints) >= _HINTS_MAX:
-        _hints.pop(next(iter(_hints), 0), None)
-    _hints[hlc] = {(one.log.writer, one.log.epoch): one.low for one in searches}
+    for one in searches:
+        if one.looked:
+            known.learn(one.log, one.looked)
     return searches
 
 
-_HINTS_MAX = 8
-_hints: dict[int, dict[tuple[str, int], int]] = {}  # by stamp, of the last moments that were asked for; by log
 _NONE = (0, 0, b"")
 
 
