@@ -13,6 +13,7 @@ import asyncio
 import heapq
 from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping, Sequence, Set
 from contextlib import closing
+from itertools import islice
 from typing import Any, Protocol, TypeVar
 
 import msgspec
@@ -346,25 +347,26 @@ class HubBox:
     async def nodes(
         self, who: Identity, after: str, limit: int, query: ports.NodeQuery = ports.ALL_NODES
     ) -> Sequence[Node]:
-        among, held = await self._among(query), dict(self._parts.fleet.nodes)
-        ids = self._matching(query, among) if rows.filters(query) else held
-        chosen = heapq.nsmallest(limit, (one for one in ids if one > after and one in held))
+        among, held, roll = await self._among(query), self._parts.fleet.nodes, self._rolled()
+        if rows.filters(query):
+            chosen = heapq.nsmallest(limit, (one for one in roll.matching(query, among) if one > after))
+        else:
+            chosen = [*islice(roll.behind(after), limit)]
         return [self._canonical(held[node_id]) for node_id in chosen]
 
     async def latest(self, who: Identity, query: ports.LatestQuery) -> Sequence[ports.Latest]:
         fleet = self._parts.fleet
         writers = {site.writer for site in self._sites() if site.name in query.sites}
-        chosen = heapq.nsmallest(
-            query.limit,
-            (
-                node_id
-                for node_id in (query.ids & fleet.nodes.keys() if query.ids else tuple(fleet.nodes))
-                if node_id > query.after
-                and (not query.sites or fleet.nodes[node_id].site in writers)
-                and (not query.tags or not query.tags.isdisjoint(fleet.nodes[node_id].present.tags))
-            ),
+        behind = self._rolled().behind(query.after)
+        if query.ids:
+            behind = iter(sorted(one for one in query.ids & fleet.nodes.keys() if one > query.after))
+        chosen = (
+            node_id
+            for node_id in behind
+            if (not query.sites or fleet.nodes[node_id].site in writers)
+            and (not query.tags or not query.tags.isdisjoint(fleet.nodes[node_id].present.tags))
         )
-        return [self._latest(fleet.nodes[node_id]) for node_id in chosen]
+        return [self._latest(fleet.nodes[node_id]) for node_id in islice(chosen, query.limit)]
 
     def _latest(self, here: NodeHere) -> ports.Latest:
         present = here.present

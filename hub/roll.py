@@ -111,6 +111,7 @@ class Roll:
         self._ranks: dict[int, list[_Key]] = {}  # by urgency, in order
         self._lines: dict[str, _Line] = {}  # by the order that was asked for, the one asked for last at the end
         self._by_name: list[str] | None = None  # all nodes; None: one came, went or was renamed
+        self._ids: list[str] | None = None  # all nodes, in the order of ids; None: nobody has asked yet
         self._placed = 0  # how often one came, went, or got another name or site
         self._order: list[str] | None = None  # all nodes, the most urgent first; None: something moved
 
@@ -169,6 +170,10 @@ class Roll:
     def _keep(self, node_id: str, former: NodeRow | None, row: NodeRow | None) -> None:
         if former is None or row is None or former.name != row.name:
             self._by_name = None
+        if self._ids is not None and former is None and row is not None:
+            insort(self._ids, node_id)
+        elif self._ids is not None and former is not None and row is None:
+            del self._ids[bisect_left(self._ids, node_id)]
         if former is None or row is None or (former.name, former.site) != (row.name, row.site):
             self._placed += 1
         if row is None:
@@ -192,6 +197,12 @@ class Roll:
         if self._by_name is None:
             self._by_name = list(self._line("name"))
         return Everyone(self._rows.copy(), self._by_name, self._placed)
+
+    def behind(self, node_id: str) -> Iterator[str]:
+        """All nodes behind this id, in order."""
+        if self._ids is None:
+            self._ids = sorted(self._rows)
+        return islice(self._ids, bisect_right(self._ids, node_id), None)
 
     def reach(self) -> dict[Reach, int]:
         return {reach: self._reach[reach] for reach in Reach}

@@ -86,6 +86,9 @@ def same(roll: Roll, fleet: FleetHere) -> None:
     assert roll.tags() == rows.tags(every)
     everyone, alike = roll.everyone(), rows.everyone(every)
     assert (everyone.rows, everyone.by_name) == (alike.rows, alike.by_name)
+    ids = sorted(alike.rows)
+    assert [*roll.behind("")] == ids
+    assert [*roll.behind(ids[0] if ids else "")] == ids[1:]
     lines = [line for row in every for line in rows.needs(row, NOW_NS)]
     assert sorted(map(repr, roll.needs(NOW_NS))) == sorted(map(repr, lines))
     for query in QUERIES:
