@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from bisect import bisect_left, bisect_right, insort
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence, Set
+from collections.abc import Callable, Iterable, Iterator, Sequence, Set
 from itertools import chain, islice
 from operator import itemgetter
 from typing import Any, NamedTuple
@@ -53,23 +53,13 @@ class _Line:
     def __init__(self, keys: list[_Sort]) -> None:
         self.moved: set[str] = set()  # what has changed since it was last put in order
         self._of = {key[-1]: key for key in keys}
-        self._pieces = [keys[first : first + _PIECE] for first in range(0, len(keys), _PIECE)]
+        self.pieces = [keys[first : first + _PIECE] for first in range(0, len(keys), _PIECE)]
 
     def __len__(self) -> int:
         return len(self._of)
 
     def __iter__(self) -> Iterator[str]:
-        return (key[-1] for piece in self._pieces for key in piece)
-
-    def page(self, first: int, end: int) -> list[str]:
-        found: list[str] = []
-        for piece in self._pieces:
-            if first < len(piece):
-                found += (key[-1] for key in piece[max(first, 0) : end])
-            first, end = first - len(piece), end - len(piece)
-            if end <= 0:
-                break
-        return found
+        return (key[-1] for piece in self.pieces for key in piece)
 
     def move(self, node_id: str, key: _Sort | None) -> None:
         """To where `key` says; None: away."""
@@ -78,23 +68,23 @@ class _Line:
             return
         if former is not None:
             at = self._place(former)
-            piece = self._pieces[at]
+            piece = self.pieces[at]
             del piece[bisect_left(piece, former)]
             if not piece:
-                del self._pieces[at]
+                del self.pieces[at]
             del self._of[node_id]
         if key is not None:
             self._of[node_id] = key
-            if not self._pieces:
-                self._pieces.append([])
+            if not self.pieces:
+                self.pieces.append([])
             at = self._place(key)
-            piece = self._pieces[at]
+            piece = self.pieces[at]
             insort(piece, key)
             if len(piece) > 2 * _PIECE:
-                self._pieces[at : at + 1] = [piece[:_PIECE], piece[_PIECE:]]
+                self.pieces[at : at + 1] = [piece[:_PIECE], piece[_PIECE:]]
 
     def _place(self, key: _Sort) -> int:
-        return max(bisect_right(self._pieces, key, key=itemgetter(0)) - 1, 0) if len(self._pieces) > 1 else 0
+        return max(bisect_right(self.pieces, key, key=itemgetter(0)) - 1, 0) if len(self.pieces) > 1 else 0
 
 
 class Roll:
@@ -104,7 +94,7 @@ class Roll:
         self._rows: dict[str, NodeRow] = {}
         self._words: dict[str, str] = {}  # by node, what a search finds it by
         self._kinds: dict[Kind, set[str]] = {kind: set() for kind in Kind}  # nodes of each; few are asked for, of many
-        self._reach: Counter[Reach] = Counter()
+        self._reach: dict[Reach, set[str]] = {reach: set() for reach in Reach}
         self._tags: Counter[str] = Counter()
         self._troubles: dict[str, list[Item]] = {}  # of nodes that may need a person
         self._standing: dict[str, _Standing] = {}  # by the site's writer
@@ -113,7 +103,6 @@ class Roll:
         self._by_name: list[str] | None = None  # all nodes; None: one came, went or was renamed
         self._ids: list[str] | None = None  # all nodes, in the order of ids; None: nobody has asked yet
         self._placed = 0  # how often one came, went, or got another name or site
-        self._order: list[str] | None = None  # all nodes, the most urgent first; None: something moved
 
     # -- keeping up ---------------------------------------------------------------------------------------------------
 
@@ -147,8 +136,6 @@ class Roll:
             self._ranks[rank] = _without(self._ranks[rank], keys)
         for rank, keys in join.items():
             _insert(self._ranks.setdefault(rank, []), keys)
-        if leave or join:
-            self._order = None
 
     def _row(self, node_id: str) -> NodeRow | None:
         here = self._fleet.nodes.get(node_id)
@@ -159,11 +146,11 @@ class Roll:
 
     def _count(self, former: NodeRow | None, row: NodeRow | None) -> None:
         if former is not None:
-            self._reach[former.reach] -= 1
+            self._reach[former.reach].discard(former.id)
             self._tags.subtract(former.tags)
             self._kinds[former.kind].discard(former.id)
         if row is not None:
-            self._reach[row.reach] += 1
+            self._reach[row.reach].add(row.id)
             self._tags.update(row.tags)
             self._kinds[row.kind].add(row.id)
 
@@ -205,7 +192,7 @@ class Roll:
         return islice(self._ids, bisect_right(self._ids, node_id), None)
 
     def reach(self) -> dict[Reach, int]:
-        return {reach: self._reach[reach] for reach in Reach}
+        return {reach: len(self._reach[reach]) for reach in Reach}
 
     def tags(self) -> tuple[str, ...]:
         return tuple(sorted(tag for tag, count in self._tags.items() if count > 0))
@@ -216,24 +203,32 @@ class Roll:
     def find(self, query: NodeQuery, among: Set[str] | None = None) -> Found:
         """`among`: only these, where a domain or a bundle is asked for."""
         order = query.order if query.order in rows.ORDERS else rows.BY_URGENCY
-        ids, held, end = self._in_order(), self._rows, query.offset + max(1, query.limit)
-        if order == rows.BY_URGENCY and not rows.filters(query):
-            page = tuple(held[node_id] for node_id in ids[query.offset : end])
-            return Found(page, len(ids), rows.places(map(held.__getitem__, ids)))
-        if not rows.filters(query):
-            page = tuple(held[node_id] for node_id in self._line(order).page(query.offset, end))
-            return Found(page, len(ids), rows.places(map(held.__getitem__, ids)))
-        found = [held[node_id] for node_id in self._sorted(self.matching(query, among), ids)]
-        shown = found if order == rows.BY_URGENCY else self._by(order, found, end)
-        return Found(rows.page(shown, query), len(found), rows.places(found))
+        found = self.matching(query, among) if rows.filters(query) else None
+        every = self._rows.__getitem__
+        page = tuple(map(every, self._page(order, found, query.offset, query.offset + max(1, query.limit))))
+        urgent: Iterable[str] = self._urgent()
+        if found is not None:
+            few = len(found) <= rows.PLACES_MAX  # all of them are shown
+            urgent = found if few else (node_id for node_id in urgent if node_id in found)
+        return Found(page, len(self._rows if found is None else found), rows.places(map(every, urgent)))
 
-    def _by(self, order: str, found: Sequence[NodeRow], end: int) -> list[NodeRow]:
-        """The first `end` of what was found, in another order than by urgency."""
-        if len(found) <= _MANY:
+    def _page(self, order: str, found: Set[str] | None, first: int, end: int) -> Iterable[str]:
+        """From one place to another of what was found (None: all), in an order."""
+        if found is not None and len(found) <= _MANY:
             key = rows.ORDERS[order]
-            return sorted(found, key=lambda row: (*key(row), row.id))
-        among = {row.id for row in found}
-        return [self._rows[node_id] for node_id in islice((one for one in self._line(order) if one in among), end)]
+            return sorted(found, key=lambda node_id: (*key(self._rows[node_id]), node_id))[first:end]
+        if order == rows.BY_URGENCY:
+            ids, pieces = self._urgent(), [self._ranks[rank] for rank in sorted(self._ranks)]
+        else:
+            line = self._line(order)
+            ids, pieces = iter(line), line.pieces
+        if found is None:
+            return _cut(pieces, first, end)
+        return islice((node_id for node_id in ids if node_id in found), first, end)
+
+    def _urgent(self) -> Iterator[str]:
+        """All nodes, the most urgent first."""
+        return (node_id for rank in sorted(self._ranks) for _, node_id in self._ranks[rank])
 
     def _line(self, order: str) -> _Line:
         """All nodes in an order."""
@@ -251,41 +246,37 @@ class Roll:
 
     def matching(self, query: NodeQuery, within: Set[str] | None = None) -> Set[str]:
         """The ids of what matches, in no order; `within`: only of these."""
-        among: Set[str] = self._rows.keys()
+        sets: list[Set[str]] = [within] if within is not None else []
         if query.site:
             here = [writer for writer, standing in self._standing.items() if standing[0] == query.site]
-            among = {node_id for writer in here for node_id in self._fleet.nodes_of.get(writer, ()) if node_id in among}
-        elif query.kind:
-            among = self._kinds[query.kind]
-        elif query.reach:
-            among = {node_id for rank in rows.ranks_of(query.reach) for _, node_id in self._ranks.get(rank, ())}
-        if within is not None:
-            among = among & within
+            sets.append({node_id for writer in here for node_id in self._fleet.nodes_of.get(writer, ())})
+        if query.kind:
+            sets.append(self._kinds[query.kind])
+        if query.reach:
+            sets.append(self._reach[query.reach])
+        among: Set[str] = self._rows.keys()
+        for one in sorted(sets, key=lambda one: len(one)):
+            among = among & one
         text = query.text.strip().lower()
         if text and len(among) == len(self._words):
             among = {node_id for node_id, words in self._words.items() if text in words}
         elif text:
             among = {node_id for node_id in among if text in self._words[node_id]}
-        reach, kind, tag, held = query.reach, query.kind, query.tag, self._rows
-        if reach:
-            among = {node_id for node_id in among if held[node_id].reach is reach}
-        if kind:
-            among = {node_id for node_id in among if held[node_id].kind is kind}
-        if tag:
-            among = {node_id for node_id in among if tag in held[node_id].tags}
+        if query.tag:
+            among = {node_id for node_id in among if query.tag in self._rows[node_id].tags}
         return among
 
-    def _sorted(self, among: Set[str], ids: Sequence[str]) -> list[str]:
-        """Those `among` in the order of `ids`: a few are sorted, of many the rest is left out."""
-        if len(among) > _MANY:
-            return [node_id for node_id in ids if node_id in among]
-        key = rows.ORDERS[rows.BY_URGENCY]
-        return sorted(among, key=lambda node_id: (*key(self._rows[node_id]), node_id))
 
-    def _in_order(self) -> list[str]:
-        if self._order is None:
-            self._order = [node_id for rank in sorted(self._ranks) for _, node_id in self._ranks[rank]]
-        return self._order
+def _cut(pieces: Iterable[Sequence[_Sort]], first: int, end: int) -> list[str]:
+    """From one place to another of ordered pieces, the ids."""
+    found: list[str] = []
+    for piece in pieces:
+        if first < len(piece):
+            found += (key[-1] for key in piece[max(first, 0) : max(end, 0)])
+        first, end = first - len(piece), end - len(piece)
+        if end <= 0:
+            break
+    return found
 
 
 def _place(row: NodeRow | None) -> tuple[int, _Key] | None:

@@ -139,11 +139,6 @@ def rank(row: NodeRow) -> int:
     return 2 * min(_URGENCY[row.reach], 1) if ill else 2 * _URGENCY[row.reach] + 1
 
 
-def ranks_of(reach: Reach) -> frozenset[int]:
-    """In which ranks nodes of this reach are."""
-    return frozenset({2 * min(_URGENCY[reach], 1), 2 * _URGENCY[reach] + 1})
-
-
 BY_URGENCY = "attention"
 ORDERS: dict[str, Callable[[NodeRow], tuple[object, ...]]] = {
     BY_URGENCY: lambda row: (rank(row), row.name),
