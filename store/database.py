@@ -16,9 +16,9 @@ import sqlite3
 import threading
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from concurrent.futures import Future, InvalidStateError
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
@@ -63,6 +63,19 @@ def connect_reader(path: Path) -> sqlite3.Connection:
         return db
     except sqlite3.DatabaseError as error:
         raise StoreFault(fault_of(error) or Fault.IO, path.name, str(error)) from error
+
+
+@contextmanager
+def transaction(db: sqlite3.Connection) -> Iterator[None]:
+    """Whole or not at all, on a connection that only this thread has."""
+    db.execute("BEGIN IMMEDIATE")
+    try:
+        yield
+        db.execute("COMMIT")
+    except BaseException:
+        with suppress(sqlite3.DatabaseError):
+            db.execute("ROLLBACK")
+        raise
 
 
 class Participant(Protocol):

@@ -11,7 +11,6 @@ Rules of the file
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import logging
 import os
@@ -19,7 +18,7 @@ import sqlite3
 import threading
 import time
 from array import array
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import closing
 from itertools import compress
 from pathlib import Path
@@ -32,7 +31,7 @@ from fleet.events import Clock
 from fleet.past import Crowd, Known, Packs, Row, Sifted, Track, Was
 from fleet.people import Unavailable
 from store import moments
-from store.database import connect, connect_reader
+from store.database import connect, connect_reader, transaction
 from store.faults import Fault, StoreFault, fault_of
 
 log = logging.getLogger(__name__)
@@ -219,7 +218,7 @@ def _step(
     """One stretch of the journal, in a transaction of its own."""
     sifted = Sifted()
     try:
-        with _transaction(db):
+        with transaction(db):
             turns = sifted.turns(stored(site, logs, after, upto), logs, names)
             _write(db, names, turns, sifted)
             stand(db, site, upto)
@@ -227,18 +226,6 @@ def _step(
         names.clear()  # the transaction was undone, and names with it
         raise
     return turns, sifted
-
-
-@contextlib.contextmanager
-def _transaction(db: sqlite3.Connection) -> Iterator[None]:
-    db.execute("BEGIN IMMEDIATE")
-    try:
-        yield
-        db.execute("COMMIT")
-    except BaseException:
-        with contextlib.suppress(sqlite3.DatabaseError):
-            db.execute("ROLLBACK")
-        raise
 
 
 # -- the thread --------------------------------------------------------------------------------------------------
@@ -332,11 +319,11 @@ class HistoryIndex:
         self.position = _position(db)
         self._told = dict(db.execute("SELECT (SELECT text FROM name WHERE id=writer), hlc FROM told"))
         names, logs = Names(db), dict[int, tuple[str, int]]()
-        self._settle(db)
+        kept = self._settle(db)
         with self._lock:
             self._moments.clear()
             self._texts = _NO_TEXTS  # after a fault a name that was not kept may have given its number to another
-        tended = False
+        tended = not kept
         while not self._stop.is_set():
             self._wake.clear()
             head = self._journal_position()
@@ -351,33 +338,40 @@ class HistoryIndex:
             turns, sifted = _step(db, site, names, logs, self.position, upto)
             for writer, stamp in sifted.told.items():
                 self._told[writer] = max(stamp, self._told.get(writer, 0))
-            self._seat(db, self._seated, {row[1] for row in turns})
+            if kept:
+                self._seat(db, self._seated, {row[1] for row in turns})
             self.position, self.problem = upto, ""
             self._changed(min((row[2] for row in turns), default=None))
-            tended = (tended and not turns) or self._tend(db)
+            tended = not kept or (tended and not turns) or self._tend(db)
             self._stop.wait(max(PAUSE_S if upto == head else 0.0, REST * (time.monotonic() - began)))
 
-    def _settle(self, db: sqlite3.Connection) -> None:
-        """What is kept by time is there, and it is known who sits where."""
-        if not moments.made(db):
+    def _settle(self, db: sqlite3.Connection) -> bool:
+        """What is kept by time is there, and it is known who sits where. False where there was no room for it: then the
+        turns are asked until the next start."""
+        began = time.monotonic()
+
+        def rest() -> None:
+            nonlocal began
+            if self._stop.wait(time.monotonic() - began):
+                raise _Stopping
             began = time.monotonic()
 
-            def rest() -> None:
-                nonlocal began
-                if self._stop.wait(time.monotonic() - began):
-                    raise _Stopping
-                began = time.monotonic()
-
-            with _transaction(db):
+        try:
+            if not moments.made(db):
                 moments.make(db, rest)
+        except sqlite3.OperationalError as error:
+            log.warning("history: what stood when is not kept by time: %s", error)
+            self._seated = _NOBODY
+            return False
         seated = _Seated(_file(db), [], array("Q"))
         self._seat(db, seated, None)
         self._seated = seated
+        return True
 
     def _tend(self, db: sqlite3.Connection) -> bool:
         """One frame more; True when there was none to make."""
         began = time.monotonic()
-        with _transaction(db):
+        with transaction(db):
             more = moments.tend(db)
         if more:
             self._stop.wait(time.monotonic() - began)
@@ -473,7 +467,9 @@ class HistoryIndex:
         """A look at the turns of each node: ten times the work."""
         texts, (subjects, said, stamps) = self._columns(_FLEET, (stamp,))
         codes = bytes(past.UNHEARD if one is None else past.CODES[texts[one]] for one in said)
-        packs = array("Q", [(one or 0) << past.CODE_BITS | code for one, code in zip(stamps, codes, strict=True)])
+        packs = array(
+            "Q", [one << past.CODE_BITS | code if one else 0 for one, code in zip(stamps, codes, strict=True)]
+        )
         return Crowd([*map(texts.__getitem__, subjects)], codes, packs)
 
     def _those(self, stamp: int, track: Track, said: Sequence[str]) -> dict[str, dict[str, int]]:

@@ -23,6 +23,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 import msgspec
 
 from fleet.past import CODE_BITS, CODES, SUBJECTS, Packs, Row, Track, codes_of
+from store.database import transaction
 
 VERSION = 1
 WAY_NODES = 1  # turns between two frames, as many times as there are nodes
@@ -68,23 +69,29 @@ def made(db: sqlite3.Connection) -> bool:
 
 
 def make(db: sqlite3.Connection, rest: Callable[[], None] = lambda: None) -> None:
-    """All of it, of the turns that are there; `rest` is called between two pieces and may raise."""
-    for table in _TABLES:
-        db.execute(f"DROP TABLE IF EXISTS {table}")
-    for statement in _SCHEMA.strip().split(";")[:-1]:
-        db.execute(statement)
-    db.execute("INSERT INTO seat SELECT row_number() OVER (ORDER BY subject) - 1, subject FROM born")
+    """All of it, of the turns that are there, a piece to a transaction; nobody writes turns meanwhile. `rest` is called
+    between two and may raise: what is there then is begun anew the next time."""
+    with transaction(db):
+        db.execute("DELETE FROM meta WHERE key='moments'")
+        for table in _TABLES:
+            db.execute(f"DROP TABLE IF EXISTS {table}")
+        for statement in _SCHEMA.strip().split(";")[:-1]:
+            db.execute(statement)
+        db.execute("INSERT INTO seat SELECT row_number() OVER (ORDER BY subject) - 1, subject FROM born")
     (seats,) = db.execute("SELECT count(*) FROM seat").fetchone()
     words = db.execute("SELECT id, text FROM name WHERE text IN (SELECT value FROM json_each(?))", (_WORDS,))
     codes = {number: CODES[text] for number, text in words}
     for first in range(0, seats, _PIECE):
         columns = [*map(_COLUMN.decode, db.execute(_TURNS, (first, first + _PIECE)).fetchone())]
         said = zip(*columns, strict=True)
-        _add(
-            db, ((seat, at << CODE_BITS | codes[word]) for seat, at, word in said if at < _STAMP_END and word in codes)
-        )
+        with transaction(db):
+            _add(
+                db,
+                ((seat, at << CODE_BITS | codes[word]) for seat, at, word in said if at < _STAMP_END and word in codes),
+            )
         rest()
-    db.execute("INSERT INTO meta VALUES ('moments', ?) ON CONFLICT DO UPDATE SET value=excluded.value", (VERSION,))
+    with transaction(db):
+        db.execute("INSERT INTO meta VALUES ('moments', ?)", (VERSION,))
 
 
 _WORDS = msgspec.json.encode(list(CODES)).decode()

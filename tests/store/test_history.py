@@ -17,7 +17,7 @@ from fleet.events import Recorded
 from fleet.past import Track
 from fleet.people import Unavailable
 from fleet.projections import connectivity, lifecycle
-from store import history, journal
+from store import history, journal, moments
 from store.database import connect_reader
 from store.history import HistoryIndex
 from sync import receive
@@ -193,6 +193,27 @@ def test_a_file_that_an_earlier_program_made_is_gone_on_with(alder: Alder) -> No
         agrees(index, log_of(alder))
     with closing(sqlite3.connect(alder.folder.history_db)) as db:
         assert db.execute("SELECT count(*) FROM turn").fetchone() == (turns,)
+
+
+def test_where_there_is_no_room_to_keep_it_by_time_the_turns_are_asked(
+    alder: Alder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(db: sqlite3.Connection, rest: object) -> None:
+        raise sqlite3.OperationalError("database or disk is full")
+
+    monkeypatch.setattr(moments, "make", full)
+    with following(alder) as index:
+        a_day(alder, random.Random(9))
+        caught_up(index, alder)
+        agrees(index, log_of(alder))
+        assert index.condition == "running"
+    monkeypatch.undo()
+    with following(alder) as index:
+        a_day(alder, random.Random(10))
+        caught_up(index, alder)
+        agrees(index, log_of(alder))
+        with closing(connect_reader(alder.folder.history_db)) as db:
+            assert moments.made(db)
 
 
 def test_names_of_a_file_that_was_made_anew_are_not_those_of_the_last_one(alder: Alder) -> None:

@@ -13,6 +13,7 @@ import pytest
 from fleet import past
 from fleet.past import Row, Sifted, Track
 from store import history, moments
+from store.database import transaction
 
 STRETCH = 1 << 38  # stamps
 MODES = ("LIVE", "DELAYED", "DISCONNECTED")
@@ -50,13 +51,13 @@ def turns(db: sqlite3.Connection, dice: random.Random, many: int, first: int, no
 
 
 def write(db: sqlite3.Connection, rows: Sequence[Row]) -> None:
-    with history._transaction(db):
+    with transaction(db):
         history._write(db, history.Names(db), rows, Sifted())
 
 
 def tend(db: sqlite3.Connection) -> int:
     frames = 0
-    with history._transaction(db):
+    with transaction(db):
         while moments.tend(db):
             frames += 1
     return frames
@@ -90,8 +91,7 @@ def agrees(db: sqlite3.Connection, stamps: int) -> None:
 @pytest.mark.parametrize("seed", range(5))
 def test_at_every_moment_it_is_what_the_turns_say(db: sqlite3.Connection, seed: int) -> None:
     dice, first, frames = random.Random(seed), 0, 0
-    with history._transaction(db):
-        moments.make(db)
+    moments.make(db)
     for part in range(12):  # nodes come one after the other, and each part is of any time
         write(db, turns(db, dice, 60, first, 3 + 2 * part, 60))
         first += 60
@@ -100,8 +100,7 @@ def test_at_every_moment_it_is_what_the_turns_say(db: sqlite3.Connection, seed: 
             agrees(db, 60)
     assert frames > 3
     assert tend(db) == 0
-    with history._transaction(db):
-        moments.make(db)  # of the same turns: what stood is the same, though seats are others
+    moments.make(db)  # of the same turns: what stood is the same, though seats are others
     agrees(db, 60)
     assert tend(db) > 3
     agrees(db, 60)
@@ -110,8 +109,7 @@ def test_at_every_moment_it_is_what_the_turns_say(db: sqlite3.Connection, seed: 
 @pytest.mark.usefixtures("small")
 def test_a_late_turn_goes_into_every_frame_behind_it(db: sqlite3.Connection) -> None:
     names = history.Names(db)
-    with history._transaction(db):
-        moments.make(db)
+    moments.make(db)
     rows = [(1, names[f"N{one % 4}"], one * STRETCH, names["A"], 1, one, names["LIVE"], 2, one) for one in range(1, 90)]
     write(db, rows)
     assert tend(db) >= 3
@@ -131,8 +129,7 @@ def test_where_it_is_missing_or_the_way_is_too_long_the_turns_are_asked(
     assert moments.at(db, STRETCH) is None
     write(db, turns(db, random.Random(1), 300, 0, 3, 60))
     assert moments.at(db, STRETCH) is None, "it is not written before it was made"
-    with history._transaction(db):
-        moments.make(db)
+    moments.make(db)
     assert by_time(db, 20 * STRETCH) == by_turns(db, 20 * STRETCH)
     monkeypatch.setattr(moments, "_WAY_MIN", 3)
     assert moments.at(db, 20 * STRETCH) is None
@@ -140,11 +137,28 @@ def test_where_it_is_missing_or_the_way_is_too_long_the_turns_are_asked(
 
 def test_a_stamp_that_no_moment_reaches_is_left_out(db: sqlite3.Connection) -> None:
     names = history.Names(db)
-    with history._transaction(db):
-        moments.make(db)
+    moments.make(db)
     far = (1, names["N"], (1 << 63) - 1, names["A"], 1, 2, names["DELAYED"], 2, 2)
     write(db, [(1, names["N"], 7, names["A"], 1, 1, names["LIVE"], 2, 1), far])
     assert by_time(db, 1 << 60) == {"N": ("LIVE", 7)}
-    with history._transaction(db):
-        moments.make(db)
+    moments.make(db)
     assert by_time(db, 1 << 60) == {"N": ("LIVE", 7)}
+
+
+@pytest.mark.usefixtures("small")
+def test_what_was_begun_and_not_ended_is_begun_anew(db: sqlite3.Connection) -> None:
+    write(db, turns(db, random.Random(3), 200, 0, 12, 30))
+
+    class Over(Exception):
+        pass
+
+    def rest() -> None:
+        raise Over
+
+    with pytest.raises(Over):
+        moments.make(db, rest)
+    assert not moments.made(db)
+    assert moments.at(db, 30 * STRETCH) is None
+    write(db, turns(db, random.Random(4), 100, 200, 14, 30))
+    moments.make(db)
+    agrees(db, 30)
