@@ -55,9 +55,6 @@ class _Line:
         self._of = {key[-1]: key for key in keys}
         self.pieces = [keys[first : first + _PIECE] for first in range(0, len(keys), _PIECE)]
 
-    def __len__(self) -> int:
-        return len(self._of)
-
     def __iter__(self) -> Iterator[str]:
         return (key[-1] for piece in self.pieces for key in piece)
 
@@ -206,10 +203,7 @@ class Roll:
         found = self.matching(query, among) if rows.filters(query) else None
         every = self._rows.__getitem__
         page = tuple(map(every, self._page(order, found, query.offset, query.offset + max(1, query.limit))))
-        urgent: Iterable[str] = self._urgent()
-        if found is not None:
-            few = len(found) <= rows.PLACES_MAX  # all of them are shown
-            urgent = found if few else (node_id for node_id in urgent if node_id in found)
+        urgent = self._urgent() if found is None else self._page(rows.BY_URGENCY, found, 0, len(found))
         return Found(page, len(self._rows if found is None else found), rows.places(map(every, urgent)))
 
     def _page(self, order: str, found: Set[str] | None, first: int, end: int) -> Iterable[str]:

@@ -116,7 +116,8 @@ def mark(site: sqlite3.Connection, position: int) -> bytes:
     return hashlib.sha256(row[0]).digest() if row else b""
 
 
-def _write(db: sqlite3.Connection, names: Names, turns: Sequence[Row], sifted: Sifted) -> None:
+def _write(db: sqlite3.Connection, names: Names, turns: Sequence[Row], sifted: Sifted, upto: int) -> None:
+    """What was found up to a journal position."""
     before = db.total_changes
     db.executemany(_NEW_TURN + " ON CONFLICT DO NOTHING", sorted(turns))
     tied = list[Row]()
@@ -125,8 +126,9 @@ def _write(db: sqlite3.Connection, names: Names, turns: Sequence[Row], sifted: S
         db.executemany(_TURN, tied)
     db.executemany(_BORN, [(row[1], row[2]) for row in turns if row[0] != Track.LINK])
     write_sums(db, names, sifted.first, sifted.told)
-    if turns and moments.made(db):
-        moments.follow(db, turns, tied, {names[word]: code for word, code in past.CODES.items()})
+    if moments.made(db):
+        moments.follow(db, turns, frozenset(tied), {names[word]: code for word, code in past.CODES.items()})
+        moments.stand(db, upto)
 
 
 def write_sums(db: sqlite3.Connection, names: Mapping[str, int], first: Sequence[int], told: Mapping[str, int]) -> None:
@@ -220,7 +222,7 @@ def _step(
     try:
         with transaction(db):
             turns = sifted.turns(stored(site, logs, after, upto), logs, names)
-            _write(db, names, turns, sifted)
+            _write(db, names, turns, sifted, upto)
             stand(db, site, upto)
     except BaseException:
         names.clear()  # the transaction was undone, and names with it

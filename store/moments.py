@@ -45,7 +45,8 @@ CREATE TABLE stretch (stretch INTEGER PRIMARY KEY, turns INTEGER NOT NULL);
 CREATE TABLE change (place INTEGER PRIMARY KEY, least INTEGER NOT NULL, seats BLOB NOT NULL, said BLOB NOT NULL);
 CREATE TABLE frame (stretch INTEGER PRIMARY KEY, state BLOB NOT NULL);
 """
-_MADE = "SELECT 1 FROM meta WHERE key='moments' AND value=?"
+_MADE = "SELECT 1 FROM meta WHERE key='moments' AND value=?||' '||(SELECT value FROM meta WHERE key='position')"
+_STAND = "INSERT INTO meta VALUES ('moments', ?) ON CONFLICT DO UPDATE SET value=excluded.value"
 _ADDED = "INSERT INTO stretch VALUES (?,?) ON CONFLICT DO UPDATE SET turns=turns+excluded.turns"
 _LAST_ROW = """
 SELECT place, length(seats) / 4, least, seats, said FROM change WHERE place>=? AND place<? ORDER BY place DESC LIMIT 1
@@ -62,7 +63,13 @@ _COLUMN = msgspec.json.Decoder(list[int])
 
 
 def made(db: sqlite3.Connection) -> bool:
+    """Whether it is there, as far as the turns go: a program that did not know of it may have gone on with them."""
     return db.execute(_MADE, (VERSION,)).fetchone() is not None
+
+
+def stand(db: sqlite3.Connection, position: int) -> None:
+    """It goes up to this journal position, as the turns do."""
+    db.execute(_STAND, (f"{VERSION} {position}",))
 
 
 # -- writing, in the transaction of the turns ----------------------------------------------------------------------------
@@ -91,7 +98,7 @@ def make(db: sqlite3.Connection, rest: Callable[[], None] = lambda: None) -> Non
             )
         rest()
     with transaction(db):
-        db.execute("INSERT INTO meta VALUES ('moments', ?)", (VERSION,))
+        stand(db, db.execute("SELECT value FROM meta WHERE key='position'").fetchone()[0])
 
 
 _WORDS = msgspec.json.encode(list(CODES)).decode()

@@ -141,7 +141,7 @@ class Known:
 
     def of(self, log: _Log) -> list[_Probe]:
         held = self._by_log.get((log.writer, log.epoch), [])
-        return held if not held or held[-1].seq <= log.last else []  # the file was set back
+        return held if held and log.first <= held[0].seq and held[-1].seq <= log.last else []  # of another file
 
     def learn(self, log: _Log, found: Iterable[_Probe]) -> None:
         with self._lock:
@@ -157,9 +157,9 @@ class Known:
 
 
 _SEQ = itemgetter(0)
-_KNOWN_MAX = 100_000  # some twenty megabytes
+_KNOWN_MAX = 50_000  # of a file; some ten megabytes
 _files: dict[Path, Known] = {}
-_FILES_MAX = 100  # one for each tenant
+_FILES_MAX = 10  # each tenant of a hub has one
 
 
 def _known(site_db: Path) -> Known:
@@ -222,11 +222,11 @@ class _Search:
         low, high = self.low, self._high
         if self.above is None:
             return high  # most stretches end with the log
-        if self.below is None:
+        if self.below is None and low < self.log.first:
             return low + 1
         if 0 < self._step <= (high - low) // 2:
             return low + self._step if self._side else high - self._step + 1
-        if not self._step and self.below.hlc < self._hlc < self.above.hlc:
+        if not self._step and self.below is not None and self.below.hlc < self._hlc < self.above.hlc:
             near = low + (high - low) * (self._hlc - self.below.hlc) // (self.above.hlc - self.below.hlc)
             return min(max(near, low + 1), high)
         return (low + high + 1) // 2

@@ -216,6 +216,23 @@ def test_where_there_is_no_room_to_keep_it_by_time_the_turns_are_asked(
             assert moments.made(db)
 
 
+def test_what_an_earlier_program_went_on_with_is_kept_by_time_anew(
+    alder: Alder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After a way back and another upgrade: it wrote turns, and nothing else."""
+    with following(alder) as index:
+        a_day(alder, random.Random(11))
+        caught_up(index, alder)
+    alder.say((NODES[0], events.NodeQuiet(Mode.DISCONNECTED, Mode.LIVE, 1, 15)))
+    with monkeypatch.context() as former:
+        former.setattr(moments, "made", lambda db: False)
+        history.catch_up(alder.folder.history_db, alder.folder.site_db)
+    with following(alder) as index:
+        caught_up(index, alder)
+        agrees(index, log_of(alder))
+        assert index.fleet(time.time_ns())[NODES[0]] == "DISCONNECTED"
+
+
 def test_names_of_a_file_that_was_made_anew_are_not_those_of_the_last_one(alder: Alder) -> None:
     """Numbers are given in the order in which names come: here in another."""
     with following(alder) as index:

@@ -52,7 +52,7 @@ def turns(db: sqlite3.Connection, dice: random.Random, many: int, first: int, no
 
 def write(db: sqlite3.Connection, rows: Sequence[Row]) -> None:
     with transaction(db):
-        history._write(db, history.Names(db), rows, Sifted())
+        history._write(db, history.Names(db), rows, Sifted(), 0)
 
 
 def tend(db: sqlite3.Connection) -> int:
