@@ -18,7 +18,7 @@ import sqlite3
 import threading
 import time
 from array import array
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence, Set
 from contextlib import closing
 from itertools import compress
 from pathlib import Path
@@ -33,6 +33,7 @@ from fleet.people import Unavailable
 from store import moments
 from store.database import connect, connect_reader, transaction
 from store.faults import Fault, StoreFault, fault_of
+from store.moments import Pending
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -116,19 +117,16 @@ def mark(site: sqlite3.Connection, position: int) -> bytes:
     return hashlib.sha256(row[0]).digest() if row else b""
 
 
-def _write(db: sqlite3.Connection, names: Names, turns: Sequence[Row], sifted: Sifted, upto: int) -> None:
-    """What was found up to a journal position."""
-    before = db.total_changes
+def _write(db: sqlite3.Connection, names: Names, turns: Sequence[Row], sifted: Sifted) -> Set[Row]:
+    """Those that met another turn of the same subject and stamp are given back."""
+    before, tied = db.total_changes, frozenset[Row]()
     db.executemany(_NEW_TURN + " ON CONFLICT DO NOTHING", sorted(turns))
-    tied = list[Row]()
-    if db.total_changes - before < len(turns):  # hardly ever: two said something of one subject with one stamp
-        tied = [row for row in sorted(turns) if db.execute(_STANDS, row[:3]).fetchone() != (row[8],)]
+    if db.total_changes - before < len(turns):  # hardly ever
+        tied = frozenset(row for row in turns if db.execute(_STANDS, row[:3]).fetchone() != (row[8],))
         db.executemany(_TURN, tied)
     db.executemany(_BORN, [(row[1], row[2]) for row in turns if row[0] != Track.LINK])
     write_sums(db, names, sifted.first, sifted.told)
-    if moments.made(db):
-        moments.follow(db, turns, frozenset(tied), {names[word]: code for word, code in past.CODES.items()})
-        moments.stand(db, upto)
+    return tied
 
 
 def write_sums(db: sqlite3.Connection, names: Mapping[str, int], first: Sequence[int], told: Mapping[str, int]) -> None:
@@ -216,14 +214,21 @@ def _step(
     logs: dict[int, tuple[str, int]],
     after: int,
     upto: int,
+    pending: Pending | None = None,
+    whole: bool = False,
 ) -> tuple[list[Row], Sifted]:
-    """One stretch of the journal, in a transaction of its own."""
+    """One stretch of the journal, in a transaction of its own. What is `pending` takes it in (None: nothing is kept by
+    time), and with `whole` it is written too."""
     sifted = Sifted()
     try:
         with transaction(db):
             turns = sifted.turns(stored(site, logs, after, upto), logs, names)
-            _write(db, names, turns, sifted, upto)
+            tied = _write(db, names, turns, sifted)
+            if pending is not None:
+                pending.add(turns, tied, {names[word]: code for word, code in past.CODES.items()})
             stand(db, site, upto)
+            if pending is not None and whole:
+                moments.follow(db, pending, upto)
     except BaseException:
         names.clear()  # the transaction was undone, and names with it
         raise
@@ -321,11 +326,11 @@ class HistoryIndex:
         self.position = _position(db)
         self._told = dict(db.execute("SELECT (SELECT text FROM name WHERE id=writer), hlc FROM told"))
         names, logs = Names(db), dict[int, tuple[str, int]]()
-        kept = self._settle(db)
+        pending = Pending() if self._settle(db) else None
         with self._lock:
             self._moments.clear()
             self._texts = _NO_TEXTS  # after a fault a name that was not kept may have given its number to another
-        tended = not kept
+        tended = pending is None
         while not self._stop.is_set():
             self._wake.clear()
             head = self._journal_position()
@@ -337,14 +342,16 @@ class HistoryIndex:
                 continue
             began = time.monotonic()
             upto = min(head, self.position + FOLLOWED_EVENTS_MAX)
-            turns, sifted = _step(db, site, names, logs, self.position, upto)
+            whole = upto == head or (pending is not None and len(pending.said) > moments.TOGETHER)
+            turns, sifted = _step(db, site, names, logs, self.position, upto, pending, whole)
             for writer, stamp in sifted.told.items():
                 self._told[writer] = max(stamp, self._told.get(writer, 0))
-            if kept:
-                self._seat(db, self._seated, {row[1] for row in turns})
             self.position, self.problem = upto, ""
             self._changed(min((row[2] for row in turns), default=None))
-            tended = not kept or (tended and not turns) or self._tend(db)
+            if pending is not None and whole:
+                self._seat(db, self._seated, pending.subjects)
+                tended = (tended and not pending.said) or self._tend(db)
+                pending = Pending()
             self._stop.wait(max(PAUSE_S if upto == head else 0.0, REST * (time.monotonic() - began)))
 
     def _settle(self, db: sqlite3.Connection) -> bool:

@@ -18,7 +18,7 @@ from __future__ import annotations
 import sqlite3
 from array import array
 from bisect import bisect_right
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 
 import msgspec
 
@@ -26,6 +26,7 @@ from fleet.past import CODE_BITS, CODES, SUBJECTS, Packs, Row, Track, codes_of
 from store.database import transaction
 
 VERSION = 1
+TOGETHER = 40_000  # turns that may be pending while more of them come in
 WAY_NODES = 1  # turns between two frames, as many times as there are nodes
 _WAY_MIN = 4_000
 _TOO_LONG = 20 * WAY_NODES  # then the turns themselves are sooner asked
@@ -67,8 +68,7 @@ def made(db: sqlite3.Connection) -> bool:
     return db.execute(_MADE, (VERSION,)).fetchone() is not None
 
 
-def stand(db: sqlite3.Connection, position: int) -> None:
-    """It goes up to this journal position, as the turns do."""
+def _stand(db: sqlite3.Connection, position: int) -> None:
     db.execute(_STAND, (f"{VERSION} {position}",))
 
 
@@ -98,23 +98,37 @@ def make(db: sqlite3.Connection, rest: Callable[[], None] = lambda: None) -> Non
             )
         rest()
     with transaction(db):
-        stand(db, db.execute("SELECT value FROM meta WHERE key='position'").fetchone()[0])
+        _stand(db, db.execute("SELECT value FROM meta WHERE key='position'").fetchone()[0])
 
 
 _WORDS = msgspec.json.encode(list(CODES)).decode()
 
 
-def follow(db: sqlite3.Connection, turns: Sequence[Row], tied: Collection[Row], codes: Mapping[int, int]) -> None:
-    """`turns` that were written; those of them that met another one of the same node and stamp are `tied`. `codes`: those
-    of the modes, by the number of the word."""
-    seats = _seats(db, {row[1] for row in turns if row[0] in SUBJECTS})
-    said = [
-        (seats[row[1]], row[2] << CODE_BITS | (_ASK if row in tied else codes[row[6]]))
-        for row in turns
-        if row[0] == Track.CONNECTIVITY and row[2] < _STAMP_END
-    ]
-    if said:
-        _late(db, _add(db, said))
+class Pending:
+    """Turns that are written and not kept by time yet. What comes late is of every stretch there is, so many turns together
+    cost little more than a few."""
+
+    def __init__(self) -> None:
+        self.subjects: set[int] = set()
+        self.said: list[tuple[int, int]] = []  # subject, and stamp and mode
+
+    def add(self, turns: Sequence[Row], tied: Set[Row], codes: Mapping[int, int]) -> None:
+        """Those of `turns` that met another one of the same node and stamp are `tied`. `codes`: those of the modes, by the
+        number of the word."""
+        self.subjects.update(row[1] for row in turns if row[0] in SUBJECTS)
+        self.said += [
+            (row[1], row[2] << CODE_BITS | (_ASK if row in tied else codes[row[6]]))
+            for row in turns
+            if row[0] == Track.CONNECTIVITY and row[2] < _STAMP_END
+        ]
+
+
+def follow(db: sqlite3.Connection, pending: Pending, position: int) -> None:
+    """All that was written up to a journal position."""
+    seats = _seats(db, pending.subjects)
+    if pending.said:
+        _late(db, _add(db, ((seats[subject], pack) for subject, pack in pending.said)))
+    _stand(db, position)
 
 
 def _seats(db: sqlite3.Connection, subjects: Set[int]) -> dict[int, int]:
@@ -169,23 +183,20 @@ def _put(db: sqlite3.Connection, frame: int, latest: Mapping[int, int]) -> None:
         more = bytes((_room(max(latest) + 1) - room) * 8)
         db.execute("UPDATE frame SET state=? WHERE stretch=?", (state + more, frame))
     with db.blobopen("frame", "state", frame) as blob:
-        for first, last in _runs(sorted(latest)):
-            blob.seek(first * 8)
-            held = array("Q", blob.read((last - first + 1) * 8))
-            for seat in range(first, last + 1):
-                held[seat - first] = max(held[seat - first], latest.get(seat, 0))
-            blob.seek(first * 8)
+        for run in _runs(sorted(latest)):
+            blob.seek(run[0] * 8)
+            held = array("Q", blob.read((run[-1] + 1 - run[0]) * 8))
+            for seat in run:
+                held[seat - run[0]] = max(held[seat - run[0]], latest[seat])
+            blob.seek(run[0] * 8)
             blob.write(held.tobytes())
 
 
-def _runs(seats: Sequence[int]) -> Iterator[tuple[int, int]]:
-    first = last = seats[0]
-    for seat in seats[1:]:
-        if seat - last > _GAP:
-            yield first, last
-            first = seat
-        last = seat
-    yield first, last
+def _runs(seats: Sequence[int]) -> Iterator[Sequence[int]]:
+    """Seats in order, cut where two lie far apart."""
+    ends = [place for place in range(1, len(seats)) if seats[place] - seats[place - 1] > _GAP]
+    for first, end in zip([0, *ends], [*ends, len(seats)], strict=True):
+        yield seats[first:end]
 
 
 def _room(seats: int) -> int:

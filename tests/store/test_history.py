@@ -216,17 +216,27 @@ def test_where_there_is_no_room_to_keep_it_by_time_the_turns_are_asked(
             assert moments.made(db)
 
 
-def test_what_an_earlier_program_went_on_with_is_kept_by_time_anew(
-    alder: Alder, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_while_much_comes_in_it_is_kept_by_time_in_larger_parts(alder: Alder, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Until then the turns are asked."""
+    monkeypatch.setattr(history, "FOLLOWED_EVENTS_MAX", 50)
+    monkeypatch.setattr(moments, "TOGETHER", 200)
+    a_day(alder, random.Random(12))
+    with following(alder) as index:
+        while index.position < alder.journal.position:
+            if index.position:
+                index.crowd(time.time_ns())
+        agrees(index, log_of(alder))
+        with closing(connect_reader(alder.folder.history_db)) as db:
+            assert moments.made(db)
+
+
+def test_what_an_earlier_program_went_on_with_is_kept_by_time_anew(alder: Alder) -> None:
     """After a way back and another upgrade: it wrote turns, and nothing else."""
     with following(alder) as index:
         a_day(alder, random.Random(11))
         caught_up(index, alder)
     alder.say((NODES[0], events.NodeQuiet(Mode.DISCONNECTED, Mode.LIVE, 1, 15)))
-    with monkeypatch.context() as former:
-        former.setattr(moments, "made", lambda db: False)
-        history.catch_up(alder.folder.history_db, alder.folder.site_db)
+    assert history.catch_up(alder.folder.history_db, alder.folder.site_db)
     with following(alder) as index:
         caught_up(index, alder)
         agrees(index, log_of(alder))

@@ -14,6 +14,7 @@ from fleet import past
 from fleet.past import Row, Sifted, Track
 from store import history, moments
 from store.database import transaction
+from store.moments import Pending
 
 STRETCH = 1 << 38  # stamps
 MODES = ("LIVE", "DELAYED", "DISCONNECTED")
@@ -51,8 +52,13 @@ def turns(db: sqlite3.Connection, dice: random.Random, many: int, first: int, no
 
 
 def write(db: sqlite3.Connection, rows: Sequence[Row]) -> None:
+    """As a step of a history does, one that begins where the last one ended."""
     with transaction(db):
-        history._write(db, history.Names(db), rows, Sifted(), 0)
+        names, pending = history.Names(db), Pending()
+        tied, kept = history._write(db, names, rows, Sifted()), moments.made(db)
+        pending.add(rows, tied, {names[word]: code for word, code in past.CODES.items()})
+        if kept:
+            moments.follow(db, pending, 0)
 
 
 def tend(db: sqlite3.Connection) -> int:
