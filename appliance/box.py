@@ -730,7 +730,8 @@ class ApplianceBox:
             loop.call_soon_threadsafe(_done, entered)
 
         self._parts.interpreter.post(change)
-        await asyncio.wait_for(entered, 10)
+        async with asyncio.timeout(10):
+            await entered
         self._list = None
 
     async def entered(self, node: Node, fresh: bool) -> None:
@@ -751,7 +752,8 @@ class ApplianceBox:
             loop.call_soon_threadsafe(_done, claimed)
 
         self._parts.interpreter.post(change)
-        await asyncio.wait_for(claimed, 10)
+        async with asyncio.timeout(10):
+            await claimed
 
     async def brought(self, brought: Sequence[Brought]) -> None:
         """Devices behind gateways became nodes: what they said, and will say, is theirs."""
@@ -763,7 +765,8 @@ class ApplianceBox:
             loop.call_soon_threadsafe(_done, entered)
 
         self._parts.interpreter.post(change)
-        await asyncio.wait_for(entered, 10)
+        async with asyncio.timeout(10):
+            await entered
         self._list = None
 
     async def claim(self, who: Identity, source: str, node_id: str) -> None:

@@ -646,7 +646,8 @@ class LightSite:
         bye = self._uplink.site.bye("the site goes away")
         if bye is not None and link.up:
             with contextlib.suppress(LinkDown, TimeoutError):
-                await asyncio.wait_for(link.send(Parcel(self.writer, bye.LANE, messages.encode(bye))), 1.0)
+                async with asyncio.timeout(1.0):
+                    await link.send(Parcel(self.writer, bye.LANE, messages.encode(bye)))
         carrying.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await carrying

@@ -168,7 +168,8 @@ class HubLink:
                 self._changed.clear()
                 if self.file is None or self.orders.cut:
                     with contextlib.suppress(TimeoutError):
-                        await asyncio.wait_for(self._changed.wait(), _LOOK_S)
+                        async with asyncio.timeout(_LOOK_S):
+                            await self._changed.wait()
                     self._read_file()
                     continue
                 await self._hold(self.file)
@@ -205,7 +206,8 @@ class HubLink:
         if bye is not None and link.up:  # so that the hub need not wait for a time-out
             with contextlib.suppress(LinkDown, TimeoutError):
                 parcel = Parcel(self._journal.log.writer, bye.LANE, messages.encode(bye))
-                await asyncio.wait_for(link.send(parcel), _BYE_S)
+                async with asyncio.timeout(_BYE_S):
+                    await link.send(parcel)
         now = link.tally()
         self._carried = Tally(*(one + other for one, other in zip(self._carried, now, strict=True)))
         await link.close()

@@ -113,7 +113,8 @@ class Retaking:
         reason = self._gate.offer(LINE, [Offer(item.at_ns, source, item.raw)], done)
         if reason is not None:
             raise Unavailable(f"the appliance takes nothing in now ({reason}); it stays here, try again")
-        stored = await asyncio.wait_for(outcome, _COMMIT_SECONDS_MAX)
+        async with asyncio.timeout(_COMMIT_SECONDS_MAX):
+            stored = await outcome
         if not isinstance(stored, Stored):
             raise Unavailable(f"{stored}; it stays here, try again", 507)
 

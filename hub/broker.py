@@ -159,7 +159,8 @@ class Broker:
         """End the server, however it stands; it is started again at once. Returns when it is there again."""
         await self._end()
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._ready.wait(), READY_S_MAX)
+            async with asyncio.timeout(READY_S_MAX):
+                await self._ready.wait()
 
     def signal(self, number: signal.Signals) -> None:
         """ProcessLookupError when it does not run."""
@@ -187,7 +188,8 @@ class Broker:
         if self._process is not None and self.alive:
             self._process.send_signal(signal.SIGHUP)
             with contextlib.suppress(TimeoutError):  # one that starts just now reads it anyway
-                await asyncio.wait_for(self._reloaded.wait(), STOP_S_MAX)
+                async with asyncio.timeout(STOP_S_MAX):
+                    await self._reloaded.wait()
 
     # -- the configuration ---------------------------------------------------------------------------------------
 
@@ -302,7 +304,8 @@ class Broker:
         with contextlib.suppress(ProcessLookupError):
             process.terminate()
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(process.wait(), STOP_S_MAX)
+            async with asyncio.timeout(STOP_S_MAX):
+                await process.wait()
             return
         with contextlib.suppress(ProcessLookupError):  # it stands still
             process.kill()

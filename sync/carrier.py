@@ -92,7 +92,8 @@ class Carrier:
 
     async def _turn(self) -> None:
         try:
-            await asyncio.wait_for(self._wake.wait(), _TICK_S if self.link.up else _LOOK_S)
+            async with asyncio.timeout(_TICK_S if self.link.up else _LOOK_S):
+                await self._wake.wait()
             await asyncio.sleep(_GATHER_S)  # what comes together is one transaction
         except TimeoutError:
             pass

@@ -337,7 +337,8 @@ class _End:
         last, alive_s = _look(sock), loop.time()
         while not gone.is_set():
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(gone.wait(), self._silence_s_max / 8)
+                async with asyncio.timeout(self._silence_s_max / 8):
+                    await gone.wait()
             now_s, now = loop.time(), _look(sock)
             if now.received > last.received or (last.unsent and now.taken > last.taken):
                 alive_s = now_s
@@ -599,7 +600,8 @@ class HubEnd(_End):
                     await self._repair()
                 probed_s = 0.0
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._new.wait(), SCAN_S)
+                async with asyncio.timeout(SCAN_S):
+                    await self._new.wait()
 
     async def _scan(self, streams: JetStreamContext) -> None:
         met, self._met = self._met, set()  # a site that comes while this waits is met in the next round

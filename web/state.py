@@ -110,7 +110,8 @@ async def _messages(request: HTTPConnection, who: Identity, wish: latest.Wish) -
                 message = board.take(reader, clock())
                 if message is None:
                     with suppress(TimeoutError):
-                        await asyncio.wait_for(reader.woken.wait(), max(told + BEAT_SECONDS - time(), 0))
+                        async with asyncio.timeout(max(told + BEAT_SECONDS - time(), 0)):
+                            await reader.woken.wait()
                         continue
                     told = time()
                     if not board.alive:

@@ -84,7 +84,8 @@ async def steady(request: Request) -> AsyncIterator[bytes]:
     stream = aiter(request.stream())
     while True:
         try:
-            chunk = await asyncio.wait_for(anext(stream), SILENT_SECONDS_MAX)
+            async with asyncio.timeout(SILENT_SECONDS_MAX):
+                chunk = await anext(stream)
         except StopAsyncIteration:
             return
         if chunk:

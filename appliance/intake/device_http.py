@@ -150,7 +150,8 @@ class DeviceHttp:
         if reason is not None:
             return _turned_away(reason, str(self._gate.fault or ""))
         try:
-            stored = await asyncio.wait_for(outcome, _COMMIT_SECONDS_MAX)
+            async with asyncio.timeout(_COMMIT_SECONDS_MAX):
+                stored = await outcome
         except TimeoutError:
             return _said(503, "the disk took too long; send again, it may or may not be stored")
         return (
@@ -175,7 +176,8 @@ class DeviceHttp:
         taken = self._api.published(line, topic, body)
         if taken.refused:
             return self._refused(line.device, taken, body)
-        return _json(await asyncio.wait_for(line.heard, _ANSWER_SECONDS_MAX))
+        async with asyncio.timeout(_ANSWER_SECONDS_MAX):
+            return _json(await line.heard)
 
     async def answer(self, request: Request) -> Response:
         device, body = await self._come_in(request)

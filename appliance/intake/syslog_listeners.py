@@ -166,7 +166,8 @@ class TcpListener:
         framer = syslog.Framer()
         try:
             while True:
-                data = await asyncio.wait_for(reader.read(65_536), limits.tcp_idle_seconds_max)
+                async with asyncio.timeout(limits.tcp_idle_seconds_max):
+                    data = await reader.read(65_536)
                 await self._offer(address, framer.feed(data) if data else framer.close())
                 if not data:
                     return

@@ -164,7 +164,8 @@ class TlsListener:
         framer = syslog.Framer()
         sent = b""
         with contextlib.suppress(OSError, TimeoutError):
-            sent = await asyncio.wait_for(reader.read(_READ_BYTES), _GRACE_S)
+            async with asyncio.timeout(_GRACE_S):
+                sent = await reader.read(_READ_BYTES)
         frames = [*framer.feed(sent), *framer.close()]
         self._gate.refuse(TLS, why, max(len(frames), 1))
         for frame in frames[: limits.quarantine_samples_max]:
@@ -176,7 +177,8 @@ class TlsListener:
         framer = syslog.Framer()
         try:
             while True:
-                data = await asyncio.wait_for(reader.read(_READ_BYTES), limits.tcp_idle_seconds_max)
+                async with asyncio.timeout(limits.tcp_idle_seconds_max):
+                    data = await reader.read(_READ_BYTES)
                 await self._offer(who, framer.feed(data) if data else framer.close())
                 if not data:
                     return

@@ -237,7 +237,8 @@ class Uploads:
             raise _Turned(Bad(400, "a chunk carries Content-Digest: sha-256=:BASE64:", "unreadable"))
         self._allow(device, 0, size)
         with self.room.share() as take:
-            pieces = await asyncio.wait_for(_pieces(request, size, take), _BODY_SECONDS_MAX)
+            async with asyncio.timeout(_BODY_SECONDS_MAX):
+                pieces = await _pieces(request, size, take)
             if upload.has(place):
                 return self._state(held)
             if self._space() < size:

@@ -226,6 +226,23 @@ async def test_boards_go_with_their_last_reader(server: Server) -> None:
     eventually(lambda: not latest._boards[server.island])
 
 
+async def test_who_leaves_as_something_changes_is_gone(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(latest, "_SILENCE_SECONDS", 0.0)  # nor will a beat find out
+
+    def leave() -> None:
+        loop = asyncio.get_running_loop()
+        (saying,) = (task for task in asyncio.all_tasks(loop) if getattr(task.get_coro(), "__name__", "") == "_say")
+        (board,) = latest._boards[server.island].values()
+        for reader in board._readers:
+            reader.woken.set()
+        loop.call_soon(saying.cancel)
+
+    async with following(server) as line:
+        await whole(line)
+        server.call(leave)
+        eventually(lambda: state._open[""] == 0)
+
+
 async def test_readers_of_two_tenants_share_nothing(server: Server) -> None:
     carol = server.people.keys["token-bob"]
     server.people.keys["token-carol"] = carol
