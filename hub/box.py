@@ -449,7 +449,7 @@ class HubBox:
 
     async def events(self, who: Identity, after: int, limit: int, stretch: Stretch = WHOLE) -> Sequence[Recorded]:
         if stretch != WHOLE:
-            return await _in_thread(lambda: window.following(self._parts.folder.site_db, after, limit, stretch))
+            return await _in_thread(lambda: window.following(self._parts.folder, after, limit, stretch))
         return journal.rows_to_events(await self._parts.reader.fetch(journal.AFTER, (after, limit)))
 
     async def timeline(
@@ -462,7 +462,7 @@ class HubBox:
         stretch: Stretch = WHOLE,
     ) -> Sequence[Recorded]:
         if stretch != WHOLE and not subject:
-            return await _in_thread(lambda: window.timeline(self._parts.folder.site_db, before, limit, kind, stretch))
+            return await _in_thread(lambda: window.timeline(self._parts.folder, before, limit, kind, stretch))
         sql, parameters = journal.newest(before or 1 << 62, limit, subject, kind, stretch)
         return told(journal.rows_to_events(await self._parts.reader.fetch(sql, parameters)))
 

@@ -30,7 +30,7 @@ from fleet import hlc, limits, past
 from fleet.events import Clock
 from fleet.past import Crowd, Known, Packs, Row, Sifted, Track, Was
 from fleet.people import Unavailable
-from store import moments
+from store import moments, window
 from store.database import connect, connect_reader, transaction
 from store.faults import Fault, StoreFault, fault_of
 from store.moments import Pending
@@ -192,7 +192,7 @@ def open_history(path: Path, site: sqlite3.Connection) -> sqlite3.Connection:
 
 def define(db: sqlite3.Connection, site: sqlite3.Connection) -> None:
     """The tables of a past that knows nothing yet."""
-    db.executescript(f"BEGIN IMMEDIATE;{_SCHEMA}{_SPOKEN};")
+    db.executescript(f"BEGIN IMMEDIATE;{_SCHEMA}{_SPOKEN};{window.SCHEMA}")
     db.execute(_META, ("made", os.urandom(8)))  # what tells the numbers of this file from those of another
     stand(db, site, 0)
     db.execute("COMMIT")
@@ -202,7 +202,8 @@ def _fits(db: sqlite3.Connection, site: sqlite3.Connection) -> bool:
     if not db.execute("SELECT 1 FROM sqlite_master WHERE name='turn'").fetchone():
         define(db, site)
         return True
-    db.execute(_SPOKEN)  # one that an earlier program made has none
+    db.execute(_SPOKEN)  # one that an earlier program made has none of these
+    db.executescript(window.SCHEMA)
     held = dict(db.execute("SELECT key, value FROM meta"))
     return held.get("version") == VERSION and held.get("mark") == mark(site, held.get("position", 0))
 
@@ -326,32 +327,32 @@ class HistoryIndex:
         self.position = _position(db)
         self._told = dict(db.execute("SELECT (SELECT text FROM name WHERE id=writer), hlc FROM told"))
         names, logs = Names(db), dict[int, tuple[str, int]]()
-        pending = Pending() if self._settle(db) else None
+        kept, pending = self._settle(db), Pending()
         with self._lock:
             self._moments.clear()
             self._texts = _NO_TEXTS  # after a fault a name that was not kept may have given its number to another
-        tended = pending is None
+        tended = False
         while not self._stop.is_set():
             self._wake.clear()
             head = self._journal_position()
             if head <= self.position:
                 self.problem = ""
-                tended = tended or self._tend(db)
+                tended = tended or self._tend(db, site, kept)
                 if tended:
                     self._wake.wait(60.0)
                 continue
             began = time.monotonic()
             upto = min(head, self.position + FOLLOWED_EVENTS_MAX)
-            whole = upto == head or (pending is not None and len(pending.said) > moments.TOGETHER)
-            turns, sifted = _step(db, site, names, logs, self.position, upto, pending, whole)
+            whole = upto == head or len(pending.said) > moments.TOGETHER
+            turns, sifted = _step(db, site, names, logs, self.position, upto, pending if kept else None, whole)
             for writer, stamp in sifted.told.items():
                 self._told[writer] = max(stamp, self._told.get(writer, 0))
             self.position, self.problem = upto, ""
             self._changed(min((row[2] for row in turns), default=None))
-            if pending is not None and whole:
-                self._seat(db, self._seated, pending.subjects)
-                tended = (tended and not pending.said) or self._tend(db)
-                pending = Pending()
+            if whole:
+                if kept:
+                    self._seat(db, self._seated, pending.subjects)
+                tended, pending = self._tend(db, site, kept), Pending()
             self._stop.wait(max(PAUSE_S if upto == head else 0.0, REST * (time.monotonic() - began)))
 
     def _settle(self, db: sqlite3.Connection) -> bool:
@@ -377,11 +378,11 @@ class HistoryIndex:
         self._seated = seated
         return True
 
-    def _tend(self, db: sqlite3.Connection) -> bool:
-        """One frame more; True when there was none to make."""
+    def _tend(self, db: sqlite3.Connection, site: sqlite3.Connection, kept: bool) -> bool:
+        """Some of what is not made yet: rows of a window, then a frame. True when nothing was left."""
         began = time.monotonic()
         with transaction(db):
-            more = moments.tend(db)
+            more = window.make(db, site, self.position) or (kept and moments.tend(db))
         if more:
             self._stop.wait(time.monotonic() - began)
         return not more

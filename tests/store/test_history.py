@@ -6,7 +6,7 @@ import random
 import sqlite3
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -14,11 +14,11 @@ import pytest
 from fleet import events, past
 from fleet.connectivity import Mode
 from fleet.events import Recorded
-from fleet.past import Track
+from fleet.past import Stretch, Track
 from fleet.people import Unavailable
 from fleet.projections import connectivity, lifecycle
-from store import history, journal, moments
-from store.database import connect_reader
+from store import history, journal, moments, window
+from store.database import connect, connect_reader
 from store.history import HistoryIndex
 from sync import receive
 from tests.store.alder import Alder
@@ -228,6 +228,38 @@ def test_while_much_comes_in_it_is_kept_by_time_in_larger_parts(alder: Alder, mo
         agrees(index, log_of(alder))
         with closing(connect_reader(alder.folder.history_db)) as db:
             assert moments.made(db)
+
+
+def test_the_order_of_time_goes_on_behind_the_journal(alder: Alder, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a file of an earlier program too, which has none."""
+    monkeypatch.setattr(window, "_ROW", 16)
+    a_day(alder, random.Random(13))
+
+    def whole() -> bool:
+        with suppress(sqlite3.OperationalError), closing(connect_reader(alder.folder.history_db)) as db:
+            return bool(db.execute(window._MADE).fetchone()[0] == (alder.journal.position + 1) // 16)
+        return False
+
+    def agreed() -> None:
+        facts = log_of(alder)
+        for fact in facts[:: len(facts) // 7]:
+            moment_ns = past.moment_of(fact.hlc)
+            wanted = [one for one in facts if past.moment_of(one.hlc) <= moment_ns]
+            found = window.timeline(alder.folder, 0, 20, None, Stretch(until_ns=moment_ns))
+            assert [one.position for one in found] == [one.position for one in reversed(wanted)][:20]
+
+    with following(alder) as index:
+        caught_up(index, alder)
+        until(whole)
+        a_day(alder, random.Random(14))
+        until(whole)
+        agreed()
+    with closing(connect(alder.folder.history_db)) as db:
+        db.execute("DROP TABLE happened")
+    agreed()
+    with following(alder):
+        until(whole)
+        agreed()
 
 
 def test_what_an_earlier_program_went_on_with_is_kept_by_time_anew(alder: Alder) -> None:
