@@ -1,10 +1,13 @@
-"""The box's gauges in the Prometheus text format. The only module that knows prometheus-client, which it loads late."""
+"""The box's gauges in the Prometheus text format, version 0.0.4. It is a line a figure, and a hub of a thousand sites has six
+thousand of them: the client library of Prometheus, made for a program's own counters, took five times as long.
+"""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
+import math
+from collections.abc import Iterable, Sequence
+from functools import partial
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -12,8 +15,7 @@ from starlette.responses import Response
 from web import asked
 from web.ports import Durations, Gauge
 
-if TYPE_CHECKING:
-    from prometheus_client.metrics_core import Metric
+Figure = Gauge | Durations
 
 
 async def metrics(request: Request) -> Response:
@@ -27,40 +29,42 @@ async def metrics(request: Request) -> Response:
     return Response(body, media_type="text/plain; version=0.0.4; charset=utf-8")
 
 
-def text(gauges: Sequence[Gauge | Durations]) -> bytes:
-    from prometheus_client import CollectorRegistry, generate_latest
+def text(figures: Iterable[Figure]) -> bytes:
+    """Those of one name stand together, in whatever order they come."""
+    families: dict[str, list[Figure]] = {}
+    for one in figures:
+        families.setdefault(one.name, []).append(one)
+    lines: list[str] = []
+    for name, family in families.items():
+        kind = family[0].kind if isinstance(family[0], Gauge) else "histogram"
+        lines += f"# HELP {name} {_escaped(family[0].help)}\n", f"# TYPE {name} {kind}\n"
+        for one in family:
+            if isinstance(one, Gauge):
+                lines.append(_line(name, one.labels, one.value))
+            else:
+                buckets = ((*one.labels, ("le", _number(bound))) for bound, _ in one.buckets)
+                lines += map(partial(_line, name + "_bucket"), buckets, (count for _, count in one.buckets))
+                lines.append(_line(name + "_count", one.labels, one.buckets[-1][1]))
+                lines.append(_line(name + "_sum", one.labels, one.sum_s))
+    return "".join(lines).encode()
 
-    registry = CollectorRegistry(auto_describe=False)
-    registry.register(_Gauges(gauges))
-    return generate_latest(registry)
+
+def _line(name: str, labels: Sequence[tuple[str, str]], value: float) -> str:
+    if not labels:
+        return f"{name} {_number(value)}\n"
+    said = ",".join([f'{label}="{_quoted(words)}"' for label, words in labels])
+    return f"{name}{{{said}}} {_number(value)}\n"
 
 
-class _Gauges:
-    def __init__(self, gauges: Sequence[Gauge | Durations]) -> None:
-        self._gauges = gauges
+def _escaped(words: str) -> str:
+    return words.replace("\\", r"\\").replace("\n", r"\n")
 
-    def describe(self) -> list[Metric]:
-        return []
 
-    def collect(self) -> Iterator[Metric]:
-        from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
+def _quoted(words: str) -> str:
+    return _escaped(words).replace('"', r"\"")
 
-        families: dict[str, Metric] = {}
-        for gauge in self._gauges:
-            labels, family = [value for _, value in gauge.labels], families.get(gauge.name)
-            names = [name for name, _ in gauge.labels]
-            if isinstance(gauge, Durations):
-                if family is None:
-                    family = families[gauge.name] = HistogramMetricFamily(gauge.name, gauge.help, labels=names)
-                buckets = [("+Inf" if bound == float("inf") else str(bound), count) for bound, count in gauge.buckets]
-                family.add_metric(labels, buckets, gauge.sum_s)  # type: ignore[attr-defined]
-                continue
-            if family is None:
-                make = CounterMetricFamily if gauge.kind == "counter" else GaugeMetricFamily
-                family = families[gauge.name] = make(
-                    gauge.name.removesuffix("_total") if gauge.kind == "counter" else gauge.name,
-                    gauge.help,
-                    labels=names,
-                )
-            family.add_metric(labels, gauge.value)  # type: ignore[attr-defined]
-        yield from families.values()
+
+def _number(value: float) -> str:
+    if math.isfinite(value):
+        return repr(float(value))
+    return "NaN" if value != value else "+Inf" if value > 0 else "-Inf"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 import subprocess
 from pathlib import Path
@@ -9,13 +10,14 @@ from typing import Any
 
 import pytest
 from openapi_spec_validator import validate
+from prometheus_client.parser import text_string_to_metric_families
 from starlette.testclient import TestClient
 
 from tests.web.conftest import bearer
 from tests.web.island import Island
 from web.metrics import text as metrics_text
 from web.openapi import SPOKEN, described
-from web.ports import Gauge
+from web.ports import Durations, Gauge
 from web.routes import TABLE
 
 ALICE, OLGA, BOB = bearer("alice"), bearer("olga"), bearer("bob")
@@ -177,6 +179,35 @@ def test_a_label_with_anything_in_it_stays_one_line() -> None:
     lines = metrics_text([gauge]).decode().splitlines()
     assert lines[-1] == 'skerry_x{why="a\\"b\\nc\\\\d"} 1.5'
     assert len(lines) == 3
+
+
+def test_the_client_library_of_prometheus_reads_every_figure_as_it_was_meant() -> None:
+    said = (("site", 'a"b\nc\\d'), ("mode", "å"))
+    values = (0.0, 1, True, 1_764_500_000.123, 1e20, 1e-9, math.inf, -math.inf)
+    figures: list[Gauge | Durations] = [
+        Gauge(
+            name=f"skerry_{number % 3}_total", help="", kind="counter", value=value, labels=(*said, ("n", str(number)))
+        )
+        for number, value in enumerate(values)
+    ]
+    figures.append(Gauge(name="skerry_x", help="A \\ thing.\nTwo lines.", kind="gauge", value=math.nan))
+    buckets = ((0.5, 2), (2.0, 3), (math.inf, 4))
+    figures.append(Durations(name="skerry_s", help="Long.", buckets=buckets, sum_s=7.25, labels=said))
+    told = {family.name: family for family in text_string_to_metric_families(metrics_text(figures).decode())}
+    assert {name: (one.type, one.documentation) for name, one in told.items()} == {
+        **{f"skerry_{number}": ("counter", "") for number in range(3)},
+        "skerry_x": ("gauge", "A \\ thing.\nTwo lines."),
+        "skerry_s": ("histogram", "Long."),
+    }
+    counted = {one.labels["n"]: one for number in range(3) for one in told[f"skerry_{number}"].samples}
+    assert [counted[str(number)].value for number in range(len(values))] == [*map(float, values)]
+    assert all(one.labels.items() >= dict(said).items() for one in counted.values())
+    assert math.isnan(told["skerry_x"].samples[0].value)
+    assert {(one.name[9:], one.labels.get("le"), one.value) for one in told["skerry_s"].samples} == {
+        *(("bucket", bound, count) for bound, count in (("0.5", 2.0), ("2.0", 3.0), ("+Inf", 4.0))),
+        ("count", None, 4.0),
+        ("sum", None, 7.25),
+    }
 
 
 def test_health_needs_nobody_and_readiness_says_why_not(ask: TestClient, island: Island) -> None:
