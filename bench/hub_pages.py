@@ -53,6 +53,7 @@ _LIVE = 20
 _PER_S = 2_000
 _SAYS_S = 0.25
 _DAYS, _DAYS_AGO = 21, 3
+_OLD_S, _NEW_S = (3_600, _DAYS * 86_400), (1, 10)  # how far back it goes; domains and bundles were made a moment ago
 _SEED = 11
 _REQUESTS = int(os.environ.get("SKERRY_BENCH_REQUESTS", "60"))
 _BOUND_MS, _BOUND_PAST_MS = 100.0, 400.0
@@ -232,17 +233,19 @@ def _measured(
     nodes = [one["node"]["id"] for one in hub.call("GET", "/api/v1/nodes?limit=1")["nodes"]]
     bundles = [one["id"] for one in hub.call("GET", "/api/v1/policies")["groups"]]
     paths = _paths(nodes[0], writers[0], bundles[0], live[0])
-    then = {
-        name: path
-        for name, path in paths.items()
-        if not path.startswith(_NOT_OF_THE_PAST) and _there(hub, token, _as_of(path, _DAYS_AGO * 86_400))
-    }
+    then = {name: path for name, path in paths.items() if not path.startswith(_NOT_OF_THE_PAST)}
+    old = {name for name, path in then.items() if _there(hub, token, _as_of(path, _DAYS_AGO * 86_400))}
     rng = random.Random(_SEED)
     began, here, used_s = time.monotonic(), hub.events(), cpu_s(hub.process.pid)
     figures = {name: _times(hub, token, [path]) for name, path in paths.items()}
-    past = {name: _times(hub, token, [_as_of(path, _DAYS_AGO * 86_400)]) for name, path in then.items()}
+    past = {
+        name: _times(hub, token, [_as_of(path, _DAYS_AGO * 86_400 if name in old else 1)])
+        for name, path in then.items()
+    }
     moved = {
-        name: _times(hub, token, [_as_of(path, rng.randrange(3_600, _DAYS * 86_400)) for _ in range(_REQUESTS)])
+        name: _times(
+            hub, token, [_as_of(path, rng.uniform(*(_OLD_S if name in old else _NEW_S))) for _ in range(_REQUESTS)]
+        )
         for name, path in then.items()
     }
     lasted = time.monotonic() - began
@@ -302,8 +305,7 @@ def _there(hub: Harbor, token: str, path: str) -> bool:
 
 
 def _as_of(path: str, ago_s: float) -> str:
-    moment = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(time.time() - ago_s))
-    return f"{path}{'&' if '?' in path else '?'}as_of={moment}"
+    return f"{path}{'&' if '?' in path else '?'}as_of={time.time_ns() - int(ago_s * 1e9)}"
 
 
 def _paths(node_id: str, writer: str, bundle: str, live: Plan) -> dict[str, str]:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence, Set
 from itertools import islice
 from typing import NamedTuple, Protocol
 
@@ -32,6 +32,7 @@ from fleet.past import MISSING, WHOLE, WORDS, Crowd, Known, Stretch, Track, Was,
 from fleet.people import Identity, Refused
 from fleet.reading import Health, Position
 from web import attention, deciding, needed, ports, rows, seats, stood
+from web.policies import NO_DOMAIN
 from web.rows import Everyone
 from web.seats import Seats
 from web.words import age, when
@@ -361,12 +362,11 @@ class Then:
                 self._documents.owns(moment_ns),
             )
         )
-        said = [one for node_id, one in owned.own.items() if node_id in there]
-        nodes = Counter(one.domain if kind is DocumentKind.DOMAIN else one.bundle for one in said)
+        nodes = _named(owned, there, kind)
         as_of = _as_of(known, moment_ns)
         groups = [
-            msgspec.structs.replace(self._group(kind, name, view, as_of), nodes=nodes[name])
-            for name, view in views.items()
+            msgspec.structs.replace(self._group(kind, name, views.get(name), as_of), nodes=nodes[name])
+            for name in views.keys() | nodes.keys()
         ]
         return ports.GroupsThen(
             now_ns=moment_ns,
@@ -384,12 +384,12 @@ class Then:
                 self._documents.one(kind, name, _LAST_NS),
             )
         )
-        if there is None:
-            return None
-        if view is None:
-            raise Refused(f"{_called(there, name)} had not been written at {when(moment_ns)}.", 400)
         told, every = self._told(), self._everyone().rows
         sums = await asyncio.to_thread(lambda: self._sums(kind, name, every, told, moment_ns))
+        if view is None and not sums.nodes:  # nor did nodes speak of it
+            if there is None:
+                return None
+            raise Refused(f"{_called(there, name)} had not been written at {when(moment_ns)}.", 400)
         made = self._group(kind, name, view, _as_of(known, moment_ns))
         return msgspec.structs.replace(made, nodes=sums.nodes, sums=sums)
 
@@ -422,14 +422,15 @@ class Then:
     def _wants(self, moment_ns: int) -> stood.Wanted:
         return stood.Wanted(lambda name: self._documents.one(DocumentKind.BUNDLE, name, moment_ns))
 
-    def _group(self, kind: DocumentKind, name: str, view: View, as_of: ports.AsOf) -> ports.GroupThen:
+    def _group(self, kind: DocumentKind, name: str, view: View | None, as_of: ports.AsOf) -> ports.GroupThen:
         return ports.GroupThen(
             now_ns=as_of.at_ns,
             kind=kind,
             id=name,
-            name=_called(view, name),
-            words=rows.written(view, self._documents.where),
+            name=_called(view, name) if view is not None else name or NO_DOMAIN,
+            words=rows.written(view, self._documents.where) if view is not None else (),
             as_of=as_of,
+            described=view is not None,
         )
 
     # -- nodes ------------------------------------------------------------------------------------------------
@@ -589,6 +590,18 @@ def _members(owned: Owned, there: Iterable[str], domain: str | None, bundle: str
         said = owned.own.get(node_id, _NOTHING)
         if domain in (None, said.domain) and bundle in (None, said.bundle) and node_id not in owned.left:
             yield node_id
+
+
+def _named(owned: Owned, there: Collection[str], kind: DocumentKind) -> Counter[str]:
+    """How many of the nodes that were there spoke of each bundle, or were of each domain ("": of none)."""
+    domain = kind is DocumentKind.DOMAIN
+    said = (one for node_id, one in owned.own.items() if node_id in there and node_id not in owned.left)
+    named = Counter(one.domain if domain else one.bundle for one in said)
+    del named[""]
+    of_none = len(there) - len(owned.left.intersection(there)) - named.total()
+    if domain and of_none:
+        named[""] = of_none
+    return named
 
 
 _NOTHING = Own()

@@ -467,7 +467,8 @@ class GroupSums(_View, frozen=True):
 
 class GroupThen(_View, frozen=True):
     """A bundle or a domain as of a moment: what was written in it, and how its nodes stood (None in a list of many, which
-    says how many there were)."""
+    says how many there were). Where it is not `described`, nodes spoke of it and nothing was written in it. The id of what
+    is no domain is empty."""
 
     now_ns: int
     kind: DocumentKind
@@ -477,6 +478,7 @@ class GroupThen(_View, frozen=True):
     as_of: AsOf
     nodes: int = 0
     sums: GroupSums | None = None
+    described: bool = True
 
 
 class GroupsThen(_View, frozen=True):

@@ -83,3 +83,34 @@ async def test_sums_of_a_bundle_and_a_domain_are_of_the_moment(harbor: Hub) -> N
     listed = await then.nodes(BOB, "", 9, wanting)
     out = {node.id for node, lines in listed if any(one.standing == "out of spec" for one in lines)}
     assert out == {*EVERY[1:5]}, "a list tells of each node the drift of the moment"
+
+
+async def test_what_nodes_spoke_of_and_nobody_had_described_is_shown_as_well(harbor: Hub) -> None:
+    """As the pages of now do: its document may come later, or never."""
+    box, then = harbor.box, past_of(harbor)
+    early = await say(harbor, *((one, events.NodeHeard(Mode.LIVE, "", "syslog")) for one in EVERY))
+    await box.change_many(BOB, OF_ALDER, "domain_id", "varanger", dry_run=False)
+    await box.change_many(BOB, EVERY[:1], "policy_bundle_id", "scouts", dry_run=False)
+    spoken = await say(harbor)
+
+    async def listed(kind: DocumentKind, moment_ns: int) -> dict[str, tuple[str, int, bool]]:
+        found = (await then.groups(BOB, kind, moment_ns)).groups
+        return {one.id: (one.name, one.nodes, one.described) for one in found}
+
+    assert await listed(DocumentKind.DOMAIN, early) == {"": ("No domain", 6, False)}
+    assert await listed(DocumentKind.BUNDLE, early) == {}
+    assert await listed(DocumentKind.DOMAIN, spoken) == {
+        "": ("No domain", 3, False),
+        "varanger": ("varanger", 3, False),
+    }
+    assert await listed(DocumentKind.BUNDLE, spoken) == {"scouts": ("scouts", 1, False)}
+    for kind, name, nodes in (
+        (DocumentKind.DOMAIN, "varanger", 3),
+        (DocumentKind.DOMAIN, "", 3),
+        (DocumentKind.BUNDLE, "scouts", 1),
+    ):
+        view = await then.group(BOB, kind, name, spoken)
+        assert view is not None
+        assert view.sums is not None
+        assert (view.nodes, view.sums.nodes, view.words, view.described) == (nodes, nodes, (), False)
+    assert await then.group(BOB, DocumentKind.DOMAIN, "varanger", early) is None

@@ -211,6 +211,18 @@ def test_a_bundle_and_a_domain_are_shown_as_they_were_written_at_a_moment(
     assert alice.get(f"{home}/01NOBODY", params={"as_of": HOUR_AGO}).status_code == 404
 
 
+def test_nodes_of_no_domain_have_their_page_of_a_moment(alice: TestClient) -> None:
+    moment = {"as_of": str((NOW_NS - HOUR - 30 * MINUTE) // SECOND)}  # before they were given one
+    (none,) = alice.get("/api/v1/domains", params=moment).json()["groups"]
+    assert (none["id"], none["name"], none["described"]) == ("", "No domain", False)
+    assert 'href="/domains/none' in alice.get("/policies", params=moment).text
+    page = alice.get("/domains/none", params=moment).text
+    assert "<h1>No domain</h1>" in page
+    assert 'href="/?domain=none' in page
+    assert "What was written in it" not in page
+    assert alice.get("/api/v1/domains/none", params=moment).json()["nodes"] == none["nodes"] > 0
+
+
 def test_the_journal_of_a_moment_ends_there(alice: TestClient, island: Island) -> None:
     page = alice.get("/journal", params={"as_of": HOUR_AGO, "format": "json"}).json()
     assert page["events"]

@@ -34,8 +34,7 @@ HOME = {Kind.BUNDLE: "/policies", Kind.DOMAIN: "/domains"}
 
 async def find(request: Request, kind: Kind) -> GroupView:
     """Refused (404) when there is none, or it is not this person's to see: the two look the same."""
-    name, query = request.path_params["id"], request.query_params
-    name = "" if (kind, name) == (Kind.DOMAIN, NO_DOMAIN) else name
+    name, query = _id(request, kind), request.query_params
     offset = forms.number(query, "offset", default=0, low=0, high=1_000_000)
     limit = forms.number(query, "limit", default=OUT_DEFAULT, low=1, high=limits.page_items_max)
     group = asked.box(request).policies.group
@@ -43,6 +42,11 @@ async def find(request: Request, kind: Kind) -> GroupView:
     if view is None:
         raise Refused(f"There is no {WORD[kind]} with this id here. It may not have come yet.", 404)
     return view
+
+
+def _id(request: Request, kind: Kind) -> str:
+    name = str(request.path_params["id"])
+    return "" if (kind, name) == (Kind.DOMAIN, NO_DOMAIN) else name
 
 
 def name_of(said: str) -> str:
@@ -146,7 +150,7 @@ async def _then(request: Request, moment: asked.Moment) -> Response:
 
 async def find_then(request: Request, kind: Kind, moment: asked.Moment) -> GroupThen:
     """Refused (404) when there is none, (400) when it had not been written yet."""
-    name = request.path_params["id"]
+    name = _id(request, kind)
     found = await moment.past.group(asked.who(request), kind, name, moment.at_ns) if len(name) <= 64 else None
     if found is None:
         raise Refused(f"There is no {WORD[kind]} with this id here. It may not have come yet.", 404)
@@ -165,9 +169,9 @@ async def one_then(request: Request, kind: Kind, moment: asked.Moment) -> Respon
         word=WORD[kind],
         now_ns=view.now_ns,
         as_of=view.as_of,
-        timeline=await moment.past.timeline(who, 0, TIMELINE_EVENTS, view.id, moment.at_ns),
-        base=f"{HOME[kind]}/{view.id}",
-        authority=await moment.past.authority(who, view.id, moment.at_ns) if kind is Kind.DOMAIN else None,
+        timeline=await moment.past.timeline(who, 0, TIMELINE_EVENTS, view.id, moment.at_ns) if view.id else (),
+        base=f"{HOME[kind]}/{view.id or NO_DOMAIN}",
+        authority=await moment.past.authority(who, view.id, moment.at_ns) if kind is Kind.DOMAIN and view.id else None,
         lines_max=LINES_MAX,
     )
 
