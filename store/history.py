@@ -331,7 +331,7 @@ class HistoryIndex:
         with self._lock:
             self._moments.clear()
             self._texts = _NO_TEXTS  # after a fault a name that was not kept may have given its number to another
-        tended = False
+        tended, oldest = False, past.STAMP_MAX  # of what was written since all were seated
         while not self._stop.is_set():
             self._wake.clear()
             head = self._journal_position()
@@ -347,12 +347,13 @@ class HistoryIndex:
             turns, sifted = _step(db, site, names, logs, self.position, upto, pending if kept else None, whole)
             for writer, stamp in sifted.told.items():
                 self._told[writer] = max(stamp, self._told.get(writer, 0))
+            oldest = min((oldest, *(row[2] for row in turns)))
+            if whole and kept:
+                self._seat(db, self._seated, pending.subjects)
             self.position, self.problem = upto, ""
-            self._changed(min((row[2] for row in turns), default=None))
+            self._changed(oldest)  # seated: until then answers may lack who has come
             if whole:
-                if kept:
-                    self._seat(db, self._seated, pending.subjects)
-                tended, pending = self._tend(db, site, kept), Pending()
+                tended, pending, oldest = self._tend(db, site, kept), Pending(), past.STAMP_MAX
             self._stop.wait(max(PAUSE_S if upto == head else 0.0, REST * (time.monotonic() - began)))
 
     def _settle(self, db: sqlite3.Connection) -> bool:
@@ -399,11 +400,10 @@ class HistoryIndex:
             else:
                 born[seat] = stamp
 
-    def _changed(self, least: int | None) -> None:
+    def _changed(self, oldest: int) -> None:
         """Moments at or after the oldest new turn are not what they were."""
-        if least is not None:
-            with self._lock:
-                self._moments = {asked: held for asked, held in self._moments.items() if asked[0] < least}
+        with self._lock:
+            self._moments = {asked: held for asked, held in self._moments.items() if asked[0] < oldest}
 
     # -- readers, from any thread; Unavailable when the file cannot be read -------------------------------------
 

@@ -52,7 +52,7 @@ def text(figures: Iterable[Figure]) -> bytes:
 def _line(name: str, labels: Sequence[tuple[str, str]], value: float) -> str:
     if not labels:
         return f"{name} {_number(value)}\n"
-    said = ",".join([f'{label}="{_quoted(words)}"' for label, words in labels])
+    said = ",".join([f'{label}="{_quoted(words)}"' for label, words in sorted(labels)])
     return f"{name}{{{said}}} {_number(value)}\n"
 
 
