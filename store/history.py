@@ -46,7 +46,7 @@ PAUSE_S = 0.25  # between two looks at the journal: what comes meanwhile is one 
 REOPEN_S = 2.0
 NAMES_MAX = 500_000  # kept in memory; beyond it they are read again
 MOMENTS_MAX = 4  # whole fleets of the past kept for the next page
-_ANSWERS_EACH = 5
+_ANSWERS_EACH = 4
 
 _SCHEMA = """
 CREATE TABLE name (id INTEGER PRIMARY KEY, text TEXT NOT NULL UNIQUE);
@@ -427,10 +427,6 @@ class HistoryIndex:
         """Where every node stood at a moment."""
         stamp = past.stamp_at(moment_ns)
         return self._remembered(stamp, "crowd", lambda: self._crowd(stamp))
-
-    def fleet(self, moment_ns: int) -> Mapping[str, str]:
-        """Every node that was there at a moment, and its mode; empty when it had not been heard."""
-        return self._remembered(past.stamp_at(moment_ns), "fleet", lambda: self.crowd(moment_ns).modes())
 
     def standing(self, moment_ns: int, track: Track, said: frozenset[str]) -> Mapping[str, Mapping[str, int]]:
         """By each of these words, the nodes on whose track it stood at a moment, and since when (Unix ns). Of another track

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from itertools import islice
 from typing import NamedTuple, Protocol
 
@@ -34,7 +34,7 @@ from fleet.reading import Health, Position
 from web import attention, deciding, needed, ports, rows, seats, stood
 from web.policies import NO_DOMAIN
 from web.rows import Everyone
-from web.seats import Seats
+from web.seats import Seats, There
 from web.words import age, when
 
 TURNS_MAX = 2_000  # of one node, for its slider
@@ -55,8 +55,6 @@ class History(Protocol):
     def first_of(self, subject: str) -> int | None: ...
 
     def crowd(self, moment_ns: int) -> Crowd: ...
-
-    def fleet(self, moment_ns: int) -> Mapping[str, str]: ...
 
     def of(
         self, subjects: Iterable[str], moment_ns: int, tracks: Iterable[Track] = Track
@@ -188,8 +186,9 @@ class Then:
 
     async def site(self, who: Identity, query: ports.NodeQuery, moment_ns: int) -> ports.SiteView:
         """Tallies, lines of sites and a page of the list. In the past a list is ordered by reach and name, or by name."""
-        among = await self._among(query, moment_ns)
-        told, everyone, wanted = self._told(), self._everyone(), self._wanting(query, among)
+        told, everyone = self._told(), self._everyone()
+        among = await self._among(query, everyone, moment_ns)
+        wanted = self._wanting(query, among)
         known, listed = await asyncio.to_thread(
             lambda: (
                 self._history.known(),
@@ -224,13 +223,17 @@ class Then:
         crowd = self._history.crowd(moment_ns)
         return _list(everyone, self._seats.of(crowd, everyone), crowd, told, query, moment_ns, wanted)
 
-    async def _among(self, query: ports.NodeQuery, moment_ns: int) -> _Among:
+    def _there(self, everyone: Everyone, moment_ns: int) -> There:
+        crowd = self._history.crowd(moment_ns)
+        return There(crowd, self._seats.of(crowd, everyone).of)
+
+    async def _among(self, query: ports.NodeQuery, everyone: Everyone, moment_ns: int) -> _Among:
         """The nodes that were of the domain and of the bundle that are asked for."""
         if not rows.groups(query):
             return _Among(None, 0)
 
         def work() -> _Among:
-            owned, there = self._documents.owns(moment_ns), self._history.fleet(moment_ns)
+            owned, there = self._documents.owns(moment_ns), self._there(everyone, moment_ns)
             return _Among(frozenset(_members(owned, there, query.domain, query.bundle)), owned.unread)
 
         return await asyncio.to_thread(work)
@@ -354,11 +357,12 @@ class Then:
     # -- what people had written ------------------------------------------------------------------------------
 
     async def groups(self, who: Identity, kind: DocumentKind, moment_ns: int) -> ports.GroupsThen:
+        everyone = self._everyone()
         known, views, there, owned = await asyncio.to_thread(
             lambda: (
                 self._history.known(),
                 self._documents.every(kind, moment_ns),
-                self._history.fleet(moment_ns),
+                self._there(everyone, moment_ns),
                 self._documents.owns(moment_ns),
             )
         )
@@ -384,8 +388,8 @@ class Then:
                 self._documents.one(kind, name, _LAST_NS),
             )
         )
-        told, every = self._told(), self._everyone().rows
-        sums = await asyncio.to_thread(lambda: self._sums(kind, name, every, told, moment_ns))
+        told, everyone = self._told(), self._everyone()
+        sums = await asyncio.to_thread(lambda: self._sums(kind, name, everyone, told, moment_ns))
         if view is None and not sums.nodes:  # nor did nodes speak of it
             if there is None:
                 return None
@@ -397,12 +401,12 @@ class Then:
         self,
         kind: DocumentKind,
         name: str,
-        every: Mapping[str, ports.NodeRow],
+        everyone: Everyone,
         told: Sequence[SiteTold],
         moment_ns: int,
     ) -> ports.GroupSums:
         """How the nodes of a bundle or a domain stood, over the first `SUMMED_NODES_MAX` of them."""
-        owned, there = self._documents.owns(moment_ns), self._history.fleet(moment_ns)
+        owned, there, every = self._documents.owns(moment_ns), self._there(everyone, moment_ns), everyone.rows
         asked = (name, None) if kind is DocumentKind.DOMAIN else (None, name)
         ids = frozenset(_members(owned, there, *asked))
         members = [every[node_id] for node_id in sorted(ids & every.keys())]
@@ -413,7 +417,7 @@ class Then:
             len(counted),
             owned.own,
             self._wants(moment_ns),
-            {node_id: _MODES.get(there[node_id]) for node_id in counted},
+            {node_id: _MODES.get(WORDS[there.code(node_id)]) for node_id in counted},
             {node_id: held[Track.VERSION] for node_id, held in versions.items()},
             _silent(told, moment_ns),
             owned.unread,
@@ -523,10 +527,10 @@ class Then:
         self, who: Identity, after: str, limit: int, moment_ns: int, query: ports.NodeQuery = ports.ALL_NODES
     ) -> Sequence[tuple[Node, tuple[drift.Difference, ...]]]:
         """Canonical objects by ascending id, of the nodes that were there."""
-        there, told = await asyncio.to_thread(lambda: self._history.fleet(moment_ns)), self._told()
-        among = await self._among(query, moment_ns)
-        everyone, wanted = self._everyone(), self._wanting(query, among)
-        every = everyone.rows
+        told, everyone = self._told(), self._everyone()
+        there = await asyncio.to_thread(lambda: self._there(everyone, moment_ns))
+        among = await self._among(query, everyone, moment_ns)
+        wanted, every = self._wanting(query, among), everyone.rows
         if rows.filters(query):
             whole = msgspec.structs.replace(query, offset=0, limit=len(every))
             listed = await asyncio.to_thread(lambda: self._listed(everyone, told, whole, moment_ns, wanted))
@@ -534,7 +538,7 @@ class Then:
         found: list[Node] = []
         while len(found) < limit:
             some = await self._box.nodes(who, after, limit)
-            found += [node for node in some if node.id in there and node.id in every]
+            found += [node for node in some if there.code(node.id) and node.id in every]
             if len(some) < limit:
                 break
             after = some[-1].id
@@ -584,21 +588,23 @@ class _Among(NamedTuple):
     unread: int
 
 
-def _members(owned: Owned, there: Iterable[str], domain: str | None, bundle: str | None) -> Iterator[str]:
+def _members(owned: Owned, there: There, domain: str | None, bundle: str | None) -> Iterator[str]:
     """Of the nodes that were there, those of a domain ("": of none) and of a bundle; None is any."""
-    for node_id in there:
+    named = domain or bundle  # then their documents say so, and few are looked at
+    for node_id in owned.own if named else there.ids():
         said = owned.own.get(node_id, _NOTHING)
-        if domain in (None, said.domain) and bundle in (None, said.bundle) and node_id not in owned.left:
+        fits = domain in (None, said.domain) and bundle in (None, said.bundle)
+        if fits and node_id not in owned.left and (not named or there.code(node_id)):
             yield node_id
 
 
-def _named(owned: Owned, there: Collection[str], kind: DocumentKind) -> Counter[str]:
+def _named(owned: Owned, there: There, kind: DocumentKind) -> Counter[str]:
     """How many of the nodes that were there spoke of each bundle, or were of each domain ("": of none)."""
     domain = kind is DocumentKind.DOMAIN
-    said = (one for node_id, one in owned.own.items() if node_id in there and node_id not in owned.left)
+    said = (one for node_id, one in owned.own.items() if node_id not in owned.left and there.code(node_id))
     named = Counter(one.domain if domain else one.bundle for one in said)
     del named[""]
-    of_none = len(there) - len(owned.left.intersection(there)) - named.total()
+    of_none = there.size() - sum(map(bool, map(there.code, owned.left))) - named.total()
     if domain and of_none:
         named[""] = of_none
     return named

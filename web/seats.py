@@ -4,7 +4,8 @@ thousand: what is asked of all of them is asked of a column in one step.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import compress
 from operator import itemgetter
 from threading import Lock
 from typing import NamedTuple
@@ -33,6 +34,24 @@ class Seats(NamedTuple):
             for seat in self.by_site.get(site, ()):
                 left[seat] = 0
         return left
+
+
+class There(NamedTuple):
+    """Who was there at a moment; `of` says where each sits."""
+
+    crowd: Crowd
+    of: Mapping[str, int]
+
+    def code(self, node_id: str) -> int:
+        """How it stood, as in the crowd; 0: it was not there."""
+        seat = self.of.get(node_id)
+        return self.crowd.codes[seat] if seat is not None and seat < len(self.crowd.codes) else 0
+
+    def ids(self) -> Iterator[str]:
+        return compress(self.crowd.ids, self.crowd.codes)
+
+    def size(self) -> int:
+        return len(self.crowd.codes) - self.crowd.codes.count(0)
 
 
 def seats(of: dict[str, int], everyone: Everyone) -> Seats:

@@ -135,7 +135,7 @@ async def test_what_needed_a_person_then_is_of_nodes_whose_site_had_told_of_it(h
     earlier = events.NodeHeard(
         Mode.LIVE, "", "syslog"
     )  # the answer of a moment is forgotten when something older comes
-    assert [*harbor.turns.fleet(moment_ns).values()].count("LIVE") == 0
-    assert [*harbor.turns.fleet(after).values()].count("LIVE") == 1
+    assert [*harbor.turns.crowd(moment_ns).modes().values()].count("LIVE") == 0
+    assert [*harbor.turns.crowd(after).modes().values()].count("LIVE") == 1
     late_ns = await say(harbor, (MERLIN_OF_ALDER, earlier))
-    assert [*harbor.turns.fleet(late_ns).values()].count("LIVE") == 2
+    assert [*harbor.turns.crowd(late_ns).modes().values()].count("LIVE") == 2

@@ -100,7 +100,7 @@ def test_what_was_made_goes_on_as_if_it_had_always_followed(tmp_path: Path) -> N
         with following(alder) as index:
             a_day(alder, random.Random(3))
             caught_up(index, alder)
-            assert set(index.fleet(1 << 61)) == set(NODES)
+            assert set(index.crowd(1 << 61).modes()) == set(NODES)
         again = tmp_path / "again.db"
         anew.make(alder.folder.site_db, again)
         assert history.digest(again) == history.digest(alder.folder.history_db)

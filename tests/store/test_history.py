@@ -87,7 +87,7 @@ def agrees(index: HistoryIndex, facts: list[Recorded]) -> None:
         modes = connectivity.advance(connectivity.EMPTY, upto)
         places = lifecycle.advance(lifecycle.EMPTY, upto)
         stood = index.of(NODES, moment_ns)
-        there = index.fleet(moment_ns)
+        there = index.crowd(moment_ns).modes()
         crowd = index.crowd(moment_ns)
         assert {
             node: (past.WORDS[code], past.since_of(pack) if pack else None)
@@ -129,7 +129,7 @@ def test_at_every_moment_the_index_says_what_a_fold_up_to_it_says(alder: Alder, 
         known = index.known()
         assert (known.position, known.behind) == (alder.journal.position, 0)
         assert known.first_ns is not None
-        assert not index.fleet(known.first_ns - 1_000_000_000)
+        assert not index.crowd(known.first_ns - 1_000_000_000).modes()
 
 
 def test_what_comes_weeks_late_falls_into_its_own_place(alder: Alder, tmp_path: Path) -> None:
@@ -142,11 +142,13 @@ def test_what_comes_weeks_late_falls_into_its_own_place(alder: Alder, tmp_path: 
         alder.say((NODES[0], events.NodeDegraded(Mode.DELAYED, Mode.LIVE, "slow")))
         caught_up(index, alder)
         (quiet,) = log_of(birch)
-        assert index.fleet(past.moment_of(quiet.hlc)) == {NODES[0]: "LIVE"}
+        assert index.crowd(past.moment_of(quiet.hlc)).modes() == {NODES[0]: "LIVE"}
         take(alder, birch)
         caught_up(index, alder)
-        assert index.fleet(past.moment_of(quiet.hlc)) == {NODES[0]: "DISCONNECTED"}, "a kept answer was forgotten"
-        assert index.fleet(time.time_ns()) == {NODES[0]: "DELAYED"}
+        assert index.crowd(past.moment_of(quiet.hlc)).modes() == {NODES[0]: "DISCONNECTED"}, (
+            "a kept answer was forgotten"
+        )
+        assert index.crowd(time.time_ns()).modes() == {NODES[0]: "DELAYED"}
         agrees(index, log_of(alder))
 
 
@@ -272,7 +274,7 @@ def test_what_an_earlier_program_went_on_with_is_kept_by_time_anew(alder: Alder)
     with following(alder) as index:
         caught_up(index, alder)
         agrees(index, log_of(alder))
-        assert index.fleet(time.time_ns())[NODES[0]] == "DISCONNECTED"
+        assert index.crowd(time.time_ns()).modes()[NODES[0]] == "DISCONNECTED"
 
 
 def test_names_of_a_file_that_was_made_anew_are_not_those_of_the_last_one(alder: Alder) -> None:
@@ -282,7 +284,7 @@ def test_names_of_a_file_that_was_made_anew_are_not_those_of_the_last_one(alder:
             (NODES[0], events.NodeHeard(Mode.LIVE, "", "syslog")), (NODES[1], events.NodeHeard(Mode.LIVE, "", "ping"))
         )
         caught_up(index, alder)
-        assert index.fleet(time.time_ns()).keys() == {NODES[0], NODES[1]}
+        assert index.crowd(time.time_ns()).modes().keys() == {NODES[0], NODES[1]}
         with closing(sqlite3.connect(alder.folder.history_db)) as db:
             names = dict(db.execute("SELECT text, id FROM name"))
             first, second = names[NODES[0]], names[NODES[1]]
@@ -291,7 +293,7 @@ def test_names_of_a_file_that_was_made_anew_are_not_those_of_the_last_one(alder:
                 f"UPDATE name SET text='{NODES[1]}' WHERE id={first}; UPDATE turn SET said={names['LIVE']};"
                 f"DELETE FROM born WHERE subject={second}; UPDATE meta SET value=x'00' WHERE key='made'"
             )
-        assert index.fleet(time.time_ns() + 1_000_000_000).keys() == {NODES[1]}
+        assert index.crowd(time.time_ns() + 1_000_000_000).modes().keys() == {NODES[1]}
 
 
 def test_an_index_goes_on_where_the_last_one_stopped(alder: Alder) -> None:

@@ -81,7 +81,7 @@ def test_the_fleet_of_a_moment_is_what_the_log_says_of_it(ask: TestClient, islan
     assert island.past is not None
     for minutes in (0, 10, 60, 200):
         moment_ns = NOW_NS - minutes * MINUTE
-        there = island.past._history.fleet(moment_ns)
+        there = island.past._history.crowd(moment_ns).modes()
         view = ask.get("/", params={"as_of": str(moment_ns), "format": "json"}, headers=bearer("bob")).json()
         assert sum(view["reach"].values()) == view["matching"] == len(there)
         assert view["as_of"]["at_ns"] == view["now_ns"] == moment_ns
