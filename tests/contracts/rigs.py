@@ -149,6 +149,10 @@ class JetStream:
     def kill(self, by: signal.Signals) -> None:
         self.broker.signal(by)
 
+    async def came_back(self, restarts: int = 1) -> None:
+        """The broker, so many times. That an end was down meanwhile may pass between two looks at it."""
+        await until(lambda: self.broker.restarts == restarts and self.broker.alive)
+
     def wipe(self) -> None:
         shutil.rmtree(self.folder / "jetstream")
 
