@@ -15,7 +15,7 @@ import sqlite3
 import time
 from array import array
 from collections.abc import Generator, Iterator, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from itertools import chain, islice
 
 import msgspec
@@ -123,15 +123,16 @@ def _within(folder: Folder, stretch: Stretch, first: int, last: int, way: int) -
 
 def _past(folder: Folder) -> sqlite3.Connection:
     """history.db, or one without rows: it may be made anew just now."""
-    try:
+    with suppress(StoreFault):
         past = connect_reader(folder.history_db)
-        past.execute(_MADE)
-        return past
-    except (StoreFault, sqlite3.DatabaseError) as error:
-        log.info("no event is in the order of time yet: %s", error)
-        past = sqlite3.connect(":memory:")
-        past.executescript(SCHEMA)
-        return past
+        with suppress(sqlite3.DatabaseError):
+            past.execute(_MADE)
+            return past
+        past.close()
+    log.info("no event is in the order of time yet")
+    past = sqlite3.connect(":memory:")
+    past.executescript(SCHEMA)
+    return past
 
 
 def _in_rows(past: sqlite3.Connection, stretch: Stretch, first: int, last: int, way: int) -> Iterator[Sequence[int]]:
@@ -139,11 +140,15 @@ def _in_rows(past: sqlite3.Connection, stretch: Stretch, first: int, last: int, 
     if first > last:
         return
     low, high = (min(stamp >> _GRAIN_BITS, _NEVER - 1) for stamp in (stretch.low, stretch.high))
-    (rows,) = past.execute(_ROWS, (first // _ROW, last // _ROW, high, low)).fetchone()
-    for row in _NUMBERS.decode(rows)[::way]:
-        column = array("I", past.execute(_MOMENTS, (row,)).fetchone()[0])
-        places = [place for place, moment in enumerate(column, row * _ROW) if low <= moment <= high]
-        yield from _pieces([place for place in places if first <= place <= last][::way])
+    try:
+        (rows,) = past.execute(_ROWS, (first // _ROW, last // _ROW, high, low)).fetchone()
+        for row in _NUMBERS.decode(rows)[::way]:
+            column = array("I", past.execute(_MOMENTS, (row,)).fetchone()[0])
+            places = [place for place, moment in enumerate(column, row * _ROW) if low <= moment <= high]
+            yield from _pieces([place for place in places if first <= place <= last][::way])
+    except sqlite3.DatabaseError as error:  # whoever writes the file finds it too, and makes it anew
+        log.warning("history: %s", error)
+        raise Unavailable(_NOT_YET) from error
 
 
 def _others(first: int, last: int, way: int) -> Iterator[Sequence[int]]:

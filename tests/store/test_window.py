@@ -159,3 +159,17 @@ def test_what_cannot_be_an_event_of_our_time_is_found_all_the_same(
     (found,) = window.timeline(folder, 0, 9, None, Stretch(from_ns=(1 << 45) * MS))
     assert found.position == LOGS * EVENTS + 1
     assert found not in window.timeline(folder, 0, 1, None, Stretch(until_ns=(every[-1].hlc >> 16) * MS))
+
+
+def test_a_damaged_order_of_time_is_no_error_of_the_program(
+    told: tuple[Folder, list[Recorded]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(window, "_ROW", 16)
+    folder, every = told
+    make_rows(folder, LOGS * EVENTS)
+    with closing(connect(folder.history_db)) as db:
+        db.execute("DROP INDEX happened_between")
+    with pytest.raises(Unavailable, match="look again in a minute"):
+        window.timeline(folder, 0, 1_000, None, Stretch(until_ns=(every[0].hlc >> 16) * MS))
+    folder.history_db.write_bytes(b"no database at all" * 100)
+    assert len(window.timeline(folder, 0, 1_000, None, WHOLE)) == len(every)
